@@ -1,0 +1,151 @@
+//! Hosts, links and checks.
+
+use serde::{Deserialize, Serialize};
+
+use super::words;
+use crate::timestamp::Timestamp;
+
+words! {
+    /// What the directory knows of a host.
+    HostState {
+        /// Heard of within its lease.
+        Ready = "ready",
+        /// Not heard of for longer.
+        Silent = "silent",
+    }
+}
+
+words! {
+    /// The link from this host to another.
+    LinkState {
+        /// Connected.
+        Up = "up",
+        /// Wanted, not connected.
+        Down = "down",
+        /// Not wanted so far: it is made on demand.
+        Idle = "idle",
+    }
+}
+
+words! {
+    /// How a check went.
+    Level {
+        /// As it should be.
+        Ok = "ok",
+        /// It works, with a loss that the remedy names.
+        Warn = "warn",
+        /// It would not work.
+        Fail = "fail",
+    }
+}
+
+/// The answer to `hosts`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostsResult {
+    /// Sorted by name.
+    pub hosts: Vec<HostView>,
+}
+
+/// One host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostView {
+    /// Its name.
+    pub name: String,
+    /// What the directory knows of it.
+    pub state: HostState,
+    /// Whether it is the host that answers.
+    #[serde(default)]
+    pub here: bool,
+    /// Its QUIC addresses, `ADDRESS:PORT`; the one in use first.
+    pub addresses: Vec<String>,
+    /// Capsules that the directory places there.
+    pub capsules: u64,
+    /// The link to it; none to the answering host itself.
+    #[serde(default)]
+    pub link: Option<LinkView>,
+    /// When it was heard of last.
+    #[serde(default)]
+    pub seen_at: Option<Timestamp>,
+    /// While silent: for how long.
+    #[serde(default)]
+    pub silent_s: Option<u64>,
+    /// When its certificate ends.
+    #[serde(default)]
+    pub certificate_expires_at: Option<Timestamp>,
+    /// The version of its sidecar.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Whether it may pass on verbs that change things.
+    #[serde(default)]
+    pub operator: bool,
+}
+
+/// A link as its near end sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// Up, down or idle.
+    pub state: LinkState,
+    /// How long it has been so.
+    #[serde(default)]
+    pub state_s: Option<u64>,
+    /// Round-trip time.
+    #[serde(default)]
+    pub rtt_ms: Option<f64>,
+    /// Packets lost since the link came up, in percent.
+    #[serde(default)]
+    pub loss_percent: Option<f64>,
+    /// Largest packet that gets through.
+    #[serde(default)]
+    pub mtu_bytes: Option<u64>,
+    /// Sessions on it.
+    #[serde(default)]
+    pub sessions: u64,
+}
+
+/// The answer to `preflight` and to `move` with `dry_run`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PreflightResult {
+    /// The capsule asked about.
+    #[serde(default)]
+    pub capsule: Option<String>,
+    /// The host it is on.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// The host asked about.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// Expected pause of a move.
+    #[serde(default)]
+    pub pause_expected_ms: Option<f64>,
+    /// Memory that would go.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Private files that would go.
+    #[serde(default)]
+    pub files_bytes: Option<u64>,
+    /// Grouped; groups in the order in which they were looked at.
+    pub checks: Vec<CheckView>,
+}
+
+impl PreflightResult {
+    /// How many checks went as `level` says.
+    pub fn count(&self, level: Level) -> usize {
+        self.checks.iter().filter(|check| check.level == level).count()
+    }
+}
+
+/// One check.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CheckView {
+    /// "host a", "link a→b", "directory", or the capsule's name.
+    pub group: String,
+    /// Stable, in words: `host/nofile`.
+    pub code: String,
+    /// How it went.
+    pub level: Level,
+    /// What was seen.
+    pub evidence: String,
+    /// What to do; empty when all is well.
+    #[serde(default)]
+    pub remedy: String,
+}
