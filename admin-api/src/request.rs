@@ -57,7 +57,7 @@ pub enum Request {
     },
     /// Sends the log from a position on and goes on with it, until the program
     /// ended (`Exit`) or the capsule left this host (`Moved`). Signal frames go
-    /// to the program. A call for a capsule that is moving is answered when it
+    /// to the program if `signals` said so. A call for a capsule that is moving is answered when it
     /// has arrived.
     Follow {
         /// The capsule's name.
@@ -66,6 +66,9 @@ pub enum Request {
         id: String,
         /// The position up to which the client has the output; 0 is the start.
         from_position: u64,
+        /// Whether the client may send signals; without it a server ignores them.
+        #[serde(default)]
+        signals: bool,
     },
     /// Runs a program inside a running capsule. Stdin, StdinEnd and Signal
     /// frames go to it; its end is an `Exit`. When the client goes away, so does
@@ -184,9 +187,9 @@ impl Request {
             | Self::Hosts
             | Self::Resolve { .. }
             | Self::Preflight { .. }
+            | Self::Follow { signals: false, .. }
             | Self::Move { dry_run: true, .. } => true,
-            // Follow also carries signals to the program.
-            Self::Follow { .. }
+            Self::Follow { signals: true, .. }
             | Self::Run(_)
             | Self::Exec(_)
             | Self::Start { .. }
