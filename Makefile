@@ -1,0 +1,42 @@
+# Everything a person does here, CI does with the same commands. See CONTRIBUTING.md.
+
+CARGO ?= cargo
+# Tests, demo and bench run the release binaries, so that everything is compiled once.
+PROFILE := --release
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
+
+.PHONY: help setup build demo test bench lint clean
+
+help:
+	@echo 'make setup   packages, CRIU and a look at the kernel (root)'
+	@echo 'make build   release binaries into target/release'
+	@echo 'make demo    three hosts on this machine; programs move between them while they talk'
+	@echo 'make test    every test (root)'
+	@echo 'make bench   throughput, delay, memory and blackout against plain TCP and plain CRIU (root)'
+	@echo 'make lint    format, clippy and documentation, warnings are errors'
+	@echo 'make clean   what was built, and what killed tests left behind'
+
+setup:
+	@scripts/setup
+
+build:
+	$(CARGO) build $(PROFILE) --workspace
+
+demo: setup build
+	target/release/demo
+
+test: setup build
+	$(CARGO) nextest run $(PROFILE) --workspace
+
+bench: setup build
+	target/release/bench
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(PROFILE) --no-deps --workspace
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; fi
+
+clean:
+	@if [ -x target/release/testkit-sweep ]; then target/release/testkit-sweep --dead; fi
+	$(CARGO) clean
