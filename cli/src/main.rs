@@ -1,2 +1,47 @@
-//! Placeholder.
-fn main() {}
+//! The `capsule` command.
+//!
+//! A verb is one file in [`verb`]: its flags, the call it makes to the sidecar,
+//! and how the answer reads. Results go to stdout, everything else to stderr;
+//! with `--json` stdout carries exactly one document, whatever happens.
+
+mod amounts;
+mod args;
+
+mod context;
+mod exec_io;
+mod failure;
+mod follow;
+mod output;
+mod progress;
+mod sidecar;
+mod signals;
+mod table;
+mod terminal;
+mod usage;
+mod verb;
+
+use std::process;
+
+use crate::{context::Context, failure::Failure};
+
+fn main() {
+    let arguments = match usage::parse() {
+        Ok(arguments) => arguments,
+        Err(code) => process::exit(code),
+    };
+    let context = Context::new(&arguments.global);
+    let code = match run(arguments, &context) {
+        Ok(code) => code,
+        Err(failure) => context.fail(&failure),
+    };
+    // Not a return from main: a read of stdin may still be blocked in its thread.
+    process::exit(code);
+}
+
+fn run(arguments: args::Arguments, context: &Context) -> Result<i32, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::local("capsule/runtime", "capsule can't start", error))?;
+    runtime.block_on(verb::run(arguments.verb, context))
+}

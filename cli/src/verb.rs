@@ -1,0 +1,67 @@
+//! The verbs, one file each.
+
+mod completion;
+mod exec;
+mod hosts;
+mod inspect;
+mod logs;
+mod man;
+mod move_;
+mod overview;
+mod preflight;
+mod ps;
+mod resolve;
+mod rm;
+mod run;
+mod sessions;
+mod start;
+mod stop;
+
+use clap::Subcommand;
+
+use crate::{context::Context, failure::Failure};
+
+/// A verb with its arguments.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Run(run::Run),
+    Ps(ps::Ps),
+    Inspect(inspect::Inspect),
+    Logs(logs::Logs),
+    Exec(exec::Exec),
+    Start(start::Start),
+    Stop(stop::Stop),
+    Rm(rm::Rm),
+    Move(move_::Move),
+    Sessions(sessions::Sessions),
+    Hosts(hosts::Hosts),
+    Resolve(resolve::Resolve),
+    Preflight(preflight::Preflight),
+    Completion(completion::Completion),
+    #[command(hide = true)]
+    Man(man::Man),
+}
+
+/// Does what the verb says; the exit code.
+pub(crate) async fn run(verb: Option<Verb>, context: &Context) -> Result<i32, Failure> {
+    let Some(verb) = verb else {
+        return overview::run(context).await;
+    };
+    match verb {
+        Verb::Run(verb) => verb.run(context).await,
+        Verb::Ps(verb) => verb.run(context).await,
+        Verb::Inspect(verb) => verb.run(context).await,
+        Verb::Logs(verb) => verb.run(context).await,
+        Verb::Exec(verb) => verb.run(context).await,
+        Verb::Start(verb) => verb.run(context).await,
+        Verb::Stop(verb) => verb.run(context).await,
+        Verb::Rm(verb) => verb.run(context).await,
+        Verb::Move(verb) => verb.run(context).await,
+        Verb::Sessions(verb) => verb.run(context).await,
+        Verb::Hosts(verb) => verb.run(context).await,
+        Verb::Resolve(verb) => verb.run(context).await,
+        Verb::Preflight(verb) => verb.run(context).await,
+        Verb::Completion(verb) => verb.run(context),
+        Verb::Man(verb) => verb.run(context),
+    }
+}

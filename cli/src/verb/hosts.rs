@@ -1,0 +1,85 @@
+//! `capsule hosts`
+
+use std::time::SystemTime;
+
+use admin_api::{
+    Request, Timestamp,
+    result::{HostState, HostView, HostsResult, LinkState},
+};
+use clap::Args;
+
+use crate::{
+    amounts,
+    context::Context,
+    failure::Failure,
+    sidecar,
+    table::{Table, or_dash, plain},
+    terminal::{Stream, Tone},
+};
+
+/// List the hosts of the mesh and the links to them
+///
+/// STATE: ready hosts were heard of within their lease; "here" is the one that answers. LINK is
+/// the connection from here: up, down (wanted and not there) or idle (made when it is needed).
+/// CERT is the time until the host's certificate ends.
+#[derive(Args, Debug)]
+pub(crate) struct Hosts {}
+
+impl Hosts {
+    pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
+        let answer: HostsResult = sidecar::ask(context, Request::Hosts).await?;
+        context.answer(&answer, |answer, stream| table(answer, *stream))?;
+        Ok(0)
+    }
+}
+
+fn table(answer: &HostsResult, stream: Stream) -> String {
+    let now = Timestamp::from(SystemTime::now());
+    let mut table = Table::new(
+        stream,
+        &["HOST", "STATE", "ADDRESS", ">CAPSULES", "LINK", ">RTT", ">LOSS", ">MTU", ">CERT", "VERSION"],
+    );
+    for host in &answer.hosts {
+        let link = host.link.as_ref();
+        let certificate = host.certificate_expires_at.map(|end| amounts::age(now.until(end)));
+        table.row(vec![
+            plain(&host.name),
+            state(host),
+            or_dash(host.addresses.first().map(String::as_str)),
+            plain(host.capsules.to_string()),
+            link_state(host),
+            or_dash(link.and_then(|link| link.rtt_ms).map(amounts::milliseconds)),
+            or_dash(link.and_then(|link| link.loss_percent).map(|percent| format!("{percent:.1} %"))),
+            or_dash(link.and_then(|link| link.mtu_bytes).map(|bytes| bytes.to_string())),
+            or_dash(certificate),
+            or_dash(host.version.as_deref()),
+        ]);
+    }
+    table.render()
+}
+
+fn state(host: &HostView) -> (String, Tone) {
+    let word = host.state.as_str();
+    match host.state {
+        HostState::Ready if host.here => (format!("{word}, here"), Tone::Good),
+        HostState::Ready => (word.to_owned(), Tone::Good),
+        HostState::Silent => {
+            let since = host.silent_s.map(amounts::age_s).unwrap_or_default();
+            (format!("{word} {since}").trim_end().to_owned(), Tone::Bad)
+        }
+        HostState::Unknown => plain(word),
+    }
+}
+
+fn link_state(host: &HostView) -> (String, Tone) {
+    let Some(link) = &host.link else {
+        return plain("-");
+    };
+    let since = link.state_s.map(amounts::age_s).unwrap_or_default();
+    let text = format!("{} {since}", link.state).trim_end().to_owned();
+    match link.state {
+        LinkState::Up => (text, Tone::Good),
+        LinkState::Down => (text, Tone::Bad),
+        LinkState::Idle | LinkState::Unknown => plain(text),
+    }
+}

@@ -1,0 +1,74 @@
+//! `capsule inspect`
+
+use admin_api::{Request, result::InspectResult};
+use clap::Args;
+
+use super::ps;
+use crate::{
+    amounts,
+    context::Context,
+    failure::Failure,
+    sidecar,
+    table::{Table, plain},
+    terminal::Stream,
+};
+
+/// Tell all about one capsule
+#[derive(Args, Debug)]
+pub(crate) struct Inspect {
+    /// The capsule
+    name: String,
+}
+
+impl Inspect {
+    pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
+        let answer: InspectResult = sidecar::ask(context, Request::Inspect { name: self.name }).await?;
+        context.answer(&answer, |answer, stream| read(answer, *stream))?;
+        Ok(0)
+    }
+}
+
+fn read(answer: &InspectResult, stream: Stream) -> String {
+    let capsule = &answer.capsule;
+    let mut table = Table::new(stream, &["name", &capsule.name]);
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            table.row(vec![plain(name), plain(value)]);
+        }
+    };
+    let locators: Vec<_> = capsule.locators.iter().map(ToString::to_string).collect();
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
+    let size = |value: Option<u64>| value.map(amounts::bytes).unwrap_or_default();
+    line("id", capsule.id.clone());
+    line("state", ps::state(capsule, &stream).0);
+    line("host", text(&capsule.host));
+    line("locators", locators.join("  "));
+    line("dns name", text(&answer.dns_name));
+    line("owner", capsule.owner.clone());
+    line("generation", capsule.generation.to_string());
+    line("created", capsule.created_at.to_string());
+    line("started", answer.started_at.map(|time| time.to_string()).unwrap_or_default());
+    line("command", answer.argv.join(" "));
+    line("directory", text(&answer.workdir));
+    line("user", text(&answer.user));
+    line("environment", answer.env.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+    line("rootfs", text(&answer.rootfs));
+    line("image", text(&answer.image));
+    for volume in &answer.volumes {
+        let kind = if volume.shared { "shared" } else { "copied" };
+        line("volume", format!("{} at {} ({kind})", volume.source, volume.destination));
+    }
+    line("sessions", format!("{}, {} held", capsule.sessions, capsule.sessions_held));
+    line("memory", size(capsule.memory_bytes));
+    line("private files", size(answer.private_bytes));
+    line("log", size(answer.log_bytes));
+    line("processes", number(answer.processes));
+    line("pid on host", number(answer.pid.map(u64::from)));
+    line("shim pid", number(answer.shim_pid.map(u64::from)));
+    if let Some(last) = &answer.last_move {
+        let paused = amounts::milliseconds(last.blackout_ms);
+        line("last move", format!("{} {} {}, paused {paused}", last.from, stream.arrow(), last.to));
+    }
+    table.render()
+}

@@ -1,0 +1,85 @@
+//! `capsule sessions`
+
+use admin_api::{
+    Request,
+    result::{SessionState, SessionView, SessionsResult},
+};
+use clap::Args;
+
+use crate::{
+    amounts,
+    context::Context,
+    failure::Failure,
+    sidecar,
+    table::{Table, or_dash, plain},
+    terminal::{Stream, Tone},
+};
+
+/// Characters of a session's id that tell it apart for people.
+const ID_SHOWN: usize = 8;
+
+/// List the sessions of a capsule, or of every capsule on this host
+///
+/// STATE: open (data flows), held (the other side is away), parked (the program reads slowly),
+/// closing (an end was said, not everything is delivered). IN and OUT are seen from the capsule.
+#[derive(Args, Debug)]
+pub(crate) struct Sessions {
+    /// The capsule, wherever it is; without it every capsule on this host
+    name: Option<String>,
+}
+
+impl Sessions {
+    pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
+        let request = Request::Sessions { name: self.name.clone() };
+        let answer: SessionsResult = sidecar::ask(context, request).await?;
+        context.answer(&answer, |answer, stream| table(answer, *stream, self.name.is_none()))?;
+        Ok(0)
+    }
+}
+
+fn table(answer: &SessionsResult, stream: Stream, with_capsule: bool) -> String {
+    let mut headings = vec!["SESSION"];
+    if with_capsule {
+        headings.push("CAPSULE");
+    }
+    headings.extend(["DIR", "LOCAL", "PEER", "AT", "STATE", ">IN", ">OUT", ">BUFFERED", ">AGE"]);
+    let mut table = Table::new(stream, &headings);
+    for session in &answer.sessions {
+        let mut cells = vec![plain(session.id.get(..ID_SHOWN).unwrap_or(&session.id))];
+        if with_capsule {
+            cells.push(plain(&session.capsule));
+        }
+        cells.extend([
+            plain(session.direction.as_str()),
+            plain(session.local.to_string()),
+            plain(peer(session)),
+            or_dash(session.peer_host.as_deref()),
+            state(session),
+            plain(amounts::bytes(session.bytes_in)),
+            plain(amounts::bytes(session.bytes_out)),
+            plain(amounts::bytes(session.buffered_bytes)),
+            plain(amounts::age_s(session.age_s)),
+        ]);
+        table.row(cells);
+    }
+    table.render()
+}
+
+fn peer(session: &SessionView) -> String {
+    match &session.peer_capsule {
+        Some(capsule) => format!("{capsule} {}", session.remote),
+        None => session.remote.to_string(),
+    }
+}
+
+fn state(session: &SessionView) -> (String, Tone) {
+    let word = session.state.as_str();
+    match session.state {
+        SessionState::Open => (word.to_owned(), Tone::Good),
+        SessionState::Held => {
+            let since = session.state_s.map(amounts::age_s).unwrap_or_default();
+            (format!("{word} {since}").trim_end().to_owned(), Tone::Warn)
+        }
+        SessionState::Parked | SessionState::Closing | SessionState::Unknown => plain(word),
+    }
+}
