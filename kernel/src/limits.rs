@@ -1,0 +1,47 @@
+//! Every bound of this crate, with its unit and reason.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Port of the TPROXY listener. Privileged and unassigned in practice (tcpmux), so programs do not listen there.
+pub const INTERCEPT_TCP_PORT: u16 = 1;
+
+/// Address of the IPv4 TPROXY listener: the dummy address of RFC 7600, which no program can dial directly, so the
+/// listener only ever gets what was intercepted.
+pub const INTERCEPT_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// Address of the IPv6 TPROXY listener: in the discard prefix of RFC 6666, for the same reason.
+pub const INTERCEPT_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+
+/// Mark of the packets that pass the lock: CRIU's `SOCCR_MARK`, which this crate's own injected segments carry too.
+pub const PASS_LOCK_MARK: u32 = 0xC114;
+
+/// Connections waiting for `accept` on the TPROXY listener; the kernel caps it at `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// SYNs held at once in one namespace. More are dropped, which their senders repeat after a second.
+pub const SYN_HELD_MAX: u32 = 65_536;
+
+/// Bytes of a held packet that are looked at: an IPv6 header (40) and the longest TCP header (60), rounded up.
+pub const SYN_COPY_BYTES: u32 = 128;
+
+/// Receive buffer of the SYN queue's netlink socket; a message takes about 1 KiB of it.
+pub const SYN_SOCKET_BYTES: usize = 64 << 20;
+
+/// Tries to make an ICMP error reach a connect that is just holding its socket's lock.
+pub const UNREACHABLE_TRIES_MAX: u32 = 50;
+
+/// Bytes of netlink answers read at once; the kernel fills at most 32 KiB for a dump.
+pub const NETLINK_READ_BYTES: usize = 64 << 10;
+
+/// Receive buffer that takes what an orphan can have in its send queue (`tcp_wmem` allows 4 MiB; 16 were tried).
+pub const ORPHAN_BUFFER_BYTES: usize = 16 << 20;
+
+/// Bytes of one queue of a captured socket. Queues are bounded by the socket buffers, which are set to less.
+pub const QUEUE_BYTES_MAX: usize = 256 << 20;
+
+/// A peek at the send queue may begin before the first unacknowledged byte, by less than one segment
+/// (GSO segments are at most 64 KiB, BIG TCP's at most 512 KiB).
+pub const SEGMENT_BYTES_MAX: usize = 512 << 10;
+
+/// How long an injected segment may take to arrive at its socket.
+pub const INJECT_WAIT_MS_MAX: u64 = 1000;

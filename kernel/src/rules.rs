@@ -1,0 +1,106 @@
+//! What makes a network namespace a capsule's.
+//!
+//! There is no program to start and no file to load: addresses, routes and the nft table `capsule` are written in
+//! three netlink exchanges. The table's parts:
+//!
+//! ```text
+//!  output      hold       a TCP SYN for a foreign address waits in the SYN queue
+//!  prerouting  intercept  TCP for a foreign address goes to the TPROXY listener; nothing else may
+//!  input       lock       drops everything but PASS_LOCK_MARK while its policy is `drop`
+//! ```
+//!
+//! *Foreign* is what is neither loopback nor a locator of the capsule. Only TCP has a route to foreign addresses.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use thiserror::Error;
+
+use crate::netlink::Refused;
+
+mod probe;
+mod route;
+mod sysctl;
+mod table;
+
+pub use probe::{Missing, probe};
+
+/// How a capsule's namespace is intercepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interception {
+    /// The capsule's IPv4 locator.
+    pub v4: Ipv4Addr,
+    /// The capsule's IPv6 locator.
+    pub v6: Ipv6Addr,
+    /// Port of the TPROXY listener; see [`crate::limits::INTERCEPT_TCP_PORT`].
+    pub tcp_port: u16,
+    /// Number of the SYN queue, unique in this namespace.
+    pub queue: u16,
+}
+
+/// Why a namespace could not be set up, locked or unlocked.
+#[derive(Debug, Error)]
+pub enum RulesError {
+    /// The kernel refused a request.
+    #[error("{what}: {source}")]
+    Refused {
+        /// What was asked.
+        what: &'static str,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// A sysctl could not be set.
+    #[error("set {path}: {source}")]
+    Sysctl {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+impl From<Refused> for RulesError {
+    fn from(Refused { what, source }: Refused) -> RulesError {
+        RulesError::Refused { what, source }
+    }
+}
+
+/// Makes the namespace of the calling thread a capsule's. It must be fresh.
+///
+/// # Errors
+/// Names the first thing that the kernel refused; the namespace is then good for nothing.
+pub fn set_up(interception: &Interception) -> Result<(), RulesError> {
+    set_up_with(interception, false)
+}
+
+/// Like [`set_up`], but the namespace is locked from the start: for what arrives by a move.
+///
+/// # Errors
+/// As for [`set_up`].
+pub fn set_up_locked(interception: &Interception) -> Result<(), RulesError> {
+    set_up_with(interception, true)
+}
+
+fn set_up_with(interception: &Interception, locked: bool) -> Result<(), RulesError> {
+    sysctl::set_all()?;
+    table::create(interception, locked)?;
+    route::set_up(interception.v4, interception.v6)?;
+    Ok(())
+}
+
+/// Drops all that arrives in the calling thread's namespace, except packets marked
+/// [`PASS_LOCK_MARK`](crate::limits::PASS_LOCK_MARK). Locking twice is locking once.
+///
+/// # Errors
+/// ENOENT when the namespace was not set up.
+pub fn lock() -> Result<(), RulesError> {
+    Ok(table::set_lock(true)?)
+}
+
+/// Lets all arrive again. Unlocking twice is unlocking once.
+///
+/// # Errors
+/// ENOENT when the namespace was not set up.
+pub fn unlock() -> Result<(), RulesError> {
+    Ok(table::set_lock(false)?)
+}

@@ -1,0 +1,182 @@
+//! The nft table `capsule`, written by netlink.
+//!
+//! Locking changes the policy of a chain that is always there, rather than adding and removing one: whenever a hook
+//! goes away, the kernel drops all packets that wait in any queue of the namespace, and with them the held SYNs.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::OnceLock;
+
+use rustix::net::netlink::NETFILTER;
+
+use super::Interception;
+use crate::limits::{INTERCEPT_V4, INTERCEPT_V6, PASS_LOCK_MARK};
+use crate::netlink::{ACK, APPEND, Attributes, CREATE, EXCLUSIVE, Refused, Request, Socket};
+
+mod expression;
+
+use expression::Expressions;
+
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const SUBSYSTEM: u16 = 10 << 8;
+const NEW_TABLE: u16 = SUBSYSTEM;
+const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+const NEW_RULE: u16 = SUBSYSTEM | 6;
+const TABLE_NAME: u16 = 1;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+
+const TABLE: &str = "capsule";
+const HOLD: &str = "hold";
+const INTERCEPT: &str = "intercept";
+const LOCK: &str = "lock";
+
+const PREROUTING: u32 = 0;
+const INPUT: u32 = 1;
+const OUTPUT: u32 = 3;
+const PRIORITY_MANGLE: i32 = -150;
+const PRIORITY_LOCK: i32 = -200;
+const POLICY_DROP: u32 = 0;
+const POLICY_ACCEPT: u32 = 1;
+
+/// How this kernel hands packets to a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum QueueBy {
+    /// The `queue` expression.
+    Nft,
+    /// The NFQUEUE target of xtables, in an nft rule.
+    Xtables,
+}
+
+/// Makes the table in one transaction.
+pub(super) fn create(interception: &Interception, locked: bool) -> Result<(), Refused> {
+    static KNOWN: OnceLock<QueueBy> = OnceLock::new();
+    let mut socket = Socket::open(Some(NETFILTER)).map_err(Refused::of("open a netfilter netlink socket"))?;
+    if let Some(&by) = KNOWN.get() {
+        return socket.transact(&whole_table(interception, locked, by));
+    }
+    let by = match socket.transact(&whole_table(interception, locked, QueueBy::Nft)) {
+        Ok(()) => QueueBy::Nft,
+        Err(refused) if refused.what == QUEUE_RULE && is_unknown(&refused.source) => {
+            socket.transact(&whole_table(interception, locked, QueueBy::Xtables))?;
+            QueueBy::Xtables
+        }
+        Err(refused) => return Err(refused),
+    };
+    // Another thread may have found out the same meanwhile.
+    let _ = KNOWN.set(by);
+    Ok(())
+}
+
+/// Sets the policy of the lock chain.
+pub(super) fn set_lock(locked: bool) -> Result<(), Refused> {
+    let mut socket = Socket::open(Some(NETFILTER)).map_err(Refused::of("open a netfilter netlink socket"))?;
+    socket.transact(&batch(|request| {
+        let header = family_header();
+        request.message("switch the lock", NEW_CHAIN, ACK, &header, |chain| {
+            chain.text(CHAIN_TABLE, TABLE);
+            chain.text(CHAIN_NAME, LOCK);
+            chain.be32(CHAIN_POLICY, if locked { POLICY_DROP } else { POLICY_ACCEPT });
+        });
+    }))
+}
+
+const QUEUE_RULE: &str = "rule that holds SYNs (nft queue or xtables NFQUEUE)";
+
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP))
+}
+
+fn whole_table(interception: &Interception, locked: bool, by: QueueBy) -> Request {
+    let &Interception { v4, v6, tcp_port, queue } = interception;
+    batch(|request| {
+        request.message("create nft table", NEW_TABLE, ACK | CREATE | EXCLUSIVE, &family_header(), |table| {
+            table.text(TABLE_NAME, TABLE);
+        });
+        base_chain(request, LOCK, INPUT, PRIORITY_LOCK, if locked { POLICY_DROP } else { POLICY_ACCEPT });
+        base_chain(request, INTERCEPT, PREROUTING, PRIORITY_MANGLE, POLICY_ACCEPT);
+        base_chain(request, HOLD, OUTPUT, PRIORITY_MANGLE, POLICY_ACCEPT);
+
+        rule(request, "rule for the lock's mark", LOCK, |rule| {
+            rule.mark_is(PASS_LOCK_MARK);
+            rule.accept();
+        });
+
+        accept_own(request, INTERCEPT, v4.into(), v6.into());
+        rule(request, "tproxy rule for IPv4", INTERCEPT, |rule| rule.tproxy(INTERCEPT_V4.into(), tcp_port));
+        rule(request, "tproxy rule for IPv6", INTERCEPT, |rule| rule.tproxy(INTERCEPT_V6.into(), tcp_port));
+        rule(request, "drop rule", INTERCEPT, |rule| rule.drop_packet());
+
+        accept_own(request, HOLD, v4.into(), v6.into());
+        rule(request, QUEUE_RULE, HOLD, |rule| {
+            rule.is_syn();
+            match by {
+                QueueBy::Nft => rule.queue(queue),
+                QueueBy::Xtables => rule.xtables_nfqueue(queue),
+            }
+        });
+    })
+}
+
+/// What goes to loopback or to a locator is none of the table's business.
+fn accept_own(request: &mut Request, chain: &str, v4: IpAddr, v6: IpAddr) {
+    rule(request, "rule for IPv4 loopback", chain, |rule| {
+        rule.destination_starts_with(&[127], libc::NFPROTO_IPV4);
+        rule.accept();
+    });
+    rule(request, "rule for IPv6 loopback", chain, |rule| {
+        rule.destination_is(std::net::Ipv6Addr::LOCALHOST.into());
+        rule.accept();
+    });
+    for locator in [v4, v6] {
+        rule(request, "rule for a locator", chain, |rule| {
+            rule.destination_is(locator);
+            rule.accept();
+        });
+    }
+}
+
+fn base_chain(request: &mut Request, name: &str, hook: u32, priority: i32, policy: u32) {
+    request.message("create nft chain", NEW_CHAIN, ACK | CREATE | EXCLUSIVE, &family_header(), |chain| {
+        chain.text(CHAIN_TABLE, TABLE);
+        chain.text(CHAIN_NAME, name);
+        chain.nest(CHAIN_HOOK, |attributes| {
+            attributes.be32(HOOK_NUMBER, hook);
+            attributes.be32(HOOK_PRIORITY, priority.cast_unsigned());
+        });
+        chain.be32(CHAIN_POLICY, policy);
+        chain.text(CHAIN_TYPE, "filter");
+    });
+}
+
+fn rule(request: &mut Request, name: &'static str, chain: &str, body: impl FnOnce(&mut Expressions<'_, '_>)) {
+    request.message(name, NEW_RULE, ACK | CREATE | APPEND, &family_header(), |rule: &mut Attributes<'_>| {
+        rule.text(RULE_TABLE, TABLE);
+        rule.text(RULE_CHAIN, chain);
+        rule.nest(RULE_EXPRESSIONS, |list| body(&mut Expressions::new(list)));
+    });
+}
+
+fn batch(body: impl FnOnce(&mut Request)) -> Request {
+    let mut request = Request::default();
+    // struct nfgenmsg: family, version, and the subsystem in network byte order.
+    let header = [0, 0, 0, (SUBSYSTEM >> 8) as u8];
+    request.message("begin nft transaction", BATCH_BEGIN, 0, &header, |_| {});
+    body(&mut request);
+    request.message("commit nft transaction", BATCH_END, 0, &header, |_| {});
+    request
+}
+
+/// `struct nfgenmsg` for the `inet` family.
+fn family_header() -> [u8; 4] {
+    [libc::NFPROTO_INET as u8, 0, 0, 0]
+}

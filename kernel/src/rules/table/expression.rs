@@ -1,0 +1,198 @@
+//! The few nft expressions that the table's rules are made of.
+
+use std::net::IpAddr;
+
+use crate::netlink::Attributes;
+
+const LIST_ELEMENT: u16 = 1;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const IMMEDIATE_REGISTER: u16 = 1;
+const IMMEDIATE_DATA: u16 = 2;
+const META_REGISTER: u16 = 1;
+const META_KEY: u16 = 2;
+const COMPARE_REGISTER: u16 = 1;
+const COMPARE_OPERATION: u16 = 2;
+const COMPARE_DATA: u16 = 3;
+const PAYLOAD_REGISTER: u16 = 1;
+const PAYLOAD_BASE: u16 = 2;
+const PAYLOAD_OFFSET: u16 = 3;
+const PAYLOAD_LENGTH: u16 = 4;
+const BITWISE_SOURCE: u16 = 1;
+const BITWISE_REGISTER: u16 = 2;
+const BITWISE_LENGTH: u16 = 3;
+const BITWISE_MASK: u16 = 4;
+const BITWISE_XOR: u16 = 5;
+const TPROXY_FAMILY: u16 = 1;
+const TPROXY_ADDRESS_REGISTER: u16 = 2;
+const TPROXY_PORT_REGISTER: u16 = 3;
+const QUEUE_NUMBER: u16 = 1;
+const QUEUE_TOTAL: u16 = 2;
+const TARGET_NAME: u16 = 1;
+const TARGET_REVISION: u16 = 2;
+const TARGET_INFO: u16 = 3;
+
+const VERDICT: u32 = 0;
+const REGISTER: u32 = 1;
+const SECOND_REGISTER: u32 = 2;
+const EQUAL: u32 = 0;
+const META_MARK: u32 = 3;
+const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
+const BASE_NETWORK: u32 = 1;
+const BASE_TRANSPORT: u32 = 2;
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+
+const V4_DESTINATION: u32 = 16;
+const V6_DESTINATION: u32 = 24;
+const TCP_FLAGS: u32 = 13;
+const FIN_SYN_RST_ACK: u8 = 0x17;
+const SYN: u8 = 0x02;
+
+/// Writes the expressions of one rule.
+pub(super) struct Expressions<'a, 'b> {
+    list: &'a mut Attributes<'b>,
+}
+
+impl<'a, 'b> Expressions<'a, 'b> {
+    pub(super) fn new(list: &'a mut Attributes<'b>) -> Self {
+        Expressions { list }
+    }
+
+    pub(super) fn mark_is(&mut self, mark: u32) {
+        self.meta(META_MARK);
+        self.compare(&mark.to_ne_bytes());
+    }
+
+    pub(super) fn destination_is(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => self.destination_starts_with(&v4.octets(), libc::NFPROTO_IPV4),
+            IpAddr::V6(v6) => self.destination_starts_with(&v6.octets(), libc::NFPROTO_IPV6),
+        }
+    }
+
+    pub(super) fn destination_starts_with(&mut self, prefix: &[u8], family: i32) {
+        self.family_is(family);
+        let offset = if family == libc::NFPROTO_IPV4 { V4_DESTINATION } else { V6_DESTINATION };
+        self.payload(BASE_NETWORK, offset, prefix.len() as u32);
+        self.compare(prefix);
+    }
+
+    pub(super) fn is_syn(&mut self) {
+        self.is_tcp();
+        self.payload(BASE_TRANSPORT, TCP_FLAGS, 1);
+        self.expression("bitwise", |data| {
+            data.be32(BITWISE_SOURCE, REGISTER);
+            data.be32(BITWISE_REGISTER, REGISTER);
+            data.be32(BITWISE_LENGTH, 1);
+            data.nest(BITWISE_MASK, |mask| mask.put(DATA_VALUE, &[FIN_SYN_RST_ACK]));
+            data.nest(BITWISE_XOR, |xor| xor.put(DATA_VALUE, &[0]));
+        });
+        self.compare(&[SYN]);
+    }
+
+    /// TCP of the listener's family goes to the listener, and no further rule sees it.
+    pub(super) fn tproxy(&mut self, listener: IpAddr, port: u16) {
+        let (family, address) = match listener {
+            IpAddr::V4(v4) => (libc::NFPROTO_IPV4, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (libc::NFPROTO_IPV6, v6.octets().to_vec()),
+        };
+        self.family_is(family);
+        self.is_tcp();
+        self.load(REGISTER, &address);
+        self.load(SECOND_REGISTER, &port.to_be_bytes());
+        self.expression("tproxy", |data| {
+            data.be32(TPROXY_FAMILY, family.cast_unsigned());
+            data.be32(TPROXY_ADDRESS_REGISTER, REGISTER);
+            data.be32(TPROXY_PORT_REGISTER, SECOND_REGISTER);
+        });
+        self.accept();
+    }
+
+    pub(super) fn queue(&mut self, number: u16) {
+        self.expression("queue", |data| {
+            data.put(QUEUE_NUMBER, &number.to_be_bytes());
+            data.put(QUEUE_TOTAL, &1u16.to_be_bytes());
+        });
+    }
+
+    pub(super) fn xtables_nfqueue(&mut self, number: u16) {
+        // struct xt_NFQ_info, padded as xtables wants it.
+        let mut info = [0; 8];
+        info[..2].copy_from_slice(&number.to_ne_bytes());
+        self.expression("target", |data| {
+            data.text(TARGET_NAME, "NFQUEUE");
+            data.be32(TARGET_REVISION, 0);
+            data.put(TARGET_INFO, &info);
+        });
+    }
+
+    pub(super) fn accept(&mut self) {
+        self.verdict(NF_ACCEPT);
+    }
+
+    pub(super) fn drop_packet(&mut self) {
+        self.verdict(NF_DROP);
+    }
+
+    fn family_is(&mut self, family: i32) {
+        self.meta(META_NFPROTO);
+        self.compare(&[family as u8]);
+    }
+
+    fn is_tcp(&mut self) {
+        self.meta(META_L4PROTO);
+        self.compare(&[libc::IPPROTO_TCP as u8]);
+    }
+
+    fn meta(&mut self, key: u32) {
+        self.expression("meta", |data| {
+            data.be32(META_REGISTER, REGISTER);
+            data.be32(META_KEY, key);
+        });
+    }
+
+    fn payload(&mut self, base: u32, offset: u32, length: u32) {
+        self.expression("payload", |data| {
+            data.be32(PAYLOAD_REGISTER, REGISTER);
+            data.be32(PAYLOAD_BASE, base);
+            data.be32(PAYLOAD_OFFSET, offset);
+            data.be32(PAYLOAD_LENGTH, length);
+        });
+    }
+
+    fn compare(&mut self, value: &[u8]) {
+        self.expression("cmp", |data| {
+            data.be32(COMPARE_REGISTER, REGISTER);
+            data.be32(COMPARE_OPERATION, EQUAL);
+            data.nest(COMPARE_DATA, |operand| operand.put(DATA_VALUE, value));
+        });
+    }
+
+    fn load(&mut self, register: u32, value: &[u8]) {
+        self.expression("immediate", |data| {
+            data.be32(IMMEDIATE_REGISTER, register);
+            data.nest(IMMEDIATE_DATA, |operand| operand.put(DATA_VALUE, value));
+        });
+    }
+
+    fn verdict(&mut self, code: u32) {
+        self.expression("immediate", |data| {
+            data.be32(IMMEDIATE_REGISTER, VERDICT);
+            data.nest(IMMEDIATE_DATA, |operand| {
+                operand.nest(DATA_VERDICT, |verdict| verdict.be32(VERDICT_CODE, code));
+            });
+        });
+    }
+
+    fn expression(&mut self, name: &str, body: impl FnOnce(&mut Attributes<'_>)) {
+        self.list.nest(LIST_ELEMENT, |element| {
+            element.text(EXPRESSION_NAME, name);
+            element.nest(EXPRESSION_DATA, body);
+        });
+    }
+}
