@@ -112,7 +112,12 @@ async fn one_call(
 }
 
 /// Writes out what comes, group by group.
-async fn receive(reader: &mut FrameReader<OwnedReadHalf>, position: &mut u64, output: &mut Output) -> Ending {
+async fn receive(
+    context: &Context,
+    reader: &mut FrameReader<OwnedReadHalf>,
+    position: &mut u64,
+    output: &mut Output,
+) -> Ending {
     let mut group: Vec<Piece> = Vec::new();
     let mut group_bytes = 0;
     loop {
