@@ -1,1 +1,43 @@
-//! Placeholder.
+//! What the directory is asked and what it answers: the messages, the identity that both sides show each other, and a
+//! client that finds its way back by itself.
+//!
+//! * [`Request`] and [`Response`]: one request per QUIC bi-stream, length-prefixed; [`Request::Watch`] is one long
+//!   stream of [`Change`]s instead. The domain types here are what callers use; `wire` holds what goes over the line,
+//!   with tagged fields, so that old and new versions understand each other.
+//! * [`identity`]: keys, certificates with SPIFFE names, and the TLS and QUIC settings of the directory and of the links
+//!   between hosts.
+//! * [`Client`] and [`join`](client::join).
+//!
+//! ```text
+//!            ALPN capsule-directory/1                      ALPN capsule-link/1
+//!  host ──── one bi-stream per request ────► directory     host ◄──── mutual TLS ────► host
+//!       ◄─── changes, in order (watch) ────
+//! ```
+
+mod error;
+mod record;
+mod request;
+mod wire;
+
+pub mod client;
+pub mod frame;
+pub mod identity;
+pub mod limits;
+pub mod token;
+pub mod zone;
+
+pub use client::{Client, ClientError, join};
+pub use error::ApiError;
+pub use identity::{Identity, Membership};
+pub use record::{CapsuleRecord, CapsuleState, HostRecord, OfferRecord, Outcome, OutcomeRecord};
+pub use request::{
+    Change, HeldCapsule, Issued, Lease, LeaseRequest, LookupKey, Request, Response, StaleCapsule,
+};
+pub use token::Token;
+pub use wire::WireError;
+pub use zone::Zone;
+
+/// What is kept in the directory's store: the same encodings as on the wire.
+pub mod stored {
+    pub use crate::wire::{decode_capsule, encode_capsule};
+}

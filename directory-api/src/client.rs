@@ -1,0 +1,309 @@
+//! Asking the directory: one connection, kept open, found again by itself.
+//!
+//! ```text
+//!            ┌────────── broken, or an attempt took too long ──────────┐
+//!            ▼                                                         │
+//!  (no connection) ── each address in turn ──► (connection) ── request ┴──► answer
+//!        └── none answers: pause, doubling up to a bound, until the call's time is over ──► error
+//! ```
+//!
+//! Requests are repeated on a new connection when their answer was lost; all of them are made so that this is harmless.
+
+mod call;
+mod joining;
+mod watch;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, ClaimKeyHash, Generation, HostName, OfferId, Owner};
+use tokio::sync::mpsc;
+
+use crate::identity::{IdentityError, SigningRequest};
+use crate::limits::{CALL_TIME, WATCH_QUEUE};
+use crate::{
+    ApiError, CapsuleRecord, CapsuleState, Change, HostRecord, Identity, Issued, Lease, LeaseRequest,
+    LookupKey, Request, Response, WireError,
+};
+
+pub use joining::join;
+
+/// A handle on the directory; clones share one connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    shared: Arc<call::Shared>,
+    call_time: Duration,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The directory answered, and refuses. Nothing was changed.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+    /// The directory could not be reached, or did not answer in time. Whether the request was carried out is not known.
+    #[error("the directory at {addresses} did not answer `{verb}` within {seconds} s: {cause}")]
+    Away {
+        /// What was asked.
+        verb: &'static str,
+        /// The addresses tried.
+        addresses: String,
+        /// How long.
+        seconds: u64,
+        /// What happened at the last attempt.
+        cause: String,
+    },
+    /// The directory speaks differently; it may be older or newer than this program.
+    #[error(
+        "the directory at {address} answered `{verb}` in a way that this version does not understand: {cause}"
+    )]
+    Protocol {
+        /// What was asked.
+        verb: &'static str,
+        /// Who answered.
+        address: SocketAddr,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The join token is broken.
+    #[error(transparent)]
+    Token(#[from] crate::token::TokenError),
+    /// Keys or certificates are broken.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// This machine gives no socket or no random numbers.
+    #[error("{what}: {source}")]
+    Local {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl ClientError {
+    /// The directory's refusal, if it is one.
+    pub fn refusal(&self) -> Option<&ApiError> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Away { .. }
+            | Self::Protocol { .. }
+            | Self::Token(_)
+            | Self::Identity(_)
+            | Self::Local { .. } => None,
+        }
+    }
+}
+
+impl Client {
+    /// Makes a client; connects at the first call. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When there is no socket, or TLS refuses the identity.
+    pub fn connect(addresses: Vec<SocketAddr>, identity: Identity) -> Result<Self, ClientError> {
+        Ok(Self { shared: Arc::new(call::Shared::new(addresses, identity)?), call_time: CALL_TIME })
+    }
+
+    /// The same client with another time limit for each call.
+    #[must_use]
+    pub fn with_call_time(&self, call_time: Duration) -> Self {
+        Self { shared: self.shared.clone(), call_time }
+    }
+
+    /// Whether there is a connection at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.shared.is_connected()
+    }
+
+    /// Says where this host is and what it holds.
+    ///
+    /// # Errors
+    /// When the directory is away or refuses.
+    pub async fn renew_lease(&self, lease: LeaseRequest) -> Result<Lease, ClientError> {
+        match self.call(Request::RenewLease(lease)).await? {
+            Response::Lease(lease) => Ok(lease),
+            other => Err(self.unexpected("renew lease", &other)),
+        }
+    }
+
+    /// Gets a fresh certificate for the same key and shows it from here on. Writing it to disk is the caller's
+    /// ([`crate::Membership::save_certificate`]).
+    ///
+    /// # Errors
+    /// When the directory is away or refuses, or the certificate does not fit.
+    pub async fn renew_certificate(&self) -> Result<(), ClientError> {
+        let identity = self.shared.identity();
+        let Some(host) = identity.host() else {
+            let reason = "only a host renews its certificate".into();
+            return Err(ApiError::Denied { reason }.into());
+        };
+        let request = SigningRequest::for_key(&identity.key_pem(), identity.zone(), host)?;
+        let issued: Issued =
+            match self.call(Request::RenewCertificate { csr: request.csr_der().to_vec() }).await? {
+                Response::Issued(issued) => issued,
+                other => return Err(self.unexpected("renew certificate", &other)),
+            };
+        identity.renew(issued.chain.into_iter().map(Into::into).collect())?;
+        Ok(())
+    }
+
+    /// Registers a new capsule at this host. It begins as [`CapsuleState::Stopped`], at generation 1.
+    ///
+    /// # Errors
+    /// When the name is taken or reserved, the owner's quota or the locators are used up, or the directory is away.
+    pub async fn register(&self, name: CapsuleName, owner: Owner) -> Result<CapsuleRecord, ClientError> {
+        let registration = call::random()?;
+        self.capsule(Request::Register { name, owner, registration }).await
+    }
+
+    /// Finds one capsule.
+    ///
+    /// # Errors
+    /// [`ApiError::UnknownCapsule`] when there is none; when the directory is away.
+    pub async fn lookup(&self, key: LookupKey) -> Result<CapsuleRecord, ClientError> {
+        self.capsule(Request::Lookup(key)).await
+    }
+
+    /// Opens an offer of a capsule that this host has. The same offer may be made again; another one only after the
+    /// open one was revoked.
+    ///
+    /// # Errors
+    /// When the capsule is not here, at another generation, or being offered already; when the target is unknown; when
+    /// the directory is away.
+    pub async fn offer(
+        &self,
+        capsule: CapsuleId,
+        generation: Generation,
+        offer: OfferId,
+        target: HostName,
+        claim_key_hash: ClaimKeyHash,
+    ) -> Result<CapsuleRecord, ClientError> {
+        self.capsule(Request::Offer { capsule, generation, offer, target, claim_key_hash }).await
+    }
+
+    /// Takes a capsule that is offered to this host. `Ok` means: it is here, at the generation in the record; also when
+    /// it was claimed by an earlier call whose answer was lost. Nothing else means that.
+    ///
+    /// # Errors
+    /// [`ApiError::OfferEnded`] when the source revoked; other refusals also mean that the capsule is not here. When
+    /// the directory is away it is not known: ask again.
+    pub async fn claim(
+        &self,
+        capsule: CapsuleId,
+        offer: OfferId,
+        key: ClaimKey,
+    ) -> Result<CapsuleRecord, ClientError> {
+        self.capsule(Request::Claim { capsule, offer, key }).await
+    }
+
+    /// Ends an offer that this host made. `Ok` means: revoked, the capsule stays here, at the generation in the record;
+    /// also when an earlier call did it.
+    ///
+    /// # Errors
+    /// [`ApiError::OfferEnded`] when the target claimed; [`ApiError::OfferUnknown`] when the offer never arrived. When
+    /// the directory is away it is not known: ask again.
+    pub async fn revoke(&self, capsule: CapsuleId, offer: OfferId) -> Result<CapsuleRecord, ClientError> {
+        self.capsule(Request::Revoke { capsule, offer }).await
+    }
+
+    /// Says what a capsule that this host has does. While an offer is open, `moving` stays shown, and the state given
+    /// is what a revoke brings back.
+    ///
+    /// # Errors
+    /// When the capsule is not here or at another generation; when the directory is away.
+    pub async fn set_state(
+        &self,
+        capsule: CapsuleId,
+        generation: Generation,
+        state: CapsuleState,
+    ) -> Result<CapsuleRecord, ClientError> {
+        self.capsule(Request::SetState { capsule, generation, state }).await
+    }
+
+    /// Removes a capsule that this host has, for good. `Ok` also when it was removed before.
+    ///
+    /// # Errors
+    /// When the capsule is not here, at another generation, or being offered; when the directory is away.
+    pub async fn remove(&self, capsule: CapsuleId, generation: Generation) -> Result<(), ClientError> {
+        match self.call(Request::Remove { capsule, generation }).await {
+            Ok(Response::Done) | Err(ClientError::Refused(ApiError::UnknownCapsule { .. })) => Ok(()),
+            Ok(other) => Err(self.unexpected("remove", &other)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All capsules.
+    ///
+    /// # Errors
+    /// When the directory is away.
+    pub async fn list(&self) -> Result<Vec<CapsuleRecord>, ClientError> {
+        match self.call(Request::List).await? {
+            Response::Capsules(records) => Ok(records),
+            other => Err(self.unexpected("list", &other)),
+        }
+    }
+
+    /// All hosts.
+    ///
+    /// # Errors
+    /// When the directory is away.
+    pub async fn hosts(&self) -> Result<Vec<HostRecord>, ClientError> {
+        match self.call(Request::Hosts).await? {
+            Response::Hosts(records) => Ok(records),
+            other => Err(self.unexpected("hosts", &other)),
+        }
+    }
+
+    /// Makes the directory forget a host without capsules; it must join again then.
+    ///
+    /// # Errors
+    /// When this host is no operator's, or the host has capsules; when the directory is away.
+    pub async fn remove_host(&self, name: HostName) -> Result<(), ClientError> {
+        match self.call(Request::RemoveHost { name }).await? {
+            Response::Done => Ok(()),
+            other => Err(self.unexpected("remove host", &other)),
+        }
+    }
+
+    /// Everything that changes after `from_revision` (0: begin with a snapshot), in order, across lost connections. The
+    /// watch ends when the receiver is dropped. A slow receiver holds it back, nothing is left out.
+    pub fn watch(&self, from_revision: u64) -> mpsc::Receiver<Change> {
+        let (sender, receiver) = mpsc::channel(WATCH_QUEUE);
+        tokio::spawn(watch::run(self.shared.clone(), from_revision, sender));
+        receiver
+    }
+
+    async fn capsule(&self, request: Request) -> Result<CapsuleRecord, ClientError> {
+        let verb = request.verb();
+        match self.call(request).await? {
+            Response::Capsule(record) => Ok(*record),
+            other => Err(self.unexpected(verb, &other)),
+        }
+    }
+
+    async fn call(&self, request: Request) -> Result<Response, ClientError> {
+        self.shared.call(&request, self.call_time).await
+    }
+
+    fn unexpected(&self, verb: &'static str, response: &Response) -> ClientError {
+        let cause = match response {
+            Response::Issued(_) => "a certificate",
+            Response::Lease(_) => "a lease",
+            Response::Capsule(_) => "a capsule",
+            Response::Capsules(_) => "capsules",
+            Response::Hosts(_) => "hosts",
+            Response::Done => "done",
+            Response::Error(_) => "an error",
+        };
+        ClientError::Protocol {
+            verb,
+            address: self.shared.address(),
+            cause: format!("unexpected answer: {cause}"),
+        }
+    }
+}
+
+fn protocol(verb: &'static str, address: SocketAddr, error: &WireError) -> ClientError {
+    ClientError::Protocol { verb, address, cause: error.to_string() }
+}

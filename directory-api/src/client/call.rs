@@ -1,0 +1,219 @@
+//! The connection and the repeating of calls.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use super::{ClientError, protocol};
+use crate::identity::{TransportSettings, directory_client, endpoint, udp_socket};
+use crate::limits::{
+    ATTEMPT_TIME, BACKOFF_FIRST, BACKOFF_MAX, CONNECT_TIME, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX,
+};
+use crate::{Identity, Request, Response, frame};
+
+/// Enough for one host's requests; the data of links does not pass here.
+const SOCKET_BUFFER_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    addresses: Vec<SocketAddr>,
+    identity: Identity,
+    config: quinn::ClientConfig,
+    endpoint_v4: quinn::Endpoint,
+    /// Absent where the machine has no IPv6.
+    endpoint_v6: Option<quinn::Endpoint>,
+    connection: Mutex<Option<quinn::Connection>>,
+    /// Lets one caller connect while the others wait for what it finds.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// Why one attempt failed; there may be another one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AttemptError {
+    #[error("{0}")]
+    Connect(String),
+    #[error("{address}: {source}")]
+    Broken { address: SocketAddr, source: frame::FrameError },
+    #[error("{address}: no answer")]
+    Silent { address: SocketAddr },
+    #[error(transparent)]
+    Final(ClientError),
+}
+
+impl Shared {
+    pub(super) fn new(addresses: Vec<SocketAddr>, identity: Identity) -> Result<Self, ClientError> {
+        let config = directory_client(&identity, &TransportSettings::directory())?;
+        let (endpoint_v4, endpoint_v6) = endpoints()?;
+        Ok(Self {
+            addresses,
+            identity,
+            config,
+            endpoint_v4,
+            endpoint_v6,
+            connection: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.current().is_some()
+    }
+
+    /// The address in use, or the first that would be tried.
+    pub(super) fn address(&self) -> SocketAddr {
+        let unknown = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let connected = self.current().map(|connection| connection.remote_address());
+        connected.or_else(|| self.addresses.first().copied()).unwrap_or_else(unknown)
+    }
+
+    /// Asks until there is an answer or the time is over.
+    pub(super) async fn call(&self, request: &Request, call_time: Duration) -> Result<Response, ClientError> {
+        let deadline = Instant::now() + call_time;
+        let message = request.encode();
+        let mut pause = BACKOFF_FIRST;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let cause = match timeout(left, self.attempt(request.verb(), &message)).await {
+                Ok(Ok(Response::Error(refusal))) if !refusal.is_passing() => return Err(refusal.into()),
+                Ok(Ok(Response::Error(refusal))) => refusal.to_string(),
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(AttemptError::Final(error))) => return Err(error),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            debug!(verb = request.verb(), cause, "the directory did not answer");
+            if Instant::now() + pause >= deadline {
+                return Err(self.away(request.verb(), call_time, cause));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn attempt(&self, verb: &'static str, message: &[u8]) -> Result<Response, AttemptError> {
+        let connection = self.connection().await?;
+        let address = connection.remote_address();
+        let answer = match timeout(ATTEMPT_TIME, exchange(&connection, message)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(source)) => {
+                self.forget(&connection);
+                return Err(AttemptError::Broken { address, source });
+            }
+            Err(_) => {
+                self.forget(&connection);
+                return Err(AttemptError::Silent { address });
+            }
+        };
+        Response::decode(&answer).map_err(|error| AttemptError::Final(protocol(verb, address, &error)))
+    }
+
+    /// The connection there is, or a new one to the first address that answers.
+    pub(super) async fn connection(&self) -> Result<quinn::Connection, AttemptError> {
+        if let Some(connection) = self.current() {
+            return Ok(connection);
+        }
+        let _connecting = self.connecting.lock().await;
+        if let Some(connection) = self.current() {
+            return Ok(connection);
+        }
+        let mut failures = Vec::new();
+        for address in &self.addresses {
+            match self.connect(*address).await {
+                Ok(connection) => {
+                    *self.slot() = Some(connection.clone());
+                    return Ok(connection);
+                }
+                Err(error) => failures.push(format!("{address}: {error}")),
+            }
+        }
+        if failures.is_empty() {
+            failures.push("no address is known".to_owned());
+        }
+        Err(AttemptError::Connect(failures.join("; ")))
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<quinn::Connection, String> {
+        let endpoint = match (address, &self.endpoint_v6) {
+            (SocketAddr::V4(_), _) => &self.endpoint_v4,
+            (SocketAddr::V6(_), Some(endpoint)) => endpoint,
+            (SocketAddr::V6(_), None) => return Err("this machine has no IPv6".to_owned()),
+        };
+        let server_name = self.identity.zone().directory();
+        connect(endpoint, self.config.clone(), address, &server_name).await
+    }
+
+    /// Gives up a connection, unless another one took its place.
+    pub(super) fn forget(&self, connection: &quinn::Connection) {
+        connection.close(0u32.into(), b"");
+        let mut slot = self.slot();
+        if slot.as_ref().is_some_and(|current| current.stable_id() == connection.stable_id()) {
+            *slot = None;
+        }
+    }
+
+    fn current(&self) -> Option<quinn::Connection> {
+        self.slot().clone().filter(|connection| connection.close_reason().is_none())
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<quinn::Connection>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn away(&self, verb: &'static str, call_time: Duration, cause: String) -> ClientError {
+        let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+        ClientError::Away { verb, addresses: addresses.join(", "), seconds: call_time.as_secs(), cause }
+    }
+}
+
+/// Sends one request and reads its answer.
+pub(super) async fn exchange(
+    connection: &quinn::Connection,
+    message: &[u8],
+) -> Result<Vec<u8>, frame::FrameError> {
+    let (mut send, mut receive) = connection.open_bi().await.map_err(quinn::WriteError::from)?;
+    frame::write(&mut send, message, REQUEST_BYTES_MAX).await?;
+    // An error means that the peer stopped reading; its answer says more.
+    let _ = send.finish();
+    let ended = || frame::FrameError::Read(quinn::ReadExactError::FinishedEarly(0));
+    frame::read(&mut receive, RESPONSE_BYTES_MAX).await?.ok_or_else(ended)
+}
+
+pub(super) async fn connect(
+    endpoint: &quinn::Endpoint,
+    config: quinn::ClientConfig,
+    address: SocketAddr,
+    server_name: &str,
+) -> Result<quinn::Connection, String> {
+    let connecting =
+        endpoint.connect_with(config, address, server_name).map_err(|error| error.to_string())?;
+    match timeout(CONNECT_TIME, connecting).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", CONNECT_TIME.as_secs())),
+    }
+}
+
+/// One endpoint per family: a socket for both would fail where the machine has no IPv6.
+pub(super) fn endpoints() -> Result<(quinn::Endpoint, Option<quinn::Endpoint>), ClientError> {
+    let open = |address: SocketAddr| endpoint(udp_socket(address, SOCKET_BUFFER_BYTES)?, None);
+    let v4 = open((Ipv4Addr::UNSPECIFIED, 0).into())
+        .map_err(|source| ClientError::Local { what: "cannot open a UDP socket", source })?;
+    Ok((v4, open((Ipv6Addr::UNSPECIFIED, 0).into()).ok()))
+}
+
+/// Bytes that nobody can guess.
+pub(super) fn random<const LENGTH: usize>() -> Result<[u8; LENGTH], ClientError> {
+    let mut bytes = [0; LENGTH];
+    crate::identity::provider().secure_random.fill(&mut bytes).map_err(|_| ClientError::Local {
+        what: "cannot draw random bytes",
+        source: std::io::ErrorKind::Other.into(),
+    })?;
+    Ok(bytes)
+}

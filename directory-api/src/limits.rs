@@ -1,0 +1,45 @@
+//! Every bound of the directory's interface.
+
+use std::time::Duration;
+
+/// Longest request, bytes: a lease of about 20,000 capsules at 40 bytes each.
+pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+
+/// Longest answer, bytes: a list of about 100,000 capsules at 200 bytes each.
+pub const RESPONSE_BYTES_MAX: usize = 32 << 20;
+
+/// Records in one piece of a snapshot.
+pub const SNAPSHOT_CHUNK_RECORDS: usize = 256;
+
+/// Changes that wait between the client's watch and its reader, entries. A slow reader holds the stream back.
+pub const WATCH_QUEUE: usize = 1024;
+
+/// How long one call may take with all its attempts, unless told otherwise.
+pub const CALL_TIME: Duration = Duration::from_secs(10);
+
+/// How long one attempt may take before the connection is given up: long against a slow disk, short against a
+/// directory that was started anew and does not know the old connection.
+pub const ATTEMPT_TIME: Duration = Duration::from_secs(3);
+
+/// How long a handshake with one address may take.
+pub const CONNECT_TIME: Duration = Duration::from_secs(2);
+
+/// First pause between two attempts.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(20);
+
+/// Longest pause between two attempts.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Largest UDP payload a link tries. Above about 6,550 bytes a batch of ten exceeds what one `sendmsg` with GSO takes
+/// (64 KiB); quinn-udp then drops it silently (measured November 2026).
+pub const MTU_MAX: u16 = 6_500;
+
+/// UDP socket buffers, bytes each way. The kernel's default lost about 5,000 packets per GiB, this none (measured
+/// November 2026).
+pub const SOCKET_BUFFER_BYTES: usize = 8 << 20;
+
+/// Longest join token, characters.
+pub const TOKEN_CHARACTERS_MAX: usize = 1024;
+
+/// Longest certificate chain, certificates.
+pub const CHAIN_LENGTH_MAX: usize = 4;

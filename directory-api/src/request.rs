@@ -1,0 +1,274 @@
+//! The questions and the answers.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, ClaimKeyHash, Generation, HostName, OfferId, Owner};
+
+use crate::{ApiError, CapsuleRecord, CapsuleState, HostRecord};
+
+/// One request. Who asks is never in it: that is what the certificate says.
+///
+/// Every request may be repeated: the client does so when an answer was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// A new host spends its token; the only request that needs no certificate.
+    Join {
+        /// The one-time token, as printed.
+        token: String,
+        /// Certificate signing request, DER.
+        csr: Vec<u8>,
+    },
+    /// A fresh certificate for the host that asks.
+    RenewCertificate {
+        /// Certificate signing request, DER.
+        csr: Vec<u8>,
+    },
+    /// "I live, here, and hold this."
+    RenewLease(LeaseRequest),
+    /// A new capsule at the host that asks.
+    Register {
+        /// Its name.
+        name: CapsuleName,
+        /// Its owner.
+        owner: Owner,
+        /// Drawn by the caller: the same request again gets the same record and not "name taken".
+        registration: [u8; 16],
+    },
+    /// One capsule.
+    Lookup(LookupKey),
+    /// The placed host opens an offer.
+    Offer {
+        /// The capsule.
+        capsule: CapsuleId,
+        /// The generation at which the caller holds it.
+        generation: Generation,
+        /// Drawn by the caller.
+        offer: OfferId,
+        /// Who may claim.
+        target: HostName,
+        /// Hash of the key that the claim will show.
+        claim_key_hash: ClaimKeyHash,
+    },
+    /// The target takes the capsule: the commit of a move.
+    Claim {
+        /// The capsule.
+        capsule: CapsuleId,
+        /// The offer.
+        offer: OfferId,
+        /// The key that the source sent.
+        key: ClaimKey,
+    },
+    /// The source ends its offer and keeps the capsule.
+    Revoke {
+        /// The capsule.
+        capsule: CapsuleId,
+        /// The offer.
+        offer: OfferId,
+    },
+    /// The placed host says what the capsule does.
+    SetState {
+        /// The capsule.
+        capsule: CapsuleId,
+        /// The generation at which the caller holds it.
+        generation: Generation,
+        /// The new state.
+        state: CapsuleState,
+    },
+    /// The placed host removes the capsule for good.
+    Remove {
+        /// The capsule.
+        capsule: CapsuleId,
+        /// The generation at which the caller holds it.
+        generation: Generation,
+    },
+    /// All capsules.
+    List,
+    /// All hosts.
+    Hosts,
+    /// Forget a host that has no capsules; for operators' hosts.
+    RemoveHost {
+        /// The host.
+        name: HostName,
+    },
+    /// All changes after a revision, on this stream, for as long as it lasts.
+    Watch {
+        /// The last revision that the caller has; 0 for none.
+        from_revision: u64,
+    },
+}
+
+/// How a capsule is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookupKey {
+    /// By name.
+    Name(CapsuleName),
+    /// By one of its addresses.
+    Locator(IpAddr),
+    /// By id.
+    Id(CapsuleId),
+}
+
+/// Where a host can be reached and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRequest {
+    /// The port on which its sidecar takes QUIC connections; it is reached at the address from which this request comes.
+    pub port: u16,
+    /// Where it is reached instead, when it was told so.
+    pub advertise: Option<SocketAddr>,
+    /// The capsules it holds.
+    pub capsules: Vec<HeldCapsule>,
+}
+
+/// A capsule as the host that holds it sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldCapsule {
+    /// The capsule.
+    pub id: CapsuleId,
+    /// The generation at which the host holds it.
+    pub generation: Generation,
+    /// What it does.
+    pub state: CapsuleState,
+}
+
+/// The answer to a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// How long it is good; renew at a third of it.
+    pub duration: Duration,
+    /// The asking host as others see it.
+    pub host: HostRecord,
+    /// What the caller said it holds, but the directory places elsewhere, at another generation, or knows no more.
+    pub stale: Vec<StaleCapsule>,
+}
+
+/// A capsule that a host holds wrongly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaleCapsule {
+    /// The capsule.
+    pub id: CapsuleId,
+    /// Where it is and at which generation; `None` when it was removed.
+    pub placed: Option<(HostName, Generation)>,
+}
+
+/// A certificate, and what a new host must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The certificate and what is between it and the CA, DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// The CA's certificate, DER.
+    pub ca: Vec<u8>,
+    /// Where the directory takes requests; an unspecified address stands for the one at which it was asked.
+    pub api: Vec<SocketAddr>,
+    /// Where the directory answers DNS; as above.
+    pub dns: Vec<SocketAddr>,
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// To [`Request::Join`] and [`Request::RenewCertificate`].
+    Issued(Issued),
+    /// To [`Request::RenewLease`].
+    Lease(Lease),
+    /// To everything that concerns one capsule and leaves it there: its record afterwards.
+    Capsule(Box<CapsuleRecord>),
+    /// To [`Request::List`].
+    Capsules(Vec<CapsuleRecord>),
+    /// To [`Request::Hosts`].
+    Hosts(Vec<HostRecord>),
+    /// To [`Request::Remove`] and [`Request::RemoveHost`].
+    Done,
+    /// To anything.
+    Error(ApiError),
+}
+
+/// One thing that a watch tells, in the order of revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Forget everything known before: this is all there is.
+    Snapshot {
+        /// The revision at which this is true.
+        revision: u64,
+        /// All capsules.
+        capsules: Vec<CapsuleRecord>,
+        /// All hosts.
+        hosts: Vec<HostRecord>,
+    },
+    /// A capsule is new or changed.
+    Capsule {
+        /// The revision that the change made.
+        revision: u64,
+        /// The record after it.
+        record: Box<CapsuleRecord>,
+    },
+    /// A capsule was removed.
+    CapsuleRemoved {
+        /// The revision that the change made.
+        revision: u64,
+        /// The capsule.
+        id: CapsuleId,
+        /// The name it had.
+        name: CapsuleName,
+    },
+    /// A host is new or changed. `last_seen` alone is no change.
+    Host {
+        /// The revision that the change made.
+        revision: u64,
+        /// The record after it.
+        record: HostRecord,
+    },
+    /// A host was removed.
+    HostRemoved {
+        /// The revision that the change made.
+        revision: u64,
+        /// The host.
+        name: HostName,
+    },
+}
+
+impl Change {
+    /// The revision that this brings the reader to.
+    pub fn revision(&self) -> u64 {
+        match self {
+            Self::Snapshot { revision, .. }
+            | Self::Capsule { revision, .. }
+            | Self::CapsuleRemoved { revision, .. }
+            | Self::Host { revision, .. }
+            | Self::HostRemoved { revision, .. } => *revision,
+        }
+    }
+}
+
+impl Request {
+    /// A short word for logs and errors.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Join { .. } => "join",
+            Self::RenewCertificate { .. } => "renew certificate",
+            Self::RenewLease(_) => "renew lease",
+            Self::Register { .. } => "register",
+            Self::Lookup(_) => "lookup",
+            Self::Offer { .. } => "offer",
+            Self::Claim { .. } => "claim",
+            Self::Revoke { .. } => "revoke",
+            Self::SetState { .. } => "set state",
+            Self::Remove { .. } => "remove",
+            Self::List => "list",
+            Self::Hosts => "hosts",
+            Self::RemoveHost { .. } => "remove host",
+            Self::Watch { .. } => "watch",
+        }
+    }
+}
+
+impl fmt::Display for LookupKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "named {name}"),
+            Self::Locator(locator) => write!(f, "at {locator}"),
+            Self::Id(id) => write!(f, "with id {id}"),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Responses and changes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use overlay_proto::{CapsuleId, Generation};
+use prost::Message as _;
+
+use super::message as wire;
+use super::record::{capsule_from_wire, capsule_to_wire, host_from_wire, host_to_wire};
+use super::{WatchPiece, WireError, bytes, error, needed, parsed};
+use crate::limits::{CHAIN_LENGTH_MAX, SNAPSHOT_CHUNK_RECORDS};
+use crate::{ApiError, Change, Issued, Lease, Response, StaleCapsule};
+
+pub(super) fn to_wire(response: &Response) -> wire::Response {
+    use wire::ResponseKind as Kind;
+    let kind = match response {
+        Response::Error(refusal) => Kind::Error(error::to_wire(refusal)),
+        Response::Issued(issued) => Kind::Issued(wire::Issued {
+            chain: issued.chain.clone(),
+            ca: issued.ca.clone(),
+            api: issued.api.iter().map(ToString::to_string).collect(),
+            dns: issued.dns.iter().map(ToString::to_string).collect(),
+        }),
+        Response::Lease(lease) => Kind::Lease(wire::Lease {
+            duration_ms: u64::try_from(lease.duration.as_millis()).unwrap_or(u64::MAX),
+            host: Some(host_to_wire(&lease.host)),
+            stale: lease.stale.iter().map(stale_to_wire).collect(),
+        }),
+        Response::Capsule(record) => Kind::Capsule(capsule_to_wire(record)),
+        Response::Capsules(records) => {
+            Kind::Capsules(wire::Capsules { capsules: records.iter().map(capsule_to_wire).collect() })
+        }
+        Response::Hosts(records) => {
+            Kind::Hosts(wire::Hosts { hosts: records.iter().map(host_to_wire).collect() })
+        }
+        Response::Done => Kind::Done(wire::Empty {}),
+    };
+    wire::Response { kind: Some(kind) }
+}
+
+pub(super) fn from_wire(response: wire::Response) -> Result<Response, WireError> {
+    use wire::ResponseKind as Kind;
+    Ok(match response.kind.ok_or(WireError::Unknown("response"))? {
+        Kind::Error(refusal) => Response::Error(error::from_wire(refusal)?),
+        Kind::Issued(issued) => Response::Issued(issued_from_wire(issued)?),
+        Kind::Lease(lease) => Response::Lease(Lease {
+            duration: Duration::from_millis(lease.duration_ms),
+            host: host_from_wire(needed(lease.host, "host")?)?,
+            stale: lease.stale.into_iter().map(stale_from_wire).collect::<Result<_, _>>()?,
+        }),
+        Kind::Capsule(record) => Response::Capsule(Box::new(capsule_from_wire(record)?)),
+        Kind::Capsules(records) => {
+            Response::Capsules(records.capsules.into_iter().map(capsule_from_wire).collect::<Result<_, _>>()?)
+        }
+        Kind::Hosts(records) => {
+            Response::Hosts(records.hosts.into_iter().map(host_from_wire).collect::<Result<_, _>>()?)
+        }
+        Kind::Done(wire::Empty {}) => Response::Done,
+    })
+}
+
+fn issued_from_wire(issued: wire::Issued) -> Result<Issued, WireError> {
+    if issued.chain.is_empty() || issued.chain.len() > CHAIN_LENGTH_MAX {
+        return Err(WireError::Field("chain"));
+    }
+    let addresses = |texts: &[String], field| {
+        texts.iter().map(|text| parsed::<SocketAddr>(text, field)).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Issued {
+        api: addresses(&issued.api, "api")?,
+        dns: addresses(&issued.dns, "dns")?,
+        chain: issued.chain,
+        ca: issued.ca,
+    })
+}
+
+fn stale_to_wire(stale: &StaleCapsule) -> wire::Stale {
+    let (host, generation) = match &stale.placed {
+        Some((host, generation)) => (host.to_string(), generation.number()),
+        None => (String::new(), 0),
+    };
+    wire::Stale { id: stale.id.as_bytes().to_vec(), host, generation }
+}
+
+fn stale_from_wire(stale: wire::Stale) -> Result<StaleCapsule, WireError> {
+    Ok(StaleCapsule {
+        id: CapsuleId::from_bytes(bytes(&stale.id, "id")?),
+        placed: match stale.host.as_str() {
+            "" => None,
+            host => Some((parsed(host, "host")?, Generation::new(stale.generation))),
+        },
+    })
+}
+
+/// A change as encoded messages: one, or for a snapshot as many as its size needs.
+pub(super) fn pieces_to_wire(change: &Change) -> Vec<Vec<u8>> {
+    use wire::WatchKind as Kind;
+    let kind = match change {
+        Change::Snapshot { capsules, hosts, .. } => {
+            return snapshot_pieces(change.revision(), capsules, hosts);
+        }
+        Change::Capsule { record, .. } => Kind::Capsule(capsule_to_wire(record)),
+        Change::CapsuleRemoved { id, name, .. } => {
+            Kind::CapsuleRemoved(wire::CapsuleRemoved { id: id.as_bytes().to_vec(), name: name.to_string() })
+        }
+        Change::Host { record, .. } => Kind::Host(host_to_wire(record)),
+        Change::HostRemoved { name, .. } => Kind::HostRemoved(name.to_string()),
+    };
+    vec![wire::WatchEvent { revision: change.revision(), kind: Some(kind) }.encode_to_vec()]
+}
+
+/// The refusal of a watch.
+pub(super) fn refusal_to_wire(refusal: &ApiError) -> Vec<u8> {
+    let kind = wire::WatchKind::Error(error::to_wire(refusal));
+    wire::WatchEvent { revision: 0, kind: Some(kind) }.encode_to_vec()
+}
+
+fn snapshot_pieces(
+    revision: u64,
+    capsules: &[crate::CapsuleRecord],
+    hosts: &[crate::HostRecord],
+) -> Vec<Vec<u8>> {
+    let mut pieces = Vec::new();
+    for chunk in hosts.chunks(SNAPSHOT_CHUNK_RECORDS) {
+        pieces.push(wire::SnapshotPiece {
+            hosts: chunk.iter().map(host_to_wire).collect(),
+            ..Default::default()
+        });
+    }
+    for chunk in capsules.chunks(SNAPSHOT_CHUNK_RECORDS) {
+        let capsules = chunk.iter().map(capsule_to_wire).collect();
+        pieces.push(wire::SnapshotPiece { capsules, ..Default::default() });
+    }
+    pieces.push(wire::SnapshotPiece { last: true, ..Default::default() });
+    let event = |piece| wire::WatchEvent { revision, kind: Some(wire::WatchKind::Snapshot(piece)) };
+    pieces.into_iter().map(|piece| event(piece).encode_to_vec()).collect()
+}
+
+/// Reads one message of a watch.
+pub(crate) fn piece_from_wire(message: &[u8]) -> Result<WatchPiece, WireError> {
+    use wire::WatchKind as Kind;
+    let event = wire::WatchEvent::decode(message)?;
+    let revision = event.revision;
+    Ok(match event.kind.ok_or(WireError::Unknown("change"))? {
+        Kind::Snapshot(piece) => WatchPiece::Snapshot {
+            last: piece.last,
+            piece: Change::Snapshot {
+                revision,
+                capsules: piece.capsules.into_iter().map(capsule_from_wire).collect::<Result<_, _>>()?,
+                hosts: piece.hosts.into_iter().map(host_from_wire).collect::<Result<_, _>>()?,
+            },
+        },
+        Kind::Capsule(record) => {
+            WatchPiece::Change(Change::Capsule { revision, record: Box::new(capsule_from_wire(record)?) })
+        }
+        Kind::CapsuleRemoved(removed) => WatchPiece::Change(Change::CapsuleRemoved {
+            revision,
+            id: CapsuleId::from_bytes(bytes(&removed.id, "id")?),
+            name: parsed(&removed.name, "name")?,
+        }),
+        Kind::Host(record) => WatchPiece::Change(Change::Host { revision, record: host_from_wire(record)? }),
+        Kind::HostRemoved(name) => {
+            WatchPiece::Change(Change::HostRemoved { revision, name: parsed(&name, "name")? })
+        }
+        Kind::Error(refusal) => WatchPiece::Refused(error::from_wire(refusal)?),
+    })
+}

@@ -1,0 +1,184 @@
+use overlay_proto::{CapsuleId, ClaimKeyHash, Generation, Locators, OfferId};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::*;
+use crate::{ApiError, CapsuleState, Issued, LeaseRequest, LookupKey, OfferRecord, Outcome, OutcomeRecord};
+use crate::{HeldCapsule, HostRecord, Lease, StaleCapsule};
+
+fn capsule() -> CapsuleRecord {
+    CapsuleRecord {
+        id: CapsuleId::from_bytes([1; 16]),
+        name: "db".parse().unwrap(),
+        owner: "me".parse().unwrap(),
+        locators: Locators { v4: "10.88.0.1".parse().unwrap(), v6: "fd88::1".parse().unwrap() },
+        host: "a".parse().unwrap(),
+        generation: Generation::new(3),
+        state: CapsuleState::Moving,
+        offer: Some(OfferRecord {
+            id: OfferId::from_bytes([2; 16]),
+            generation: Generation::new(3),
+            target: "b".parse().unwrap(),
+            claim_key_hash: ClaimKeyHash::from_bytes([3; 32]),
+            state_before: CapsuleState::Running,
+        }),
+        last_outcome: Some(outcome()),
+        created_at: UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
+        registration: [4; 16],
+    }
+}
+
+fn outcome() -> OutcomeRecord {
+    OutcomeRecord {
+        offer: OfferId::from_bytes([5; 16]),
+        outcome: Outcome::Revoked,
+        generation: Generation::new(2),
+        host: "a".parse().unwrap(),
+    }
+}
+
+fn host() -> HostRecord {
+    HostRecord {
+        name: "a".parse().unwrap(),
+        address: "[fd00::1]:4433".parse().unwrap(),
+        last_seen: UNIX_EPOCH + Duration::from_millis(5),
+        alive: true,
+        operator: false,
+    }
+}
+
+#[test]
+fn requests_are_read_back() {
+    let (capsule, offer) = (CapsuleId::from_bytes([1; 16]), OfferId::from_bytes([2; 16]));
+    let generation = Generation::new(u64::MAX);
+    let held = HeldCapsule { id: capsule, generation, state: CapsuleState::Running };
+    let requests = [
+        Request::Join { token: "t".into(), csr: vec![1, 2] },
+        Request::RenewCertificate { csr: vec![] },
+        Request::RenewLease(LeaseRequest { port: 4433, advertise: None, capsules: vec![held; 3] }),
+        Request::RenewLease(LeaseRequest { port: 1, advertise: Some(host().address), capsules: vec![] }),
+        Request::Register {
+            name: "db".parse().unwrap(),
+            owner: "me".parse().unwrap(),
+            registration: [9; 16],
+        },
+        Request::Lookup(LookupKey::Name("db".parse().unwrap())),
+        Request::Lookup(LookupKey::Locator("fd88::1".parse().unwrap())),
+        Request::Lookup(LookupKey::Id(capsule)),
+        Request::Offer {
+            capsule,
+            generation,
+            offer,
+            target: "b".parse().unwrap(),
+            claim_key_hash: ClaimKeyHash::from_bytes([3; 32]),
+        },
+        Request::Claim { capsule, offer, key: overlay_proto::ClaimKey::from_bytes([7; 32]) },
+        Request::Revoke { capsule, offer },
+        Request::SetState { capsule, generation, state: CapsuleState::Suspended },
+        Request::Remove { capsule, generation },
+        Request::List,
+        Request::Hosts,
+        Request::RemoveHost { name: "a".parse().unwrap() },
+        Request::Watch { from_revision: 0 },
+        Request::Watch { from_revision: 77 },
+    ];
+    for request in requests {
+        assert_eq!(Request::decode(&request.encode()), Ok(request));
+    }
+}
+
+#[test]
+fn responses_are_read_back() {
+    let stale = [
+        StaleCapsule { id: CapsuleId::from_bytes([1; 16]), placed: None },
+        StaleCapsule {
+            id: CapsuleId::from_bytes([2; 16]),
+            placed: Some(("b".parse().unwrap(), Generation::new(4))),
+        },
+    ];
+    let lease = Lease { duration: Duration::from_secs(15), host: host(), stale: stale.to_vec() };
+    let issued = Issued { chain: vec![vec![1]], ca: vec![2], api: vec![host().address], dns: vec![] };
+    let responses = [
+        Response::Issued(issued),
+        Response::Lease(lease),
+        Response::Capsule(Box::new(capsule())),
+        Response::Capsules(vec![capsule(), CapsuleRecord { offer: None, last_outcome: None, ..capsule() }]),
+        Response::Hosts(vec![host()]),
+        Response::Done,
+    ];
+    for response in responses {
+        assert_eq!(Response::decode(&response.encode()), Ok(response));
+    }
+    assert_eq!(decode_capsule(&encode_capsule(&capsule())), Ok(capsule()));
+}
+
+#[test]
+fn refusals_are_read_back_and_have_codes_of_their_own() {
+    let (host, offer) = (host().name, OfferId::from_bytes([2; 16]));
+    let text = || "x".to_owned();
+    let generation = Generation::new(1);
+    let refusals = [
+        ApiError::Malformed { reason: text() },
+        ApiError::Denied { reason: text() },
+        ApiError::NameTaken { name: text() },
+        ApiError::NameReserved { name: text() },
+        ApiError::UnknownCapsule { what: text() },
+        ApiError::UnknownHost { name: text() },
+        ApiError::WrongGeneration { given: generation, current: Generation::new(2) },
+        ApiError::NotPlacedHere { host: host.clone(), generation },
+        ApiError::OfferUnknown { offer },
+        ApiError::OfferEnded { outcome: outcome() },
+        ApiError::OfferPending { offer, target: host.clone() },
+        ApiError::OfferDiffers { offer },
+        ApiError::NotTheTarget { target: host.clone() },
+        ApiError::WrongKey,
+        ApiError::TokenUsed,
+        ApiError::TokenExpired,
+        ApiError::TokenUnknown,
+        ApiError::TokenForAnotherHost { host: host.clone() },
+        ApiError::QuotaExceeded { owner: text(), limit: 5 },
+        ApiError::LocatorsExhausted,
+        ApiError::HostNotEmpty { host, capsules: 3 },
+        ApiError::StoreFailed,
+        ApiError::Stopping,
+        ApiError::Unrecognized { code: 999, message: text() },
+    ];
+    let mut codes = std::collections::BTreeSet::new();
+    for refusal in refusals {
+        assert!(codes.insert(refusal.code()), "code {} twice", refusal.code());
+        let response = Response::Error(refusal);
+        assert_eq!(Response::decode(&response.encode()), Ok(response));
+    }
+}
+
+#[test]
+fn a_snapshot_comes_in_pieces_and_ends() {
+    let capsules = vec![capsule(); 600];
+    let change = Change::Snapshot { revision: 9, capsules, hosts: vec![host()] };
+    let pieces: Vec<_> = change.encode().iter().map(|piece| piece_from_wire(piece).unwrap()).collect();
+    assert_eq!(pieces.len(), 1 + 3 + 1);
+    let lasts: Vec<_> =
+        pieces.iter().map(|piece| matches!(piece, WatchPiece::Snapshot { last: true, .. })).collect();
+    assert_eq!(lasts, [false, false, false, false, true]);
+}
+
+#[test]
+fn unknown_kinds_and_noise_are_errors() {
+    // Field 99, length-delimited, empty: a kind from the future.
+    assert_eq!(Request::decode(&[0x9a, 0x06, 0x00]), Err(WireError::Unknown("request")));
+    assert_eq!(Response::decode(&[]), Err(WireError::Unknown("response")));
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for length in 0..2000 {
+        let noise: Vec<u8> = (0..length % 64)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .collect();
+        let _ = (
+            Request::decode(&noise),
+            Response::decode(&noise),
+            piece_from_wire(&noise),
+            decode_capsule(&noise),
+        );
+    }
+}
