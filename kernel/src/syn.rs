@@ -1,8 +1,9 @@
 //! Connection attempts to foreign addresses, held until somebody decides (NFQUEUE).
 //!
 //! A program's `connect` sees what was decided and when: success when the SYN is let through to the TPROXY listener,
-//! ECONNREFUSED or EHOSTUNREACH by a hand-made RST or ICMP error otherwise. While nobody decides it waits. Its kernel
-//! repeats the SYN every second, and each repeat is held anew. SYNs that come while no queue is open are dropped.
+//! ECONNREFUSED or EHOSTUNREACH by a hand-made RST or ICMP error otherwise. While nobody decides it waits. A SYN that
+//! was dropped is repeated by its kernel every second, as is what comes while no queue is open; kernels that repeat
+//! one that is still held are seen as well, and each repeat is held anew.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

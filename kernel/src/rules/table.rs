@@ -2,7 +2,11 @@
 //!
 //! Locking changes the policy of a chain that is always there, rather than adding and removing one: whenever a hook
 //! goes away, the kernel drops all packets that wait in any queue of the namespace, and with them the held SYNs.
+//!
+//! The netlink socket stays open: closing one waits until the kernel has cleared away what the last transactions
+//! replaced, 8 to 16 ms on Linux 6.18, where the transaction itself takes 20 µs.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -60,14 +64,13 @@ enum QueueBy {
 /// Makes the table in one transaction.
 pub(super) fn create(interception: &Interception, locked: bool) -> Result<(), Refused> {
     static KNOWN: OnceLock<QueueBy> = OnceLock::new();
-    let mut socket = Socket::open(Some(NETFILTER)).map_err(Refused::of("open a netfilter netlink socket"))?;
     if let Some(&by) = KNOWN.get() {
-        return socket.transact(&whole_table(interception, locked, by));
+        return transact(&whole_table(interception, locked, by));
     }
-    let by = match socket.transact(&whole_table(interception, locked, QueueBy::Nft)) {
+    let by = match transact(&whole_table(interception, locked, QueueBy::Nft)) {
         Ok(()) => QueueBy::Nft,
         Err(refused) if refused.what == QUEUE_RULE && is_unknown(&refused.source) => {
-            socket.transact(&whole_table(interception, locked, QueueBy::Xtables))?;
+            transact(&whole_table(interception, locked, QueueBy::Xtables))?;
             QueueBy::Xtables
         }
         Err(refused) => return Err(refused),
@@ -79,8 +82,7 @@ pub(super) fn create(interception: &Interception, locked: bool) -> Result<(), Re
 
 /// Sets the policy of the lock chain.
 pub(super) fn set_lock(locked: bool) -> Result<(), Refused> {
-    let mut socket = Socket::open(Some(NETFILTER)).map_err(Refused::of("open a netfilter netlink socket"))?;
-    socket.transact(&batch(|request| {
+    transact(&batch(|request| {
         let header = family_header();
         request.message("switch the lock", NEW_CHAIN, ACK, &header, |chain| {
             chain.text(CHAIN_TABLE, TABLE);
@@ -88,6 +90,25 @@ pub(super) fn set_lock(locked: bool) -> Result<(), Refused> {
             chain.be32(CHAIN_POLICY, if locked { POLICY_DROP } else { POLICY_ACCEPT });
         });
     }))
+}
+
+/// Talks to nftables in the thread's namespace over the thread's own socket.
+fn transact(request: &Request) -> Result<(), Refused> {
+    thread_local! {
+        static OPEN: RefCell<Option<(u64, Socket)>> = const { RefCell::new(None) };
+    }
+    // An open socket keeps its namespace, so the number is not used again.
+    let here = rustix::fs::stat("/proc/thread-self/ns/net")
+        .map_err(|error| Refused { what: "look at the thread's namespace", source: error.into() })?
+        .st_ino;
+    OPEN.with_borrow_mut(|open| {
+        let socket = match open.take() {
+            Some((inode, socket)) if inode == here => socket,
+            _ => Socket::open(Some(NETFILTER)).map_err(Refused::of("open a netfilter netlink socket"))?,
+        };
+        let (_, socket) = open.insert((here, socket));
+        socket.transact(request)
+    })
 }
 
 const QUEUE_RULE: &str = "rule that holds SYNs (nft queue or xtables NFQUEUE)";
