@@ -15,7 +15,7 @@
 //! rsync is told every path by name and walks nothing by itself. So what the target holds after a round is what
 //! the listing said, and a file that lived only between two listings can't stay behind there.
 
-mod connect;
+pub(in crate::files) mod connect;
 mod listing;
 mod rsync;
 #[cfg(test)]

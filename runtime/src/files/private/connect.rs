@@ -16,7 +16,7 @@ pub fn connect_stdio(socket: &Path) -> io::Result<()> {
     join(UnixStream::connect(socket)?, io::stdin(), io::stdout())
 }
 
-pub(super) fn join(
+pub(in crate::files) fn join(
     socket: UnixStream, input: impl Read + Send + 'static, output: impl Write,
 ) -> io::Result<()> {
     let sending = socket.try_clone()?;
@@ -30,7 +30,7 @@ pub(super) fn join(
     pump(&socket, output)
 }
 
-fn pump(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+pub(in crate::files) fn pump(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     let mut buffer = vec![0; limits::CONNECT_BUFFER_BYTES];
     loop {
         match from.read(&mut buffer) {

@@ -18,7 +18,7 @@ use crate::files::{FilesError, limits};
 const DIRECTORY_BUFFER_BYTES: usize = 64 << 10;
 
 /// TMPFS_MAGIC and RAMFS_MAGIC of statfs(2).
-const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+const MEMORY_FILE_SYSTEMS: [rustix::fs::FsWord; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// A point in time in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,7 +84,7 @@ impl Listing {
             entries,
             // A clock that was set back meanwhile would make new stamps look older than the start.
             began: before.min(Stamp::now()),
-            stamps_mapped_writes: !MEMORY_FILE_SYSTEMS.contains(&i64::from(system.f_type)),
+            stamps_mapped_writes: !MEMORY_FILE_SYSTEMS.contains(&system.f_type),
         })
     }
 

@@ -13,11 +13,12 @@ use super::{CONNECT_MODE, Listing};
 use crate::files::FilesError;
 
 /// What the sender is told. `--ignore-times` sends the content of every named file, by its differences: which
-/// files those are was decided by the listing. `-XX` takes attributes named `user.rsync.%…` along as well. The
+/// files those are was decided by the listing. `--modify-window=-1` lets rsync see nanoseconds: it would not set
+/// back a directory's time that was moved within the second by the files put into it. `-XX` takes attributes named `user.rsync.%…` along as well. The
 /// filters leave out `trusted.overlay.origin`, a file handle into the source's base which at a host with a base
 /// of the same file system id (a cloned machine) could name another file; a filter of attributes replaces
 /// rsync's own, so `system.*` (access lists go by `-A`) is named again; `s` keeps them from being sent.
-const SENDER_FLAGS: [&str; 12] = [
+const SENDER_FLAGS: [&str; 13] = [
     "-lptgoDHAXXS",
     "--dirs",
     "--relative",
@@ -25,6 +26,7 @@ const SENDER_FLAGS: [&str; 12] = [
     "--devices",
     "--specials",
     "--ignore-times",
+    "--modify-window=-1",
     "--delete-missing-args",
     "--force",
     "--no-s",
@@ -37,7 +39,7 @@ const SENDER_FLAGS: [&str; 12] = [
 const RECEIVER_FLAGS: [&str; 6] = [
     "--server",
     "-ldHogDtpAXXIRSe.LsfxCIvu",
-    "--no-r",
+    "--modify-window=-1",
     "--force",
     "--delete-missing-args",
     "--numeric-ids",
@@ -99,9 +101,10 @@ pub fn rsync_receiver(directory: &Path) -> Command {
 /// The round failed, and what the target's directory holds is to be thrown away.
 pub fn ended(status: ExitStatus, stderr: &str, upper: &Path, pace: Pace) -> Result<Ended, FilesError> {
     match (status.code(), pace) {
-        (Some(0), _) => Ok(Ended::Complete),
-        // 23: a file changed while it was read; 24: one vanished (rsync(1), EXIT VALUES).
-        (Some(23 | 24), Pace::Running) => Ok(Ended::Incomplete),
+        // 24: files vanished after they were listed (rsync(1), EXIT VALUES); the next listing says so too.
+        (Some(0), _) | (Some(24), Pace::Running) => Ok(Ended::Complete),
+        // 23: some could not be sent, for one because they changed while they were read. Which is not said.
+        (Some(23), Pace::Running) => Ok(Ended::Incomplete),
         _ => {
             let path = upper.to_path_buf();
             Err(FilesError::Command { command: "rsync", path, status, stderr: tail(stderr) })
