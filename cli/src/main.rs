@@ -34,7 +34,6 @@ fn main() {
         Ok(code) => code,
         Err(failure) => context.fail(&failure),
     };
-    // Not a return from main: a read of stdin may still be blocked in its thread.
     process::exit(code);
 }
 
@@ -43,5 +42,8 @@ fn run(arguments: args::Arguments, context: &Context) -> Result<i32, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::local("capsule/runtime", "capsule can't start", error))?;
-    runtime.block_on(verb::run(arguments.verb, context))
+    let outcome = runtime.block_on(verb::run(arguments.verb, context));
+    // Without waiting: a read of stdin may be blocked in its thread for good.
+    runtime.shutdown_background();
+    outcome
 }
