@@ -130,6 +130,37 @@ pub fn peek(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
+/// Copies the whole receive queue and leaves it there. The peek offset stays. Works after the connection broke, too:
+/// what is left is the last that the program said.
+///
+/// # Errors
+/// Those of the socket.
+pub fn read_queue(fd: impl AsFd) -> io::Result<Vec<u8>> {
+    let length = queued(&fd)? as usize;
+    if length == 0 { Ok(Vec::new()) } else { peek_front(fd.as_fd(), length) }
+}
+
+/// Peeks at the front of the receive queue, wherever the peek offset is. With the offset anywhere else, a peek in
+/// repair mode would be short.
+pub(crate) fn peek_front(fd: BorrowedFd<'_>, length: usize) -> io::Result<Vec<u8>> {
+    let offset = peek_offset(fd)?;
+    if offset < 0 {
+        return peek_new(fd, length);
+    }
+    put_peek_offset(fd, 0)?;
+    let bytes = peek_new(fd, length);
+    put_peek_offset(fd, offset)?;
+    bytes
+}
+
+/// Peeks into a new buffer.
+pub(crate) fn peek_new(fd: BorrowedFd<'_>, capacity: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(capacity);
+    let buffer = rustix::buffer::spare_capacity(&mut bytes);
+    rustix::net::recv(fd, buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    Ok(bytes)
+}
+
 /// Removes up to `bytes` from the front of the receive queue, without copying; says how many there were.
 ///
 /// # Errors
@@ -218,19 +249,10 @@ pub fn flush_orphan(fd: impl AsFd, keep: impl FnOnce(u8) -> io::Result<()>) -> i
     if queued(fd)? == 0 {
         return Ok(None);
     }
-    let offset = peek_offset(fd)?;
-    if offset >= 0 {
-        put_peek_offset(fd, 0)?;
-    }
-    let mut byte = [0];
-    let peeked = peek(fd, &mut byte);
-    if offset >= 0 {
-        put_peek_offset(fd, offset)?;
-    }
-    peeked?;
-    keep(byte[0])?;
+    let byte = *peek_front(fd, 1)?.first().ok_or(io::ErrorKind::UnexpectedEof)?;
+    keep(byte)?;
     consume(fd, 1)?;
-    Ok(Some(byte[0]))
+    Ok(Some(byte))
 }
 
 /// A non-blocking TCP socket that may have any local address, with urgent data in line.

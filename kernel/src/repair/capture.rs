@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::net::RecvFlags;
 use socket2::SockRef;
 
 use super::snapshot::{Buffers, OwnFin, TcpSnapshot, VERSION, Window};
@@ -128,7 +127,7 @@ fn read_send_queue(fd: BorrowedFd<'_>, length: usize) -> Result<Vec<u8>, RepairE
     check_length("send", length)?;
     // The kernel hands out whole segments, and of the first a part may be acknowledged.
     let mut bytes =
-        peek_all(fd, length + SEGMENT_BYTES_MAX).map_err(RepairError::at("peek at the send queue"))?;
+        tcp::peek_new(fd, length + SEGMENT_BYTES_MAX).map_err(RepairError::at("peek at the send queue"))?;
     if bytes.len() < length {
         return Err(RepairError::Incomplete { queue: "send", expected: length, found: bytes.len() });
     }
@@ -141,16 +140,7 @@ fn read_receive_queue(fd: BorrowedFd<'_>, length: usize) -> Result<Vec<u8>, Repa
         return Ok(Vec::new());
     }
     check_length("receive", length)?;
-    // With the offset anywhere but at the front, the peek would be short.
-    let offset = tcp::peek_offset(fd).map_err(RepairError::at("read the peek offset"))?;
-    if offset >= 0 {
-        tcp::put_peek_offset(fd, 0).map_err(RepairError::at("set the peek offset"))?;
-    }
-    let bytes = peek_all(fd, length);
-    if offset >= 0 {
-        tcp::put_peek_offset(fd, offset).map_err(RepairError::at("set the peek offset"))?;
-    }
-    let bytes = bytes.map_err(RepairError::at("peek at the receive queue"))?;
+    let bytes = tcp::peek_front(fd, length).map_err(RepairError::at("peek at the receive queue"))?;
     if bytes.len() != length {
         return Err(RepairError::Incomplete { queue: "receive", expected: length, found: bytes.len() });
     }
@@ -162,13 +152,6 @@ fn check_length(queue: &'static str, length: usize) -> Result<(), RepairError> {
         return Err(RepairError::Incomplete { queue, expected: length, found: 0 });
     }
     Ok(())
-}
-
-fn peek_all(fd: BorrowedFd<'_>, capacity: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(capacity);
-    let buffer = rustix::buffer::spare_capacity(&mut bytes);
-    rustix::net::recv(fd, buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
-    Ok(bytes)
 }
 
 fn window(fd: BorrowedFd<'_>) -> Result<Window, RepairError> {

@@ -112,19 +112,31 @@ fn fill(fd: BorrowedFd<'_>, queue: i32, mut bytes: &[u8]) -> Result<(), RepairEr
 }
 
 fn set_window(fd: BorrowedFd<'_>, snapshot: &TcpSnapshot) -> Result<(), RepairError> {
-    let Window { send_last_update, send_bytes, send_bytes_max, mut receive_bytes, mut receive_last_update } =
-        snapshot.window;
-    if snapshot.peer_fin {
+    let Window {
+        mut send_last_update,
+        send_bytes,
+        send_bytes_max,
+        mut receive_bytes,
+        mut receive_last_update,
+    } = snapshot.window;
+    let end = snapshot.receive_sequence.wrapping_add(snapshot.receive.len() as u32);
+    if snapshot.peer_fin && is_after(receive_last_update, end) {
         // The FIN is still to come, so what it moved is moved back; the window's right edge stays.
-        let end = snapshot.receive_sequence.wrapping_add(snapshot.receive.len() as u32);
-        let ahead = receive_last_update.wrapping_sub(end);
-        if ahead == 1 {
-            receive_last_update = end;
-            receive_bytes += 1;
-        }
+        receive_bytes += receive_last_update.wrapping_sub(end);
+        receive_last_update = end;
+    }
+    if is_after(send_last_update, end) {
+        // The last word about the send window came with a segment that was itself not taken (it was out of order,
+        // or there was no room). The kernel refuses such a number where our window is closed.
+        send_last_update = end;
     }
     let window = [send_last_update, send_bytes, send_bytes_max, receive_bytes, receive_last_update];
     set(fd, libc::TCP_REPAIR_WINDOW, &window, "set the windows")
+}
+
+/// Whether sequence number `a` comes after `b`.
+fn is_after(a: u32, b: u32) -> bool {
+    b.wrapping_sub(a).cast_signed() < 0
 }
 
 /// Sends the other end's FIN to our socket in its name, and waits until it is taken.
