@@ -128,6 +128,38 @@ impl Frame {
         }
     }
 
+    /// What a host says to this frame when it is where the directory places the capsule and the session is unknown
+    /// there, or ended (see [`Frame::Unknown`]); none for frames whose sender waits for nothing.
+    pub fn answer_unknown(&self) -> Option<Frame> {
+        self.waiting().map(|(session, to)| Frame::Unknown { session, to })
+    }
+
+    /// What a host says to this frame when the directory places the capsule elsewhere (see [`Frame::NotHere`]).
+    pub fn answer_not_here(&self) -> Option<Frame> {
+        self.waiting().map(|(session, to)| Frame::NotHere { session, to })
+    }
+
+    /// The half that sent this frame, if it waits for something that only the other half can send.
+    fn waiting(&self) -> Option<(SessionId, Role)> {
+        match self {
+            Frame::Attach(Attach { session, to, .. })
+            | Frame::Attached(Attached { session, to, .. })
+            | Frame::Hold(Hold { session, to, .. })
+            | Frame::Delivered { session, to, .. }
+            | Frame::End { session, to, .. } => Some((*session, to.other())),
+            Frame::Hello { .. }
+            | Frame::Open(_)
+            | Frame::Answer(_)
+            | Frame::Cancel { .. }
+            | Frame::Stale { .. }
+            | Frame::Held(_)
+            | Frame::Unknown { .. }
+            | Frame::NotHere { .. }
+            | Frame::Ping
+            | Frame::Pong => None,
+        }
+    }
+
     /// The half that the frame is meant for, if it is one that [`crate::Half::handle`] takes.
     pub fn to(&self) -> Option<Role> {
         match self {

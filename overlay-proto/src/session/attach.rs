@@ -63,7 +63,8 @@ impl Half {
         }
         self.detach();
         self.pending = None;
-        self.key = AttachKey::new(self.generations, self.key.attempt.saturating_add(1));
+        self.attempts = self.attempts.saturating_add(1);
+        self.key = AttachKey::new(self.generations, self.attempts);
         self.phase = Phase::Attaching;
         let position = self.tell_position();
         self.transmit(Frame::Attach(Attach {
@@ -79,7 +80,7 @@ impl Half {
             self.transmit(Frame::Unknown { session: self.id, to: self.role.other() });
             return;
         }
-        self.link = true;
+        self.attempts = self.attempts.max(attach.key.attempt);
         let generations = attach.key.generations();
         let unconfirmed = generations.news_for(self.generations);
         if unconfirmed {
@@ -154,7 +155,7 @@ impl Half {
             self.detach();
             self.ask_directory();
         } else if key >= self.key {
-            self.key = key;
+            self.attempts = self.attempts.max(key.attempt);
             self.attach();
         }
     }

@@ -141,7 +141,7 @@ impl Half {
     /// Says how the own program ended, if that is news for the other half.
     pub(super) fn tell_end(&mut self) {
         let Some(end) = self.outgoing.end else { return };
-        if self.phase == Phase::Attached && self.end_kind_told() != Some(end.kind) {
+        if self.phase == Phase::Attached && self.outgoing.end_told != Some(end.kind) {
             self.outgoing.end_told = Some(end.kind);
             let End { kind, offset } = end;
             self.transmit(Frame::End {
@@ -198,8 +198,12 @@ impl Half {
 
     pub(super) fn finish(&mut self, outcome: Outcome) {
         self.flush_reports();
+        let peer_waits = self.phase != Phase::Attached || self.pending.take().is_some();
+        if peer_waits && self.link {
+            // No acknowledgement reaches a half that waits for an attach, or for the answer to its own.
+            self.transmit(Frame::Unknown { session: self.id, to: self.role.other() });
+        }
         self.detach();
-        self.pending = None;
         self.agree_hold();
         self.ending = None;
         self.ended = Some(outcome);

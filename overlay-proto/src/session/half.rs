@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::action::{Action, Outcome, State, StreamVerdict};
 use super::incoming::Incoming;
-use super::key::{AttachKey, EndKind, Generations, Role};
+use super::key::{AttachKey, Generations, Role};
 use super::outgoing::Outgoing;
 use crate::frame::{Attach, Frame, Position, StreamHeader};
 use crate::id::{Generation, SessionId};
@@ -27,6 +27,8 @@ pub struct Half {
     pub(super) generations: Generations,
     /// Newest key that this half has proposed or agreed to.
     pub(super) key: AttachKey,
+    /// Highest attempt in any key seen. Proposals go beyond it, so that one can't be taken for the tie of another.
+    pub(super) attempts: u64,
     pub(super) phase: Phase,
     pub(super) holding: Holding,
     /// Frames can reach the other half's host.
@@ -83,6 +85,7 @@ impl Half {
             role,
             generations,
             key: AttachKey::new(generations, 0),
+            attempts: 0,
             phase: Phase::Attached,
             holding: Holding::No,
             link: true,
@@ -123,9 +126,10 @@ impl Half {
         }
     }
 
-    /// The shell wrote so many peeked bytes to the data stream.
+    /// The shell wrote so many peeked bytes to the data stream. Called before anything else for this session is
+    /// done: an attach that tells of bytes not counted here looks like a broken peer.
     pub fn sent(&mut self, bytes: u64) {
-        if bytes == 0 || !self.outgoing.active {
+        if bytes == 0 || self.is_over() || self.outgoing.discarding {
             return;
         }
         let offset = self.outgoing.sent.saturating_add(bytes);
@@ -133,12 +137,16 @@ impl Half {
         self.accepted();
     }
 
-    /// S took so many bytes from the data stream.
+    /// S took so many bytes from the data stream. Bytes that S took after `StopReceiving` count too, though they
+    /// cost another attach.
     pub fn delivered(&mut self, bytes: u64) {
-        if !self.incoming.active {
+        if bytes == 0 || self.ended.is_some() || self.outgoing.is_reset() {
             return;
         }
         self.incoming.delivered = self.incoming.delivered.saturating_add(bytes);
+        if !self.incoming.active && matches!(self.phase, Phase::Attached | Phase::Attaching) {
+            self.attach();
+        }
         if self.incoming.unreported() >= REPORT_BYTES {
             self.flush_reports();
         }
@@ -170,6 +178,7 @@ impl Half {
         if was_attached && self.link {
             self.attach();
         }
+        self.apply_due_end();
     }
 
     /// Reports what is unreported. The shell calls this when it is idle; much is reported without it.
@@ -316,11 +325,7 @@ impl Half {
         }
     }
 
-    /// Where this half stands, to be sent at once: counts as told.
-    pub(super) fn tell_position(&mut self) -> Position {
-        self.incoming.reported = self.incoming.acknowledged();
-        self.incoming.end_reported = self.incoming.end_acknowledged();
-        self.outgoing.end_told = self.outgoing.end.map(|end| end.kind);
+    pub(super) fn position(&self) -> Position {
         Position {
             delivered: self.incoming.delivered,
             acknowledged: self.incoming.acknowledged(),
@@ -328,6 +333,14 @@ impl Half {
             end: self.outgoing.end,
             end_delivered: self.incoming.end_acknowledged(),
         }
+    }
+
+    /// The position for an attach under the present key: what it says need not be said again under this key.
+    pub(super) fn tell_position(&mut self) -> Position {
+        self.incoming.reported = self.incoming.acknowledged();
+        self.incoming.end_reported = self.incoming.end_acknowledged();
+        self.outgoing.end_told = self.outgoing.end.map(|end| end.kind);
+        self.position()
     }
 
     pub(super) fn start_streams(&mut self, peer_delivered: u64) {
@@ -358,9 +371,5 @@ impl Half {
         self.stop_sending();
         self.stop_receiving();
         self.phase = Phase::Detached;
-    }
-
-    pub(super) fn end_kind_told(&self) -> Option<EndKind> {
-        self.outgoing.end_told
     }
 }

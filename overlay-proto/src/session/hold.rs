@@ -15,12 +15,13 @@ impl Half {
         if self.ended.is_some() || matches!(self.holding, Holding::Asked(_) | Holding::Agreed) {
             return;
         }
-        let joined = matches!(self.phase, Phase::Attached | Phase::Attaching);
+        let proposed = self.pending.take().map(|attach| attach.key);
+        let joined = matches!(self.phase, Phase::Attached | Phase::Attaching) || proposed.is_some();
+        let key = proposed.unwrap_or(self.key);
         self.detach();
-        self.pending = None;
-        self.holding = Holding::Asked(self.key);
+        self.holding = Holding::Asked(key);
         if joined && self.ending.is_none() {
-            self.transmit_hold(self.key);
+            self.transmit_hold(key);
         } else {
             self.agree_hold();
         }
@@ -64,7 +65,7 @@ impl Half {
             self.wait_for_peer(hold);
         }
         if self.ended.is_none() {
-            let position = self.tell_position();
+            let position = self.position();
             self.transmit(Frame::Held(Held {
                 session: self.id,
                 to: self.role.other(),
@@ -75,6 +76,7 @@ impl Half {
     }
 
     fn wait_for_peer(&mut self, hold: &Hold) {
+        self.attempts = self.attempts.max(hold.key.attempt);
         if hold.key == self.key {
             self.learn(&hold.position);
         }
@@ -111,7 +113,7 @@ impl Half {
     }
 
     fn transmit_hold(&mut self, key: AttachKey) {
-        let position = self.tell_position();
+        let position = self.position();
         self.transmit(Frame::Hold(Hold { session: self.id, to: self.role.other(), key, position }));
     }
 }

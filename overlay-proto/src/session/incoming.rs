@@ -45,7 +45,7 @@ impl Incoming {
     }
 
     pub(super) fn wants_stream(&self) -> bool {
-        self.end.is_none_or(|end| self.delivered < end.offset) && self.applied.is_none()
+        self.end.is_none_or(|end| self.delivered < end.offset) && self.applied.is_none() && !self.stalled
     }
 
     /// The end whose time has come.

@@ -130,6 +130,7 @@ impl Half {
             role: snapshot.role,
             generations: snapshot.generations,
             key: snapshot.key,
+            attempts: snapshot.key.attempt,
             phase: Phase::Detached,
             holding: Holding::Restored,
             link: false,
@@ -159,10 +160,8 @@ fn check(snapshot: &HalfSnapshot) -> Result<(), SnapshotError> {
     claim(end_reached, "the outgoing end is before what was reached")?;
     let delivered_in = snapshot.incoming_end.is_none_or(|end| snapshot.delivered <= end.offset);
     claim(delivered_in, "delivered is beyond the incoming end")?;
-    claim(
-        snapshot.incoming_end_applied.is_none() || snapshot.incoming_end.is_some(),
-        "an end was applied that is unknown",
-    )?;
+    let applied_known = snapshot.incoming_end_applied.is_none() || snapshot.incoming_end.is_some();
+    claim(applied_known || snapshot.outcome.is_some(), "an end was applied that is unknown")?;
     claim(!snapshot.ended || snapshot.outcome.is_some(), "ended without an outcome")
 }
 
