@@ -26,9 +26,11 @@ pub(crate) struct Arguments {
 
 /// Flags that stand before or after the verb.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Unix socket of the sidecar to ask
-    #[arg(long, global = true, value_name = "PATH", env = "CAPSULE_ADMIN", default_value = ADMIN_DEFAULT)]
+    #[arg(long, global = true, value_name = "PATH", default_value = ADMIN_DEFAULT)]
+    #[arg(env = "CAPSULE_ADMIN", hide_env_values = true)]
     pub(crate) admin: PathBuf,
 
     /// Print exactly one JSON document on stdout; messages go to stderr

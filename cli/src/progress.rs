@@ -104,7 +104,12 @@ impl Display {
         let Some(progress) = &self.current else {
             return format!("{capsule}  asking");
         };
-        let mut line = format!("{capsule}  {:<10}", progress.phase);
+        // The state first: it must not be what a narrow terminal cuts off.
+        let mut line = format!("{capsule} {}", progress.state.as_str());
+        if let Some(since) = self.paused_since {
+            line += &format!(" {:.1} s", since.elapsed().as_secs_f64());
+        }
+        line = line + "  " + &progress.phase;
         if let Some(amount) = self.amount(progress) {
             line = line + "  " + &amount;
         }
@@ -113,10 +118,6 @@ impl Display {
         }
         if let Some(finished_ms) = progress.finished_ms {
             line = line + "  done in " + &amounts::milliseconds(finished_ms);
-        }
-        line = line + "  " + capsule + " " + progress.state.as_str();
-        if let Some(since) = self.paused_since {
-            line = line + &format!(" {:.1} s", since.elapsed().as_secs_f64());
         }
         self.stream.clean(&line)
     }
