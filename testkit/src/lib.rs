@@ -34,6 +34,7 @@ mod network;
 pub mod pattern;
 mod process;
 mod programs;
+mod size;
 mod sweep;
 mod wait;
 
@@ -43,5 +44,6 @@ pub use leftovers::{Leftovers, leftovers};
 pub use mesh::Mesh;
 pub use process::{Output, Process};
 pub use programs::program;
+pub use size::parse_size;
 pub use sweep::{sweep, sweep_dead};
 pub use wait::{wait_for, wait_until};

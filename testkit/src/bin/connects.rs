@@ -1,0 +1,142 @@
+//! How many connections per second can be opened, used once and closed; or many that stay open and idle.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use testkit::figures::percentile;
+
+const MESSAGE_BYTES: usize = 64;
+/// Threads that accept: more than any number of clients at once in use here.
+const ACCEPTORS: usize = 64;
+
+/// Measures connections per second: connect, echo of 64 bytes, close.
+#[derive(Parser)]
+struct Arguments {
+    /// Serve at this address, until killed.
+    #[arg(long, value_name = "ADDR:PORT", required_unless_present = "connect", conflicts_with = "connect")]
+    listen: Option<String>,
+    /// Measure against the one that listens there.
+    #[arg(long, value_name = "HOST:PORT")]
+    connect: Option<String>,
+    /// How long to measure, or to hold.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Connections under way at once.
+    #[arg(long, default_value_t = 1)]
+    parallel: usize,
+    /// Open so many and keep them idle; with --listen: accept them and keep them.
+    #[arg(long)]
+    hold: Option<usize>,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match (&arguments.listen, &arguments.connect, arguments.hold) {
+        (Some(place), _, None) => serve(place),
+        (Some(place), _, Some(_)) => keep(place),
+        (None, Some(place), None) => measure(place, &arguments),
+        (None, Some(place), Some(count)) => hold(place, count, arguments.seconds),
+        (None, None, _) => Ok(()),
+    }
+}
+
+fn listen(place: &str) -> Result<TcpListener> {
+    let listener = TcpListener::bind(place).with_context(|| format!("listening at {place}"))?;
+    eprintln!("listening on {}", listener.local_addr()?);
+    Ok(listener)
+}
+
+fn serve(place: &str) -> Result<()> {
+    let listener = listen(place)?;
+    thread::scope(|scope| {
+        for _ in 0..ACCEPTORS {
+            scope.spawn(|| {
+                loop {
+                    // A connection that broke is the client's to report.
+                    let _ = listener.accept().and_then(|(stream, _)| echo_once(stream));
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// This side closes first, so that the ports of the measuring side are free again at once.
+fn echo_once(mut stream: TcpStream) -> io::Result<()> {
+    let mut message = [0; MESSAGE_BYTES];
+    stream.read_exact(&mut message)?;
+    stream.write_all(&message)
+}
+
+fn keep(place: &str) -> Result<()> {
+    let listener = listen(place)?;
+    let mut kept = Vec::new();
+    loop {
+        kept.push(listener.accept()?.0);
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are the output of this program")]
+fn measure(place: &str, arguments: &Arguments) -> Result<()> {
+    let limit = Duration::from_secs_f64(arguments.seconds);
+    let began = Instant::now();
+    let results: Vec<(Vec<f64>, Vec<String>)> = thread::scope(|scope| {
+        let running: Vec<_> =
+            (0..arguments.parallel).map(|_| scope.spawn(move || repeat(place, began, limit))).collect();
+        running.into_iter().map(|thread| thread.join().expect("failures are counted")).collect()
+    });
+    let seconds = began.elapsed().as_secs_f64();
+    let failures: Vec<String> = results.iter().flat_map(|(_, failures)| failures.clone()).collect();
+    let mut samples_us: Vec<f64> = results.into_iter().flat_map(|(samples, _)| samples).collect();
+    let summary = serde_json::json!({
+        "connections": samples_us.len(),
+        "per_second": samples_us.len() as f64 / seconds,
+        "p50_us": percentile(&mut samples_us, 0.5),
+        "p99_us": percentile(&mut samples_us, 0.99),
+        "failed": failures.len(),
+        "first_failure": failures.first(),
+    });
+    println!("{summary}");
+    anyhow::ensure!(failures.is_empty(), "{} connections failed", failures.len());
+    Ok(())
+}
+
+fn repeat(place: &str, began: Instant, limit: Duration) -> (Vec<f64>, Vec<String>) {
+    let (mut samples, mut failures) = (Vec::new(), Vec::new());
+    while began.elapsed() < limit {
+        let start = Instant::now();
+        match once(place) {
+            Ok(()) => samples.push(start.elapsed().as_secs_f64() * 1e6),
+            Err(error) => {
+                failures.push(error.to_string());
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    (samples, failures)
+}
+
+fn once(place: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(place)?;
+    let message = [9; MESSAGE_BYTES];
+    stream.write_all(&message)?;
+    let mut answer = Vec::with_capacity(MESSAGE_BYTES);
+    stream.read_to_end(&mut answer)?;
+    if answer == message { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are the output of this program")]
+fn hold(place: &str, count: usize, seconds: f64) -> Result<()> {
+    let began = Instant::now();
+    let streams = (0..count).map(|_| TcpStream::connect(place));
+    let streams: Vec<TcpStream> =
+        streams.collect::<io::Result<_>>().with_context(|| format!("connecting {count} times to {place}"))?;
+    eprintln!("{} are open after {:.2} s", streams.len(), began.elapsed().as_secs_f64());
+    thread::sleep(Duration::from_secs_f64(seconds));
+    println!("{}", serde_json::json!({ "held": streams.len() }));
+    Ok(())
+}
