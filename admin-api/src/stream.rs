@@ -113,3 +113,73 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         Ok(self.stream)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{io::duplex, time::timeout};
+
+    use super::*;
+    use crate::{
+        client::{AskError, call},
+        error::ErrorView,
+        frame::{Body, Progress},
+        request::{Call, Request},
+    };
+
+    #[tokio::test]
+    async fn a_dropped_read_loses_nothing() {
+        let (near, mut far) = duplex(64);
+        let mut reader = FrameReader::new(near);
+        let mut bytes = BytesMut::new();
+        Frame::Stdout(Bytes::from_static(b"hello")).encode(&mut bytes).unwrap();
+        for byte in bytes {
+            assert!(timeout(Duration::from_millis(1), reader.next()).await.is_err());
+            far.write_all(&[byte]).await.unwrap();
+        }
+        assert_eq!(reader.next().await.unwrap(), Some(Frame::Stdout(Bytes::from_static(b"hello"))));
+        far.write_all(&[1, 0]).await.unwrap();
+        drop(far);
+        assert!(matches!(reader.next().await, Err(FrameError::Cut)));
+    }
+
+    #[tokio::test]
+    async fn long_output_goes_in_chunks() {
+        let (near, far) = duplex(1 << 20);
+        let sent: Bytes = vec![7; 2 * limits::CHUNK_BYTES + 1].into();
+        let mut writer = FrameWriter::new(near);
+        writer.write_bytes(Frame::Stderr, sent.clone()).await.unwrap();
+        drop(writer.finish().await.unwrap());
+        let mut reader = FrameReader::new(far);
+        let mut seen = Vec::new();
+        while let Some(frame) = reader.next().await.unwrap() {
+            let Frame::Stderr(bytes) = frame else { panic!("{frame:?}") };
+            assert!(bytes.len() <= limits::CHUNK_BYTES);
+            seen.extend_from_slice(&bytes);
+        }
+        assert_eq!(seen, sent);
+    }
+
+    /// As a sidecar passes a verb on: a call on one stream, frames as they come
+    /// on the other.
+    #[tokio::test]
+    async fn a_call_passed_on_reads_as_if_it_were_near() {
+        let (client, server) = duplex(1 << 16);
+        let (read, write) = tokio::io::split(client);
+        let mut asking = call(read, write, Call::new(Request::Hosts).forwarded("a")).await.unwrap();
+        let (read, write) = tokio::io::split(server);
+        let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
+        let Some(Frame::Call(call)) = reader.next().await.unwrap() else { panic!("no call") };
+        assert_eq!((call.request, call.forwarded_by.as_deref()), (Request::Hosts, Some("a")));
+        let answer = Frame::Result(Body::of(&vec![1, 2]));
+        for frame in [Frame::Progress(Progress::default()), answer] {
+            writer.write_raw(&frame.to_raw()).await.unwrap();
+        }
+        let mut steps = 0;
+        let body = asking.outcome(|_| steps += 1).await.unwrap();
+        assert_eq!((body.parse::<Vec<u8>>().unwrap(), steps), (vec![1, 2], 1));
+        writer.write(&Frame::Error(ErrorView::new("a/b", "no"))).await.unwrap();
+        assert!(matches!(asking.outcome(|_| ()).await, Err(AskError::Refused(error)) if error.code == "a/b"));
+    }
+}
