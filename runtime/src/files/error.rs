@@ -82,7 +82,11 @@ pub enum FilesError {
 }
 
 impl FilesError {
-    pub(crate) fn io(action: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> FilesError {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl AsRef<Path>,
+        source: impl Into<io::Error>,
+    ) -> FilesError {
         FilesError::Io { action, path: path.as_ref().to_path_buf(), source: source.into() }
     }
 }
@@ -90,7 +94,9 @@ impl FilesError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "the sidecar must run as root with its full set of capabilities",
-        io::ErrorKind::NotFound => "something removed it meanwhile; check that nobody works in the data directory",
+        io::ErrorKind::NotFound => {
+            "something removed it meanwhile; check that nobody works in the data directory"
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on that file system",
         io::ErrorKind::ReadOnlyFilesystem => "put the data directory on a writable file system",
         io::ErrorKind::Unsupported => "use a file system with extended attributes (ext4, xfs, btrfs) for it",

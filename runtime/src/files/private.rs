@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!           ┌──────────── next(): clock, syncfs, listing ◀───────────┐
-//!  running  └▶ rsync of what changed since the last complete round ──┘ complete()
-//!  frozen      last(): listing ─ nothing changed? no rsync at all : rsync of what changed ─ complete()
+//!  running  └▶ rsync of what changed since the last complete round ──┘ note()
+//!  frozen      last(): listing ─ nothing changed? no rsync at all : rsync of what changed ─ note()
 //! ```
 //!
 //! What changed is decided here and not by rsync, whose look at size and mtime misses a program that goes on
@@ -13,7 +13,9 @@
 //! Only ctime is asked, which programs cannot set. It holds for each round, not for the last alone.
 //!
 //! rsync is told every path by name and walks nothing by itself. So what the target holds after a round is what
-//! the listing said, and a file that lived only between two listings can't stay behind there.
+//! the listing said, and a file that lived only between two listings can't stay behind there. A path that is
+//! named as gone may come back just before rsync looks; such ones are named again by the next round if their
+//! directory changed meanwhile.
 
 pub(in crate::files) mod connect;
 mod listing;
@@ -21,6 +23,7 @@ mod rsync;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use connect::{CONNECT_MODE, connect_stdio};
@@ -34,6 +37,9 @@ use super::FilesError;
 pub struct Rounds {
     upper: PathBuf,
     complete: Option<Listing>,
+    /// Paths that the target may hold although `complete` lacks them: they were named to rsync, as gone or in a
+    /// round that was not complete, and may have come back just then.
+    doubtful: BTreeSet<PathBuf>,
 }
 
 /// One round: what to send, and what the target holds afterwards.
@@ -41,12 +47,13 @@ pub struct Rounds {
 pub struct Round {
     paths: Vec<PathBuf>,
     listing: Listing,
+    gone: BTreeSet<PathBuf>,
 }
 
 impl Rounds {
     /// Starts with nothing sent; the target's directory must be empty.
     pub fn new(upper: &Path) -> Rounds {
-        Rounds { upper: upper.to_path_buf(), complete: None }
+        Rounds { upper: upper.to_path_buf(), complete: None, doubtful: BTreeSet::new() }
     }
 
     /// The next round while the programs run.
@@ -59,18 +66,34 @@ impl Rounds {
         Ok(self.round(Listing::of(&self.upper)?))
     }
 
-    /// Notes that the target has everything of this round. A round that failed is just not noted: the next one
-    /// then holds what it held.
-    pub fn complete(&mut self, round: Round) {
-        self.complete = Some(round.listing);
+    /// Notes how a round ended; also that of an empty one, which is complete without any rsync.
+    pub fn note(&mut self, round: Round, ended: Ended) {
+        match ended {
+            Ended::Complete => {
+                self.complete = Some(round.listing);
+                self.doubtful = round.gone;
+            }
+            Ended::Incomplete => {
+                self.doubtful.extend(round.gone);
+                self.doubtful.extend(round.paths);
+            }
+        }
     }
 
     fn round(&self, listing: Listing) -> Round {
-        let paths = match &self.complete {
-            Some(previous) => listing.changed_since(previous),
-            None => listing.paths(),
+        let (mut paths, mut gone) = match &self.complete {
+            Some(previous) => (listing.changed_since(previous), listing.gone_since(previous)),
+            None => (listing.paths(), BTreeSet::new()),
         };
-        Round { paths, listing }
+        let returned = |path: &PathBuf| match &self.complete {
+            Some(previous) => listing.may_have_come_and_gone(path, previous),
+            None => !listing.has(path),
+        };
+        gone.extend(self.doubtful.iter().filter(|path| returned(path)).cloned());
+        paths.extend(gone.iter().filter(|path| listing.lacks_in_a_directory(path)).cloned());
+        paths.sort_unstable();
+        paths.dedup();
+        Round { paths, listing, gone }
     }
 }
 

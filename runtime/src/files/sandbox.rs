@@ -46,7 +46,8 @@ impl Sandbox {
             self.directory("work").display()
         );
         let options = CString::new(options).unwrap();
-        rustix::mount::mount("overlay", &root, "overlay", MountFlags::empty(), Some(options.as_c_str())).unwrap();
+        rustix::mount::mount("overlay", &root, "overlay", MountFlags::empty(), Some(options.as_c_str()))
+            .unwrap();
         self.mounts.push(root.clone());
         root
     }
@@ -107,7 +108,12 @@ fn visit(root: &Path, name: &Path, names: &mut HashMap<u64, PathBuf>, all: &mut 
     let metadata = path.symlink_metadata().unwrap();
     let kind = metadata.file_type();
     let content = if kind.is_file() {
-        blake3::Hasher::new().update_reader(std::fs::File::open(&path).unwrap()).unwrap().finalize().as_bytes().to_vec()
+        blake3::Hasher::new()
+            .update_reader(std::fs::File::open(&path).unwrap())
+            .unwrap()
+            .finalize()
+            .as_bytes()
+            .to_vec()
     } else if kind.is_symlink() {
         std::fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec()
     } else {
@@ -132,7 +138,8 @@ fn visit(root: &Path, name: &Path, names: &mut HashMap<u64, PathBuf>, all: &mut 
     };
     all.insert(name.to_path_buf(), seen);
     if kind.is_dir() {
-        let mut children: Vec<_> = std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut children: Vec<_> =
+            std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
         children.sort();
         for child in children {
             visit(root, &name.join(child), names, all);
@@ -168,7 +175,13 @@ pub(crate) fn connector(sandbox: &Sandbox) -> PathBuf {
 }
 
 /// Sends one round as two hosts do, their link being a Unix socket.
-pub(crate) fn send(sandbox: &Sandbox, upper: &Path, target: &Path, round: Option<&Round>, pace: Pace) -> Ended {
+pub(crate) fn send(
+    sandbox: &Sandbox,
+    upper: &Path,
+    target: &Path,
+    round: Option<&Round>,
+    pace: Pace,
+) -> Ended {
     let socket = sandbox.path.join("the socket");
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
@@ -188,7 +201,11 @@ pub(crate) fn send(sandbox: &Sandbox, upper: &Path, target: &Path, round: Option
     let (near, far) = (finish(&mut sender.0), finish(&mut receiver.0));
     let far_end = ended(far.0, &far.1, target, pace).unwrap();
     let near_end = ended(near.0, &near.1, upper, pace).unwrap();
-    if near_end == Ended::Complete && far_end == Ended::Complete { Ended::Complete } else { Ended::Incomplete }
+    if near_end == Ended::Complete && far_end == Ended::Complete {
+        Ended::Complete
+    } else {
+        Ended::Incomplete
+    }
 }
 
 fn finish(child: &mut Child) -> (std::process::ExitStatus, String) {

@@ -36,7 +36,8 @@ pub fn disk_needed(upper: &Path) -> Result<Space, FilesError> {
 
 /// The room left in a directory's file system for root.
 pub fn free_space(directory: &Path) -> Result<Space, FilesError> {
-    let stat = rustix::fs::statvfs(directory).map_err(|e| FilesError::io("ask the free space of", directory, e))?;
+    let stat =
+        rustix::fs::statvfs(directory).map_err(|e| FilesError::io("ask the free space of", directory, e))?;
     let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_ffree };
     Ok(Space { bytes: stat.f_bfree.saturating_mul(stat.f_frsize), inodes })
 }

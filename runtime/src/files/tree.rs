@@ -39,7 +39,8 @@ impl Tree {
     /// Opens a plain directory.
     pub(crate) fn of_directory(path: &Path) -> Result<Tree, FilesError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| FilesError::io("open", path, e))?;
+        let root =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|e| FilesError::io("open", path, e))?;
         Ok(Tree { root, path: path.to_path_buf() })
     }
 

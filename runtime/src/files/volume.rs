@@ -1,5 +1,8 @@
 //! Volumes that belong to one capsule: copied into its private layer before it starts.
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;

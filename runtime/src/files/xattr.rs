@@ -36,7 +36,7 @@ pub(crate) fn is_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<bool> {
 
 fn names(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<CString>> {
     loop {
-        let length = match rustix::fs::flistxattr(file, &mut [0_u8; 0]) {
+        let length = match rustix::fs::flistxattr_query(file) {
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
             result => result?,
         };
@@ -46,13 +46,16 @@ fn names(file: BorrowedFd<'_>) -> rustix::io::Result<Vec<CString>> {
             result => list.truncate(result?),
         }
         let names = list.split_inclusive(|byte| *byte == 0);
-        return Ok(names.filter_map(|name| CStr::from_bytes_with_nul(name).ok()).map(CStr::to_owned).collect());
+        return Ok(names
+            .filter_map(|name| CStr::from_bytes_with_nul(name).ok())
+            .map(CStr::to_owned)
+            .collect());
     }
 }
 
 fn value(file: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Option<Vec<u8>>> {
     loop {
-        let length = match rustix::fs::fgetxattr(file, name, &mut [0_u8; 0]) {
+        let length = match rustix::fs::fgetxattr_query(file, name) {
             Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
             result => result?,
         };

@@ -56,7 +56,11 @@ fn same(tree: &Tree, file: &BaseFile, found: &Found) -> Result<bool, FilesError>
 
 /// A file can be shipped when every directory above it is a directory here too, or missing: anything else would
 /// be hidden, with all that leads through it, by the directory that the private layer would get.
-fn unless_in_the_way(tree: &Tree, file: &BaseFile, kind: DifferenceKind) -> Result<DifferenceKind, FilesError> {
+fn unless_in_the_way(
+    tree: &Tree,
+    file: &BaseFile,
+    kind: DifferenceKind,
+) -> Result<DifferenceKind, FilesError> {
     if file.kind == BaseKind::Special {
         return Ok(DifferenceKind::Blocked("a device, fifo or socket of the base can't be shipped".into()));
     }

@@ -79,7 +79,8 @@ fn content(tree: &Tree, path: &Path, stat: &Statx) -> Result<Content, FilesError
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(&mut file).map_err(failed)?;
     file.seek(SeekFrom::Start(0)).map_err(failed)?;
-    let content = Content { digest: *hasher.finalize().as_bytes(), build_id: elf::build_id(&file).map_err(failed)? };
+    let content =
+        Content { digest: *hasher.finalize().as_bytes(), build_id: elf::build_id(&file).map_err(failed)? };
     let mut contents = CONTENTS.lock().unwrap_or_else(PoisonError::into_inner);
     if contents.len() >= limits::DIGESTS_CACHED_MAX {
         contents.clear();

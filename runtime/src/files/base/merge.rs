@@ -48,7 +48,9 @@ pub fn merge(staged: &Path, upper: &Path) -> Result<u64, FilesError> {
 
 /// Notes the times of the directory that something is put into, to be set back.
 fn remember(
-    into: &Tree, path: &Path, touched: &mut Vec<(std::path::PathBuf, Statx)>,
+    into: &Tree,
+    path: &Path,
+    touched: &mut Vec<(std::path::PathBuf, Statx)>,
 ) -> Result<(), FilesError> {
     let parent = path.parent().unwrap_or(Path::new(""));
     if touched.iter().any(|(known, _)| known == parent) {

@@ -119,7 +119,9 @@ fn classify(sighting: &Sighting, base: &Tree, upper: &Tree, open: &mut OpenBase)
     if path == Path::new("/") {
         return Ok(());
     }
-    if let Some(private) = upper.find_strictly(path)? && !is_whiteout(&private.stat) {
+    if let Some(private) = upper.find_strictly(path)?
+        && !is_whiteout(&private.stat)
+    {
         return Ok(());
     }
     if let Some(found) = base.find_strictly(path)? {

@@ -56,7 +56,10 @@ pub fn stage(base: &Path, differences: &[Difference], staging: &Path) -> Result<
 }
 
 fn make_directory(
-    base: &Tree, path: &Path, staging: &Path, made: &mut BTreeSet<PathBuf>,
+    base: &Tree,
+    path: &Path,
+    staging: &Path,
+    made: &mut BTreeSet<PathBuf>,
 ) -> Result<(), FilesError> {
     if !made.insert(path.to_path_buf()) {
         return Ok(());

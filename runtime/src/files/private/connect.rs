@@ -17,7 +17,9 @@ pub fn connect_stdio(socket: &Path) -> io::Result<()> {
 }
 
 pub(in crate::files) fn join(
-    socket: UnixStream, input: impl Read + Send + 'static, output: impl Write,
+    socket: UnixStream,
+    input: impl Read + Send + 'static,
+    output: impl Write,
 ) -> io::Result<()> {
     let sending = socket.try_clone()?;
     // The thread is not waited for: when the other side has ended there is nobody left to send to, while the

@@ -1,6 +1,6 @@
 //! What a private layer holds at a moment, and what is different at a later one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -76,9 +76,11 @@ impl Listing {
         let tree = Tree::of_directory(upper)?;
         let root = tree.open_directory(Path::new("."))?.ok_or_else(|| gone(upper))?;
         if sync {
-            rustix::fs::syncfs(&root).map_err(|e| FilesError::io("write out the file system of", upper, e))?;
+            rustix::fs::syncfs(&root)
+                .map_err(|e| FilesError::io("write out the file system of", upper, e))?;
         }
-        let system = rustix::fs::fstatfs(&root).map_err(|e| FilesError::io("ask the file system of", upper, e))?;
+        let system =
+            rustix::fs::fstatfs(&root).map_err(|e| FilesError::io("ask the file system of", upper, e))?;
         let entries = walk(&tree)?;
         Ok(Listing {
             entries,
@@ -125,7 +127,9 @@ impl Listing {
         // rsync knows only those links whose names it is told together.
         if !linked.is_empty() {
             let names = self.entries.iter().filter(|(_, entry)| entry.has_other_names());
-            changed.extend(names.filter(|(_, e)| linked.contains(&(e.device, e.inode))).map(|(path, _)| &path[..]));
+            changed.extend(
+                names.filter(|(_, e)| linked.contains(&(e.device, e.inode))).map(|(path, _)| &path[..]),
+            );
         }
         let gone = previous.entries.keys().filter(|path| !self.entries.contains_key(*path));
         // What stood below a directory that is gone, or that is another thing now, goes with it.
@@ -133,6 +137,42 @@ impl Listing {
         changed.sort_unstable();
         changed.dedup();
         changed.into_iter().map(path_of).collect()
+    }
+
+    /// Paths of `previous` that are not there any more, what was below them included.
+    pub(super) fn gone_since(&self, previous: &Listing) -> BTreeSet<PathBuf> {
+        previous
+            .entries
+            .keys()
+            .filter(|path| !self.entries.contains_key(*path))
+            .map(|path| path_of(path))
+            .collect()
+    }
+
+    /// Whether a path that neither this listing nor `previous` has may have been there in between: then its
+    /// directory, or the nearest one that is left, was changed.
+    pub(super) fn may_have_come_and_gone(&self, path: &Path, previous: &Listing) -> bool {
+        let path = path.as_os_str().as_bytes();
+        if self.entries.contains_key(path) {
+            return false;
+        }
+        let mut above = parent(path);
+        while !self.has_directory(above) && above != b"." {
+            above = parent(above);
+        }
+        self.entries.get(above).is_none_or(|directory| directory.changed.may_follow(previous.began))
+    }
+
+    /// Whether a path is listed.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.entries.contains_key(path.as_os_str().as_bytes())
+    }
+
+    /// Whether a path that is not listed stands right below a directory that is: its removal takes along all
+    /// that is below it.
+    pub(super) fn lacks_in_a_directory(&self, path: &Path) -> bool {
+        let path = path.as_os_str().as_bytes();
+        !self.entries.contains_key(path) && self.has_directory(parent(path))
     }
 
     fn may_differ(&self, now: &Entry, before: Option<&Entry>, previous: &Listing) -> bool {

@@ -45,6 +45,10 @@ const RECEIVER_FLAGS: [&str; 6] = [
     "--numeric-ids",
 ];
 
+/// Stands for the root of the layer, whose own name would mean all files in it. Whether there is such a file or
+/// not, naming it does no harm.
+const NO_FILE: &[u8] = b".no-file";
+
 /// Whether the capsule's programs run during a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
@@ -54,12 +58,12 @@ pub enum Pace {
     Frozen,
 }
 
-/// How a round's rsync ended.
+/// How a round's rsync ended, for [`super::Rounds::note`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The target has everything: [`super::Rounds::complete`].
+    /// The target has everything.
     Complete,
-    /// Files changed under rsync's hands; do the round again.
+    /// Files changed under rsync's hands: the next round names them again.
     Incomplete,
 }
 
@@ -67,7 +71,10 @@ pub enum Ended {
 /// (relative to `upper`; those that don't exist are removed at the target), or all of `upper`. Its standard
 /// input is taken; its standard error, which the caller reads, is a pipe.
 pub fn rsync_sender(
-    upper: &Path, connector: &Path, socket: &Path, paths: Option<&[PathBuf]>,
+    upper: &Path,
+    connector: &Path,
+    socket: &Path,
+    paths: Option<&[PathBuf]>,
 ) -> Result<Command, FilesError> {
     let names = match paths {
         Some(paths) => names_file(paths),
@@ -124,11 +131,9 @@ fn rsync() -> Command {
 fn names_file(paths: &[PathBuf]) -> std::io::Result<File> {
     let mut bytes = Vec::new();
     for path in paths {
-        // A name that starts with '#' or ';' would be a comment.
+        // A name that starts with '#' or ';' would be a comment. The "./" makes rsync send the root as well.
         bytes.extend_from_slice(b"./");
-        if path != Path::new(".") {
-            bytes.extend_from_slice(path.as_os_str().as_bytes());
-        }
+        bytes.extend_from_slice(if path == Path::new(".") { NO_FILE } else { path.as_os_str().as_bytes() });
         bytes.push(0);
     }
     let mut file = File::from(rustix::fs::memfd_create("rsync-names", MemfdFlags::CLOEXEC)?);
@@ -158,4 +163,3 @@ fn tail(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(3)..].join(" | ")
 }
-
