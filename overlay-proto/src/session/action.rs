@@ -78,7 +78,7 @@ pub enum Violation {
     PeerConsumedUndelivered,
     /// The other half lets more be forgotten than it has.
     AcknowledgedUndelivered,
-    /// The other half ended before bytes that came from it.
+    /// The other half sent bytes beyond its end.
     EndBelowDelivered,
 }
 

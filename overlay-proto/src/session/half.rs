@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::action::{Action, Outcome, State, StreamVerdict};
+use super::action::{Action, Outcome, State, StreamVerdict, Violation};
 use super::incoming::Incoming;
 use super::key::{AttachKey, Generations, Role};
 use super::outgoing::Outgoing;
@@ -132,7 +132,8 @@ impl Half {
         if bytes == 0 || self.is_over() || self.outgoing.discarding {
             return;
         }
-        let offset = self.outgoing.sent.saturating_add(bytes);
+        let limit = self.outgoing.end.map_or(u64::MAX, |end| end.offset);
+        let offset = self.outgoing.sent.saturating_add(bytes).min(limit);
         self.outgoing.resume(offset);
         self.accepted();
     }
@@ -144,6 +145,10 @@ impl Half {
             return;
         }
         self.incoming.delivered = self.incoming.delivered.saturating_add(bytes);
+        if self.incoming.end.is_some_and(|end| self.incoming.delivered > end.offset) {
+            self.break_off(Outcome::Broken(Violation::EndBelowDelivered));
+            return;
+        }
         if !self.incoming.active && matches!(self.phase, Phase::Attached | Phase::Attaching) {
             self.attach();
         }

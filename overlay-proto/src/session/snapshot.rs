@@ -159,7 +159,7 @@ fn check(snapshot: &HalfSnapshot) -> Result<(), SnapshotError> {
     let end_reached = snapshot.outgoing_end.is_none_or(|end| end.offset >= snapshot.reached);
     claim(end_reached, "the outgoing end is before what was reached")?;
     let delivered_in = snapshot.incoming_end.is_none_or(|end| snapshot.delivered <= end.offset);
-    claim(delivered_in, "delivered is beyond the incoming end")?;
+    claim(delivered_in || snapshot.outcome.is_some(), "delivered is beyond the incoming end")?;
     let applied_known = snapshot.incoming_end_applied.is_none() || snapshot.incoming_end.is_some();
     claim(applied_known || snapshot.outcome.is_some(), "an end was applied that is unknown")?;
     claim(!snapshot.ended || snapshot.outcome.is_some(), "ended without an outcome")
