@@ -89,7 +89,9 @@ fn set_up_with(interception: &Interception, locked: bool) -> Result<(), RulesErr
 }
 
 /// Drops all that arrives in the calling thread's namespace, except packets marked
-/// [`PASS_LOCK_MARK`](crate::limits::PASS_LOCK_MARK). Locking twice is locking once.
+/// [`PASS_LOCK_MARK`](crate::limits::PASS_LOCK_MARK). Locking twice is locking once. Takes 20 to 80 µs.
+///
+/// The thread keeps a netlink socket open, and with it the namespace, until it ends or sets up or locks another.
 ///
 /// # Errors
 /// ENOENT when the namespace was not set up.

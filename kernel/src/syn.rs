@@ -104,6 +104,7 @@ impl SynQueue {
     ///
     /// # Errors
     /// Those of the netlink socket.
+    #[allow(clippy::should_implement_trait, reason = "errors and pauses are no part of an iterator")]
     pub fn next(&mut self) -> io::Result<Option<HeldSyn>> {
         loop {
             let mut held = None;

@@ -106,7 +106,8 @@ pub fn addresses(fd: impl AsFd) -> io::Result<(SocketAddr, SocketAddr)> {
 /// # Errors
 /// EOPNOTSUPP on kernels before 6.9.
 pub fn set_peek_offset(fd: impl AsFd, offset: u32) -> io::Result<()> {
-    put_peek_offset(fd.as_fd(), offset.cast_signed())
+    let offset = i32::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    put_peek_offset(fd.as_fd(), offset)
 }
 
 pub(crate) fn put_peek_offset(fd: BorrowedFd<'_>, offset: i32) -> io::Result<()> {

@@ -1,4 +1,5 @@
 //! What a program in a capsule's namespace sees of the rest of the world.
+#![allow(clippy::print_stdout, reason = "tests say what they measured")]
 
 mod common;
 
@@ -235,4 +236,66 @@ fn set_up_is_fast() {
     }
     times.sort();
     println!("namespace and rules: median {:?}, worst {:?}", times[10], times[19]);
+}
+
+#[test]
+fn a_held_syn_outlives_its_queue() {
+    let capsule = capsule();
+    let mut queue = open_queue(&capsule);
+    let outcome = connect(&capsule, SocketAddr::new(far(true), 83));
+    let first = next(&mut queue);
+    let sequence = first.sequence;
+    drop(queue);
+    let mut queue = open_queue(&capsule);
+    let again = next(&mut queue);
+    assert_eq!(again.sequence, sequence);
+    queue.decide(again, Verdict::Refuse).expect("decide");
+    queue.decide(first, Verdict::Refuse).expect("a verdict that comes too late does no harm");
+    let error = outcome.recv().expect("outcome").0.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn thousands_of_connects_wait_together() {
+    const CONNECTS: u16 = 4000;
+    for v6 in [false, true] {
+        let capsule = capsule();
+        let mut queue = open_queue(&capsule);
+        let listener = capsule.run(move || tcp::listen(v6, PORT).expect("listen"));
+        let began = Instant::now();
+        let programs: Vec<_> = capsule.run(move || {
+            let dial = |_| {
+                let kind = socket2::Type::STREAM.nonblocking().cloexec();
+                let domain = socket2::Domain::for_address(SocketAddr::new(far(v6), 80));
+                let socket = socket2::Socket::new(domain, kind, None).expect("socket");
+                let _ = socket.connect(&SocketAddr::new(far(v6), 80).into());
+                socket
+            };
+            (0..CONNECTS).map(dial).collect()
+        });
+        let dialled = began.elapsed();
+        let held: Vec<_> = (0..CONNECTS).map(|_| next(&mut queue)).collect();
+        assert!(tcp::accept(&listener).expect("accept").is_none());
+        let began = Instant::now();
+        let mut ours = Vec::new();
+        for syn in held {
+            queue.decide(syn, Verdict::Deliver).expect("decide");
+            ours.extend(tcp::accept(&listener).expect("accept"));
+        }
+        until("all connections", || {
+            ours.extend(tcp::accept(&listener).expect("accept"));
+            ours.len() == usize::from(CONNECTS)
+        });
+        println!("{CONNECTS} connects: {dialled:?} to dial, {:?} to decide and accept", began.elapsed());
+        drop(programs);
+    }
+}
+
+#[test]
+fn a_worker_carries_panics_back_and_goes_on() {
+    let worker = capsule();
+    let panicking = worker.clone();
+    let outcome = std::panic::catch_unwind(move || panicking.run(|| panic!("for the test")));
+    assert!(outcome.is_err());
+    assert_eq!(worker.run(|| 7), 7);
 }

@@ -1,4 +1,5 @@
 //! Connections captured and rebuilt, byte by byte.
+#![allow(clippy::print_stdout, reason = "tests say what they measured")]
 
 mod common;
 
@@ -448,4 +449,24 @@ fn a_thousand_sockets_are_captured_in_a_few_milliseconds() {
         }
         assert!(captured < Duration::from_millis(100), "captured in {captured:?}");
     });
+}
+
+#[test]
+fn what_is_lost_to_the_lock_comes_again() {
+    let home = capsule();
+    let (mut program, ours) = home.run(|| delivered(false));
+    // A few round trips: the kernel knows the time that one takes.
+    for _ in 0..5 {
+        tcp::send(&ours, b"x").expect("send");
+        read_exactly(&mut program, 1);
+    }
+    let (mut program, _ours, _target, took) = home.run(move || {
+        rules::lock().expect("lock");
+        tcp::send(&ours, b"lost to the lock").expect("send");
+        let began = Instant::now();
+        let (target, program, ours) = move_both(program, ours);
+        (program, ours, target, began)
+    });
+    assert_eq!(read_exactly(&mut program, 16), b"lost to the lock");
+    println!("a segment lost to the lock came {:?} later", took.elapsed());
 }

@@ -1,4 +1,5 @@
 //! The sidecar's own ends: ports, resets, orphans, and who owns what.
+#![allow(clippy::print_stdout, reason = "tests say what they measured")]
 
 mod common;
 
