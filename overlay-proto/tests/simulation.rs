@@ -24,6 +24,9 @@ mod tape;
 #[path = "simulation/world.rs"]
 mod world;
 
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use proptest::prelude::*;
 
 use tape::Tape;
@@ -31,8 +34,37 @@ use world::{Plan, World};
 
 const SEEDS: u64 = 20_000;
 
-fn run(plan: Plan, tape: Tape, trace: bool) {
-    World::new(plan, tape, trace).run();
+/// What the seeds have to reach, or they prove little.
+const REACHED: &[&str] = &[
+    "Attach",
+    "Attached",
+    "Stale",
+    "Delivered",
+    "End",
+    "Hold",
+    "Held",
+    "Unknown",
+    "Closed",
+    "ResetByProgram",
+    "ResetByPeer",
+    "ended while holding",
+    "asked the directory",
+    "kept a stream",
+    "dropped a stream",
+    "RST ahead of bytes",
+    "moved",
+    "undone",
+    "revoked",
+    "crashed",
+    "both away",
+    "dialled again",
+    "dialled again with bytes",
+    "late frame",
+    "lost answer",
+];
+
+fn run(plan: Plan, tape: Tape, trace: bool) -> BTreeSet<String> {
+    World::new(plan, tape, trace).run()
 }
 
 #[test]
@@ -44,12 +76,14 @@ fn seeds() {
     }
     let seeds =
         std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |text| text.parse().expect("a number of seeds"));
+    let mut seen = BTreeSet::new();
     for seed in 0..seeds {
-        let outcome = std::panic::catch_unwind(|| run(Plan::of_seed(seed), Tape::of_seed(seed), false));
-        assert!(
-            outcome.is_ok(),
-            "seed {seed} failed; replay: SIMULATION_SEED={seed} cargo nextest run -p overlay-proto seeds"
-        );
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(Plan::of_seed(seed), Tape::of_seed(seed), false)));
+        let replay = format!("SIMULATION_SEED={seed} cargo nextest run --release -p overlay-proto seeds");
+        seen.append(&mut outcome.unwrap_or_else(|_| panic!("seed {seed} failed; replay: {replay}")));
+    }
+    for what in REACHED {
+        assert!(seen.contains(*what), "no seed reached {what:?}: {seen:?}");
     }
 }
 

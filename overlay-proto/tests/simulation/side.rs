@@ -1,5 +1,7 @@
 //! One shell: what a sidecar does for one half, in the small.
 
+use std::collections::BTreeSet;
+
 use overlay_proto::{
     Action, AttachKey, EndKind, Frame, Generation, Half, HalfSnapshot, Outcome, Role, SessionId,
     StreamVerdict,
@@ -43,6 +45,8 @@ pub struct Side {
     pub gave_up: bool,
     pub ended: Option<Outcome>,
     pub trace: bool,
+    /// What happened, to see that the tapes reach it.
+    pub seen: BTreeSet<String>,
 }
 
 impl Side {
@@ -67,6 +71,13 @@ impl Side {
             gave_up: false,
             ended: None,
             trace,
+            seen: BTreeSet::new(),
+        }
+    }
+
+    pub fn saw(&mut self, what: &str) {
+        if !self.seen.contains(what) {
+            self.seen.insert(what.to_owned());
         }
     }
 
@@ -91,6 +102,8 @@ impl Side {
         let wire = link.as_mut().filter(|link| Some(link.id) == self.link);
         match action {
             Action::Transmit(frame) => {
+                let name = format!("{frame:?}");
+                self.seen.insert(name.split(['(', ' ']).next().unwrap_or_default().to_owned());
                 if let Some(link) = wire.filter(|link| !link.broken) {
                     link.lanes[1 - self.index].put(&frame);
                 }
@@ -131,10 +144,15 @@ impl Side {
                 self.hold_agreed = true;
             }
             Action::Ended(outcome) => {
+                self.saw(&format!("{outcome:?}"));
+                self.saw(if self.half.is_holding() { "ended while holding" } else { "ended" });
                 assert!(self.sending.is_none() && self.receiving.is_none(), "ended with streams");
                 self.ended = Some(outcome);
             }
-            Action::AskDirectory => self.directory_asked = true,
+            Action::AskDirectory => {
+                self.saw("asked the directory");
+                self.directory_asked = true;
+            }
         }
     }
 
@@ -206,6 +224,7 @@ impl Side {
         let lane = &mut here.lanes[self.index];
         let in_use = self.receiving.filter(|_| self.adopted);
         let mut adopted = in_use;
+        let seen = &mut self.seen;
         lane.streams.retain(|stream| {
             if Some(stream.header.key) == in_use {
                 return true;
@@ -221,7 +240,8 @@ impl Side {
                     assert!(adopted.is_none(), "two streams for one half");
                     adopted = Some(stream.header.key);
                 }
-                StreamVerdict::Keep | StreamVerdict::Drop => {}
+                StreamVerdict::Keep => drop(seen.insert("kept a stream".to_owned())),
+                StreamVerdict::Drop => drop(seen.insert("dropped a stream".to_owned())),
             }
             verdict != StreamVerdict::Drop
         });
@@ -250,6 +270,9 @@ impl Side {
                 self.gave_up |= !self.kernel.is_flushed();
                 self.kernel.give_reset();
             }
+        }
+        if self.gave_up {
+            self.saw("RST ahead of bytes");
         }
         self.applying = None;
         self.half.end_applied();

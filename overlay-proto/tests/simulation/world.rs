@@ -1,5 +1,7 @@
 //! Both sides, the link between them, the directory, and what may happen.
 
+use std::collections::BTreeSet;
+
 use overlay_proto::{Frame, Generation, Outcome};
 
 use super::kernel::Kernel;
@@ -18,6 +20,8 @@ pub struct Plan {
     moves: bool,
     crashes: bool,
     late_frames: bool,
+    /// The ANSWER to the first OPEN was lost: the acceptor tried to attach so often before the opener had its half.
+    answer_lost: Option<u64>,
 }
 
 impl Plan {
@@ -31,7 +35,8 @@ impl Plan {
         let moves = !random.one_in(4);
         let crashes = !random.one_in(4);
         let late_frames = random.one_in(2);
-        Plan { seed, bytes, receive_max, send_max, programs_die, moves, crashes, late_frames }
+        let answer_lost = random.one_in(4).then(|| random.below(4));
+        Plan { seed, bytes, receive_max, send_max, programs_die, moves, crashes, late_frames, answer_lost }
     }
 }
 
@@ -70,18 +75,38 @@ impl World {
             past: [Vec::new(), Vec::new()],
             trace,
         };
+        if let Some(attempts) = world.plan.answer_lost {
+            world.lose_answer(attempts);
+        }
         for side in 0..2 {
             world.sides[side].settle(&mut world.link);
         }
         world
     }
 
-    pub fn run(&mut self) {
+    fn lose_answer(&mut self, attempts: u64) {
+        let mut gone = None;
+        let [opener, acceptor] = &mut self.sides;
+        for _ in 0..attempts {
+            acceptor.link_lost(&mut gone);
+            acceptor.link_up(&mut gone);
+        }
+        opener.half.link_lost();
+        opener.half.link_up();
+        acceptor.link = Some(0);
+        acceptor.saw("lost answer");
+    }
+
+    /// Says what was seen.
+    pub fn run(&mut self) -> BTreeSet<String> {
         while let Some(choice) = self.tape.next() {
             self.step(choice);
         }
         self.calm_down();
         self.judge();
+        let [opener, acceptor] = &mut self.sides;
+        opener.seen.append(&mut acceptor.seen);
+        std::mem::take(&mut opener.seen)
     }
 
     fn step(&mut self, choice: u32) {
@@ -296,6 +321,7 @@ impl World {
         let here = &mut self.sides[side];
         here.moving = Move::No;
         here.hold_agreed = false;
+        here.saw(if revoked { "revoked" } else { "undone" });
         if revoked {
             self.new_generation(side);
         }
@@ -311,11 +337,16 @@ impl World {
         self.hosts_made += 1;
         here.reborn(true);
         here.moving = Move::Restored;
+        here.saw("moved");
         if !here.kernel.accepted && here.ended.is_none() {
+            here.saw(if here.kernel.taken > 0 { "dialled again with bytes" } else { "dialled again" });
             here.kernel = here.kernel.dialled_again();
             here.half.dialled_again();
         }
         here.settle(&mut self.link);
+        if self.sides.iter().all(|side| side.moving == Move::Restored) {
+            self.sides[side].saw("both away");
+        }
     }
 
     fn release(&mut self, side: usize, told: bool) {
@@ -342,6 +373,7 @@ impl World {
         self.break_link(u64::from(rough));
         let here = &mut self.sides[side];
         here.reborn(rough & 1 == 0);
+        here.saw("crashed");
         here.moving = Move::No;
         here.directory_news = true;
         here.settle(&mut self.link);
@@ -356,6 +388,7 @@ impl World {
             return;
         }
         let frame = &late[pick % late.len()];
+        here.saw("late frame");
         if self.trace {
             println!("    {side} gets late {frame:?}");
         }
