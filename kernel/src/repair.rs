@@ -51,6 +51,14 @@ pub enum RepairError {
         /// Bytes it gave.
         found: usize,
     },
+    /// A queue is longer than anybody's buffer should be.
+    #[error("the {queue} queue has {bytes} bytes, too many to carry")]
+    TooLong {
+        /// `send` or `receive`.
+        queue: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
     /// The snapshot was made by another version of this program.
     #[error("snapshot version {0} is not known")]
     Version(u32),

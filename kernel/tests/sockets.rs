@@ -198,7 +198,7 @@ fn diagnosis_knows_owners_and_orphans() {
 }
 
 #[test]
-fn ten_thousand_lines_of_a_list() {
+fn a_long_list_is_complete() {
     capsule().run(|| {
         let listener = TcpListener::bind((LOCATOR_V4, 0)).expect("listen");
         let destination = listener.local_addr().expect("address");

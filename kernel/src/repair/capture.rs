@@ -147,11 +147,8 @@ fn read_receive_queue(fd: BorrowedFd<'_>, length: usize) -> Result<Vec<u8>, Repa
     Ok(bytes)
 }
 
-fn check_length(queue: &'static str, length: usize) -> Result<(), RepairError> {
-    if length > QUEUE_BYTES_MAX {
-        return Err(RepairError::Incomplete { queue, expected: length, found: 0 });
-    }
-    Ok(())
+fn check_length(queue: &'static str, bytes: usize) -> Result<(), RepairError> {
+    if bytes > QUEUE_BYTES_MAX { Err(RepairError::TooLong { queue, bytes }) } else { Ok(()) }
 }
 
 fn window(fd: BorrowedFd<'_>) -> Result<Window, RepairError> {
