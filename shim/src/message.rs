@@ -1,0 +1,126 @@
+use serde::{Deserialize, Serialize};
+
+/// What a shim can be asked; every request has one [`Reply`], which may take as long as what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// How things stand: [`Reply::Status`].
+    Status,
+    /// Starts the program in a new time namespace by `runc run --detach`: [`Reply::Started`].
+    Run {
+        /// The whole command line of runc.
+        argv: Vec<String>,
+    },
+    /// Restores the program by `runc restore --detach`: [`Reply::AtGate`] or, without a gate, [`Reply::Started`].
+    Restore {
+        /// The whole command line of runc.
+        argv: Vec<String>,
+        /// Whether CRIU's options name the gate as action script.
+        gate: bool,
+    },
+    /// Lets the restored program run: [`Reply::Started`].
+    OpenGate,
+    /// Makes the restore fail: [`Reply::Done`] when runc has cleared up.
+    AbortGate,
+    /// Runs `runc exec` with the three descriptors that ride along as its standard streams: [`Reply::Exited`].
+    Exec {
+        /// Chosen by the client; names it in [`Request::Signal`].
+        id: u64,
+        /// The whole command line of runc.
+        argv: Vec<String>,
+    },
+    /// Sends a signal to the program, or to an exec: [`Reply::Done`].
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// The exec that is meant.
+        exec: Option<u64>,
+    },
+    /// Keeps a duplicate of the socket that rides along: [`Reply::Done`].
+    Hold {
+        /// The session's name; an older socket of the same name is let go.
+        session: String,
+    },
+    /// Lets a socket go: [`Reply::Done`], also when there is none.
+    Release {
+        /// The session's name.
+        session: String,
+    },
+    /// Puts all held sockets into repair mode, so that nobody hears of their end: [`Reply::Done`].
+    SilenceAll,
+    /// Asks for duplicates of all held sockets: one or more [`Reply::Sockets`].
+    TakeSockets,
+    /// Writes everything to the log that the program's pipes hold: [`Reply::Done`].
+    DrainPipes,
+    /// Waits for the program's end: [`Reply::Exited`].
+    WatchExit,
+    /// Ends the shim, if no program runs: [`Reply::Done`].
+    Quit,
+}
+
+/// What a shim answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// How things stand.
+    Status {
+        /// The shim.
+        shim_pid: u32,
+        /// A process in the capsule's network namespace, whatever the program does: the shim.
+        netns_pid: u32,
+        /// The program.
+        program: Program,
+        /// Sockets held.
+        held: usize,
+    },
+    /// The program runs.
+    Started {
+        /// Its first process, as the host numbers it.
+        pid: u32,
+    },
+    /// Restored, and standing at the gate.
+    AtGate,
+    /// The program or the exec ended.
+    Exited {
+        /// Its exit code, or 128 + the signal that ended it.
+        code: i32,
+    },
+    /// It could not be done.
+    Failed {
+        /// What, and why.
+        what: String,
+        /// The end of what runc wrote.
+        stderr_tail: String,
+    },
+    /// Sockets ride along in this order.
+    Sockets {
+        /// The names of their sessions.
+        sessions: Vec<String>,
+        /// Whether these are all that were left.
+        last: bool,
+    },
+    /// It is done.
+    Done,
+}
+
+/// The state of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    /// None was started.
+    None,
+    /// runc is at work.
+    Starting,
+    /// Restored, and standing at the gate.
+    AtGate,
+    /// It runs (or is paused).
+    Running {
+        /// Its first process, as the host numbers it.
+        pid: u32,
+    },
+    /// It ended.
+    Exited {
+        /// Its exit code, or 128 + the signal that ended it.
+        code: i32,
+    },
+}
