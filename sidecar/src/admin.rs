@@ -1,0 +1,156 @@
+//! The verbs of `capsule`: taken from the admin socket or from another host's sidecar, carried out here or passed
+//! on to the host concerned.
+
+mod forward;
+mod listen;
+mod output;
+mod preflight;
+mod views;
+
+use std::sync::Arc;
+
+use admin_api::{Body, Call, ErrorView, Frame, FrameReader, FrameWriter, Request};
+use directory_api::CapsuleRecord;
+use overlay_proto::{CapsuleName, HostName};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::capsule::lifecycle;
+use crate::moving;
+use crate::sidecar::Sidecar;
+
+pub use listen::{accept, listen};
+
+/// What a client sends.
+pub type Input = FrameReader<Box<dyn AsyncRead + Send + Unpin>>;
+/// What a client gets.
+pub type Output = FrameWriter<Box<dyn AsyncWrite + Send + Unpin>>;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Someone at this host's admin socket.
+    Local,
+    /// The sidecar of another host.
+    Host(HostName),
+}
+
+/// One call, from its first frame to its last.
+pub async fn serve(sidecar: Arc<Sidecar>, mut input: Input, mut output: Output, caller: Caller) {
+    let call = match input.next().await {
+        Ok(Some(Frame::Call(call))) => call,
+        Ok(None) => return,
+        Ok(Some(_)) | Err(_) => {
+            let error = ErrorView::new("admin/protocol", "the call was not understood")
+                .next("use a capsule command of this host's version");
+            let _ = output.write(&Frame::Error(error)).await;
+            return;
+        }
+    };
+    tracing::debug!(verb = call.request.verb(), ?caller, "call");
+    if let Err(error) = dispatch(&sidecar, call, &mut input, &mut output, &caller).await {
+        let _ = output.write(&Frame::Error(error)).await;
+    }
+}
+
+/// Answers a call; an error is the last frame.
+async fn dispatch(
+    sidecar: &Arc<Sidecar>,
+    call: Call,
+    input: &mut Input,
+    output: &mut Output,
+    caller: &Caller,
+) -> Result<(), ErrorView> {
+    may_ask(sidecar, &call, caller)?;
+    if let Some(host) = elsewhere(sidecar, &call).await? {
+        return forward::pass_on(sidecar, &host, call, input, output).await;
+    }
+    let body = match call.request {
+        Request::Ps { local } => Body::of(&views::ps(sidecar, local).await),
+        Request::Hosts => Body::of(&views::hosts(sidecar)),
+        Request::Resolve { name } => Body::of(&views::resolve(sidecar, &name).await?),
+        Request::Sessions { name } => Body::of(&views::sessions(sidecar, name.as_deref()).await?),
+        Request::Inspect { name } => Body::of(&views::inspect(sidecar, &name).await?),
+        Request::Run(run) => Body::of(&lifecycle::run(sidecar, run).await?),
+        Request::Start { name } => Body::of(&lifecycle::start(sidecar, &local(sidecar, &name)?).await?),
+        Request::Stop { name, timeout_s } => {
+            Body::of(&lifecycle::stop(sidecar, &local(sidecar, &name)?, timeout_s).await?)
+        }
+        Request::Rm { name, force } => Body::of(&lifecycle::remove(sidecar, &local(sidecar, &name)?, force).await?),
+        Request::Preflight { name, to } => Body::of(&preflight::check_all(sidecar, name.as_deref(), to.as_deref()).await?),
+        Request::Move { name, to, dry_run: true, .. } => {
+            Body::of(&preflight::check_all(sidecar, Some(&name), Some(&to)).await?)
+        }
+        Request::Move { name, to, memory, dry_run: false } => {
+            let result = moving::command(sidecar, &local(sidecar, &name)?, &to, memory, input, output).await?;
+            Body::of(&result)
+        }
+        Request::Logs { name } => {
+            let capsule = local(sidecar, &name)?;
+            Body::of(&output::logs(&capsule, output).await?)
+        }
+        Request::Follow { name, id, from_position, signals } => {
+            return output::follow(sidecar, &name, &id, from_position, signals, input, output).await;
+        }
+        Request::Exec(exec) => {
+            let capsule = local(sidecar, &exec.name)?;
+            return output::exec(&capsule, exec, input, output).await;
+        }
+    };
+    write(output, &Frame::Result(body)).await
+}
+
+/// Another host may always read; it may act only if its operators may (D8).
+fn may_ask(sidecar: &Sidecar, call: &Call, caller: &Caller) -> Result<(), ErrorView> {
+    let Caller::Host(host) = caller else { return Ok(()) };
+    if call.request.reads_only() || sidecar.places.host(host).is_some_and(|record| record.operator) {
+        return Ok(());
+    }
+    Err(ErrorView::new("admin/not-operator", format!("{} is refused", call.request.verb()))
+        .why(format!("host {host} joined without operator rights, so its verbs only read"))
+        .next("run the command on another host"))
+}
+
+/// The host that has to carry out the call, if it is not this one.
+async fn elsewhere(sidecar: &Arc<Sidecar>, call: &Call) -> Result<Option<HostName>, ErrorView> {
+    let by_place = match &call.request {
+        Request::Run(_) | Request::Ps { .. } | Request::Hosts | Request::Resolve { .. } => None,
+        Request::Follow { name, id, .. } => Some(output::settled(sidecar, name, id).await?),
+        Request::Sessions { name: None } | Request::Preflight { name: None, .. } => None,
+        request => match request.capsule() {
+            Some(name) => Some(record(sidecar, name)?),
+            None => None,
+        },
+    };
+    let Some(record) = by_place.filter(|record| record.host != sidecar.me) else { return Ok(None) };
+    if call.forwarded_by.is_some() {
+        return Err(ErrorView::new("admin/moved", format!("{} has just moved to {}", record.name, record.host))
+            .next("try again"));
+    }
+    Ok(Some(record.host))
+}
+
+/// The directory's record of a capsule that a person named.
+pub(crate) fn record(sidecar: &Sidecar, name: &str) -> Result<CapsuleRecord, ErrorView> {
+    let parsed: CapsuleName = name.parse().map_err(|error| {
+        ErrorView::new("capsule/name", format!("{name:?} is no capsule name")).why(error)
+    })?;
+    sidecar.places.named(&parsed).ok_or_else(|| {
+        ErrorView::new("capsule/unknown", format!("there is no capsule {name}"))
+            .next("capsule ps lists those there are")
+    })
+}
+
+/// The capsule of this name on this host.
+fn local(sidecar: &Sidecar, name: &str) -> Result<Arc<crate::capsule::Capsule>, ErrorView> {
+    let record = record(sidecar, name)?;
+    sidecar.capsules.get(&record.id).ok_or_else(|| {
+        ErrorView::new("capsule/not-here", format!("{name} is placed on this host, but this sidecar does not have it"))
+            .why("it was started by a sidecar that ended")
+            .next(format!("capsule rm --force {name}"))
+    })
+}
+
+/// Sends a frame; a client that is gone needs no error.
+pub(crate) async fn write(output: &mut Output, frame: &Frame) -> Result<(), ErrorView> {
+    output.write(frame).await.map_err(|error| ErrorView::new("admin/client-gone", "the client went away").why(error))
+}

@@ -1,0 +1,54 @@
+//! Passing a call to the sidecar of another host, frame by frame.
+
+use std::sync::Arc;
+
+use admin_api::{Call, ErrorView, Frame, FrameReader, FrameWriter};
+use overlay_proto::HostName;
+
+use super::{Input, Output, write};
+use crate::requests::{self, Kind};
+use crate::sidecar::Sidecar;
+
+/// Carries a call to `host` and everything that is answered back.
+pub(super) async fn pass_on(
+    sidecar: &Arc<Sidecar>,
+    host: &HostName,
+    call: Call,
+    input: &mut Input,
+    output: &mut Output,
+) -> Result<(), ErrorView> {
+    let away = |why: String| {
+        ErrorView::new("link/host-away", format!("host {host} can't be asked"))
+            .why(why)
+            .next(format!("is its sidecar running? capsule hosts shows {host}"))
+    };
+    let opened = requests::open(sidecar, host, Kind::Admin).await;
+    let (send, receive) = opened.map_err(|error| away(format!("{error:#}")))?;
+    let mut reader = FrameReader::new(receive);
+    let mut writer = FrameWriter::new(send);
+    let me = sidecar.me.to_string();
+    writer.write(&Frame::Call(call.forwarded(me))).await.map_err(|error| away(error.to_string()))?;
+    loop {
+        tokio::select! {
+            answer = reader.next() => {
+                let frame = match answer {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => return Err(away("its sidecar went away before it answered".into())),
+                    Err(error) => return Err(away(error.to_string())),
+                };
+                write(output, &frame).await?;
+                if frame.is_last() {
+                    return Ok(());
+                }
+            }
+            said = input.next() => match said {
+                Ok(Some(frame)) => { let _ = writer.write(&frame).await; }
+                // The far side sees the end of this stream and stops what it does for a client that is gone.
+                Ok(None) | Err(_) => {
+                    let _ = writer.finish().await;
+                    return Ok(());
+                }
+            },
+        }
+    }
+}

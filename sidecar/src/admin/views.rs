@@ -1,0 +1,197 @@
+//! What the listing verbs show.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use admin_api::result::{
+    CapsuleState, CapsuleView, Direction, HostState, HostView, HostsResult, InspectResult, LinkState, LinkView,
+    PsResult, ResolveResult, SessionState, SessionView, SessionsResult,
+};
+use admin_api::{ErrorView, Timestamp};
+use directory_api::{self as directory, CapsuleRecord, HostRecord};
+use overlay_proto::{CapsuleId, Role};
+
+use super::record;
+use crate::sidecar::Sidecar;
+
+/// All capsules of the mesh, or of this host.
+pub(super) async fn ps(sidecar: &Arc<Sidecar>, local: bool) -> PsResult {
+    let mut records = sidecar.places.capsules();
+    records.retain(|record| !local || record.host == sidecar.me);
+    records.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut capsules = Vec::with_capacity(records.len());
+    for record in records {
+        capsules.push(view(sidecar, &record).await);
+    }
+    PsResult { capsules }
+}
+
+async fn view(sidecar: &Arc<Sidecar>, record: &CapsuleRecord) -> CapsuleView {
+    let silent = sidecar.places.host(&record.host).filter(|host| !host.alive).map(silent_s);
+    let mut view = CapsuleView {
+        name: record.name.to_string(),
+        id: record.id.to_string(),
+        state: state(record.state),
+        host: Some(record.host.to_string()),
+        generation: record.generation.number(),
+        locators: locators(record),
+        owner: record.owner.to_string(),
+        created_at: record.created_at.into(),
+        moving_to: record.offer.as_ref().map(|offer| offer.target.to_string()),
+        silent_s: silent,
+        ..CapsuleView::default()
+    };
+    if let Some(capsule) = sidecar.capsules.get(&record.id) {
+        let sessions = sidecar.table.describe(Some(record.id)).await;
+        view.sessions = sessions.len() as u64;
+        view.sessions_held = sessions.iter().filter(|session| session.state == "held").count() as u64;
+        view.memory_bytes = capsule.memory_bytes();
+        view.exit_code = capsule.exit_code();
+    }
+    view
+}
+
+fn locators(record: &CapsuleRecord) -> Vec<IpAddr> {
+    vec![record.locators.v4.into(), record.locators.v6.into()]
+}
+
+fn state(state: directory::CapsuleState) -> CapsuleState {
+    match state {
+        directory::CapsuleState::Running => CapsuleState::Running,
+        directory::CapsuleState::Moving => CapsuleState::Moving,
+        directory::CapsuleState::Suspended => CapsuleState::Suspended,
+        directory::CapsuleState::Lost => CapsuleState::Lost,
+        directory::CapsuleState::Stopped => CapsuleState::Stopped,
+    }
+}
+
+fn silent_s(host: HostRecord) -> u64 {
+    SystemTime::now().duration_since(host.last_seen).unwrap_or_default().as_secs()
+}
+
+/// All hosts of the mesh.
+pub(super) fn hosts(sidecar: &Arc<Sidecar>) -> HostsResult {
+    let capsules = sidecar.places.capsules();
+    let mut records = sidecar.places.hosts();
+    records.sort_by(|a, b| a.name.cmp(&b.name));
+    let hosts = records.into_iter().map(|host| {
+        let here = host.name == sidecar.me;
+        HostView {
+            name: host.name.to_string(),
+            state: if host.alive { HostState::Ready } else { HostState::Silent },
+            here,
+            addresses: vec![host.address.to_string()],
+            capsules: capsules.iter().filter(|capsule| capsule.host == host.name).count() as u64,
+            link: (!here).then(|| link(sidecar, &host)),
+            seen_at: Some(host.last_seen.into()),
+            silent_s: (!host.alive).then(|| silent_s(host.clone())),
+            version: here.then(|| env!("CARGO_PKG_VERSION").to_owned()),
+            operator: host.operator,
+            ..HostView::default()
+        }
+    });
+    HostsResult { hosts: hosts.collect() }
+}
+
+fn link(sidecar: &Sidecar, host: &HostRecord) -> LinkView {
+    let Some(link) = sidecar.links.existing(&host.name) else {
+        return LinkView { state: LinkState::Idle, ..LinkView::default() };
+    };
+    let Some(connection) = link.connection() else { return LinkView::default() };
+    let stats = connection.stats();
+    let sent = stats.path.sent_packets.max(1);
+    LinkView {
+        state: LinkState::Up,
+        state_s: Some(link.age().as_secs()),
+        rtt_ms: Some(stats.path.rtt.as_secs_f64() * 1e3),
+        loss_percent: Some(stats.path.lost_packets as f64 * 100.0 / sent as f64),
+        mtu_bytes: Some(u64::from(stats.path.current_mtu)),
+        sessions: 0,
+    }
+}
+
+/// Where a capsule is, by name (with or without the zone) or locator.
+pub(super) async fn resolve(sidecar: &Arc<Sidecar>, name: &str) -> Result<ResolveResult, ErrorView> {
+    let record = match name.parse::<IpAddr>() {
+        Ok(locator) => sidecar.places.by_locator(locator).await.ok_or_else(|| {
+            ErrorView::new("capsule/unknown", format!("no capsule has the address {locator}"))
+                .next("capsule ps lists those there are")
+        })?,
+        Err(_) => {
+            let trimmed = name.trim_end_matches('.');
+            let short = trimmed.strip_suffix(&format!(".{}", sidecar.zone)).unwrap_or(trimmed);
+            record(sidecar, short)?
+        }
+    };
+    Ok(ResolveResult {
+        name: record.name.to_string(),
+        id: record.id.to_string(),
+        dns_name: format!("{}.{}", record.name, sidecar.zone),
+        locators: locators(&record),
+        host: Some(record.host.to_string()),
+        host_address: sidecar.places.host(&record.host).map(|host| host.address.to_string()),
+        generation: record.generation.number(),
+        state: state(record.state),
+        owner: record.owner.to_string(),
+        source: "watch".into(),
+    })
+}
+
+/// The sessions of one capsule on this host, or of all.
+pub(super) async fn sessions(sidecar: &Arc<Sidecar>, name: Option<&str>) -> Result<SessionsResult, ErrorView> {
+    let own = name.map(|name| record(sidecar, name)).transpose()?.map(|record| record.id);
+    let name_of = |id: CapsuleId| sidecar.places.capsule(&id).map(|record| record.name.to_string());
+    let mut sessions: Vec<_> = sidecar.table.describe(own).await;
+    sessions.sort_by(|a, b| a.facts.began.cmp(&b.facts.began));
+    let sessions = sessions.into_iter().map(|session| SessionView {
+        id: session.id.to_string(),
+        capsule: name_of(session.facts.own).unwrap_or_default(),
+        direction: match session.role {
+            Role::Opener => Direction::Out,
+            Role::Acceptor => Direction::In,
+        },
+        local: session.facts.local,
+        remote: session.facts.remote,
+        peer_capsule: name_of(session.facts.peer),
+        peer_host: sidecar.places.capsule(&session.facts.peer).map(|record| record.host.to_string()),
+        state: match session.state {
+            "open" => SessionState::Open,
+            "parked" => SessionState::Parked,
+            "closing" => SessionState::Closing,
+            _ => SessionState::Held,
+        },
+        state_s: None,
+        bytes_in: session.bytes_in,
+        bytes_out: session.bytes_out,
+        buffered_bytes: session.buffered_bytes,
+        age_s: session.facts.began.elapsed().unwrap_or_default().as_secs(),
+    });
+    Ok(SessionsResult { sessions: sessions.collect() })
+}
+
+/// Everything about one capsule on this host.
+pub(super) async fn inspect(sidecar: &Arc<Sidecar>, name: &str) -> Result<InspectResult, ErrorView> {
+    let record = record(sidecar, name)?;
+    let mut result = InspectResult {
+        capsule: view(sidecar, &record).await,
+        dns_name: Some(format!("{}.{}", record.name, sidecar.zone)),
+        ..InspectResult::default()
+    };
+    if let Some(capsule) = sidecar.capsules.get(&record.id) {
+        let file = capsule.file();
+        result.argv = file.run.argv;
+        result.env = file.run.env;
+        result.workdir = file.run.workdir;
+        result.user = file.run.user;
+        result.rootfs = file.run.rootfs;
+        result.volumes = file.run.volumes;
+        result.started_at = file.started_at.map(Timestamp::from);
+        result.pid = capsule.program_pid();
+        result.processes = capsule.processes();
+        result.shim_pid = capsule.shim_pid();
+        result.log_bytes = capsule.log_bytes();
+        result.last_move = file.last_move;
+    }
+    Ok(result)
+}

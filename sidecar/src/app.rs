@@ -1,0 +1,165 @@
+//! Wiring: what is made in which order, and the two runtimes.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use directory_api::identity::{self, TransportSettings};
+use directory_api::{Client, Membership};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::capsule::Capsules;
+use crate::capsule::network::Networks;
+use crate::command::{Command, Join, Serve, Verb};
+use crate::config::Config;
+use crate::finder::Finder;
+use crate::intercept::connect::Surroundings;
+use crate::intercept::opens::Opens;
+use crate::link::Links;
+use crate::places::{self, Places};
+use crate::requests::Taker;
+use crate::session::{Routes, Table};
+use crate::sidecar::Sidecar;
+use crate::switchboard::Switchboard;
+use crate::{admin, moving, telemetry};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What a person reads on standard error.
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command.verb {
+        Verb::Join(join) => joined(&join),
+        Verb::Serve(serve) => served(serve),
+        Verb::Connect { socket, .. } => Ok(runtime::files::private::connect_stdio(&socket)?),
+    }
+}
+
+fn joined(join: &Join) -> anyhow::Result<()> {
+    let mut token = join.token.clone();
+    if token == "-" {
+        token.clear();
+        std::io::stdin().read_to_string(&mut token).context("reading the token from standard input")?;
+    }
+    let directory = join.data.join("identity");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let membership = runtime
+        .block_on(directory_api::join(join.directory, token.trim()))
+        .with_context(|| format!("joining by the directory at {}", join.directory))?;
+    membership.save(&directory)?;
+    eprintln!("joined {} as host {}; start it with: capsule-sidecar serve --data {}", membership.zone, membership.host, join.data.display());
+    Ok(())
+}
+
+fn served(serve: Serve) -> anyhow::Result<()> {
+    let config = Config::load(&serve)?;
+    if serve.check_config {
+        eprintln!("the settings are good");
+        return Ok(());
+    }
+    telemetry::log(config.log);
+    let membership = Membership::load(&serve.data.join("identity"))?;
+    let data = std::fs::canonicalize(&serve.data)?;
+    // Links and sessions have a thread of their own: no verb, however slow, delays a byte.
+    let data_plane = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = data_plane.handle().clone();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
+        data_plane.block_on(async {
+            let _ = stopped.await;
+        });
+        data_plane.shutdown_timeout(Duration::from_millis(200));
+    })?;
+    let control = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let served = control.block_on(serve_until_told(config, membership, data, handle));
+    control.shutdown_timeout(Duration::from_millis(500));
+    let _ = stop.send(());
+    let _ = thread.join();
+    served
+}
+
+async fn serve_until_told(
+    config: Config,
+    membership: Membership,
+    data: std::path::PathBuf,
+    data_plane: tokio::runtime::Handle,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Bind everything before serving anything.
+    let socket = admin::listen(&config.admin).await?;
+    let http = telemetry::bind(config.http).await?;
+    let sidecar = assemble(config, membership, data, data_plane).await?;
+    tracing::info!(host = %sidecar.me, zone = %sidecar.zone, listen = %sidecar.config.listen, "serving");
+    let ended = tokio::select! {
+        ended = admin::accept(sidecar.clone(), socket) => ended,
+        ended = telemetry::serve(sidecar.clone(), http) => ended,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    tracing::info!("ending; the capsules of this host go on, their sessions wait for the next sidecar");
+    sidecar.links.close();
+    let _ = std::fs::remove_file(&sidecar.config.admin);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    ended
+}
+
+async fn assemble(
+    config: Config,
+    membership: Membership,
+    data: std::path::PathBuf,
+    data_plane: tokio::runtime::Handle,
+) -> anyhow::Result<Arc<Sidecar>> {
+    let zone = membership.zone.to_string();
+    let directory = Client::connect(membership.api.clone(), membership.identity.clone())?;
+    let finder = Finder::new(zone.clone(), &membership.dns)?;
+    let places = Places::new(directory, finder);
+    let networks = Networks::default();
+    let routes = Routes::new(places.clone(), networks.clone());
+    let table = Table::new(routes.clone(), data_plane.clone());
+    let switchboard = Switchboard::new(networks.clone());
+    let links = {
+        let (config, membership, upcalls) = (config.clone(), membership.clone(), switchboard.clone());
+        data_plane.spawn(async move { start_links(&config, &membership, upcalls) }).await??
+    };
+    routes.complete(links.clone(), table.clone());
+    let opens = Opens::default();
+    let around = Surroundings { places: places.clone(), routes, table: table.clone(), opens };
+    let sidecar = Arc::new_cyclic(|own| Sidecar {
+        me: membership.host.clone(),
+        zone,
+        dns: membership.dns.clone(),
+        config,
+        data,
+        places: places.clone(),
+        links,
+        table: table.clone(),
+        around: around.clone(),
+        networks,
+        capsules: Capsules::default(),
+        arrivals: moving::Arrivals::default(),
+        data_plane,
+        own: own.clone(),
+    });
+    let taker = Taker(Arc::downgrade(&sidecar), tokio::runtime::Handle::current());
+    switchboard.complete(around, Arc::new(taker));
+    tokio::spawn(places::follow(places, move |id| table.place_changed(id)));
+    tokio::spawn(telemetry::renew(sidecar.clone(), membership));
+    Ok(sidecar)
+}
+
+fn start_links(config: &Config, membership: &Membership, upcalls: Arc<Switchboard>) -> anyhow::Result<Links> {
+    let settings = TransportSettings {
+        mtu_initial: config.mtu_initial_bytes,
+        idle_timeout: Duration::from_secs(config.link_idle_s),
+        keep_alive: Duration::from_secs((config.link_idle_s / 4).clamp(1, 5)),
+        ..TransportSettings::link()
+    };
+    let server = identity::link_server(&membership.identity, &settings)?;
+    let client = identity::link_client(&membership.identity, &settings)?;
+    let socket = identity::udp_socket(config.listen, directory_api::limits::SOCKET_BUFFER_BYTES)
+        .with_context(|| format!("binding UDP {} for links", config.listen))?;
+    let endpoint = identity::endpoint(socket, Some(server))?;
+    Ok(Links::start(membership.host.clone(), membership.zone.clone(), endpoint, client, upcalls))
+}

@@ -1,0 +1,227 @@
+//! Capsules on this host: their files, networks, shims and programs.
+//!
+//! ```text
+//!        run / start              exit, stop
+//!  (new) ──────────→ Running ──────────────────→ Stopped ── start ──→ Running
+//!                     ↑   │ move
+//!  Arriving ─ thawed ─┘   └──→ Moving ── undone ──→ Running
+//!                                 └───── committed ──→ Left
+//! ```
+
+pub mod engine;
+pub mod file;
+pub mod lifecycle;
+pub mod network;
+pub mod quiet;
+pub mod resolver;
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, bail};
+use directory_api::{CapsuleState, HeldCapsule};
+use overlay_proto::{CapsuleId, CapsuleName, Generation, HostName};
+use tokio::sync::watch;
+
+use crate::sidecar::Sidecar;
+use file::CapsuleFile;
+
+/// What a capsule is doing on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Its program is being started.
+    Starting,
+    /// Its program runs.
+    Running,
+    /// It is leaving.
+    Moving,
+    /// It is coming.
+    Arriving,
+    /// Its program ended, with this code.
+    Stopped(Option<i32>),
+    /// It runs elsewhere.
+    Left {
+        /// Where.
+        to: HostName,
+        /// Its generation there.
+        generation: Generation,
+    },
+    /// It was removed.
+    Removed,
+}
+
+/// One capsule.
+pub struct Capsule {
+    id: CapsuleId,
+    name: CapsuleName,
+    directory: PathBuf,
+    file: Mutex<CapsuleFile>,
+    stage: watch::Sender<Stage>,
+    busy: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) engine: engine::Engine,
+}
+
+impl Capsule {
+    fn make(sidecar: &Sidecar, file: CapsuleFile, stage: Stage) -> anyhow::Result<Arc<Self>> {
+        let directory = sidecar.data.join("capsules").join(file.id.to_string());
+        for part in ["", "bundle", "upper", "work", "root"] {
+            let path = directory.join(part);
+            std::fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+        }
+        file.write(&directory)?;
+        Ok(Arc::new(Self {
+            id: file.id,
+            name: file.name.clone(),
+            engine: engine::Engine::new(sidecar, &directory, &file),
+            directory,
+            file: Mutex::new(file),
+            stage: watch::Sender::new(stage),
+            busy: Arc::default(),
+        }))
+    }
+
+    /// A capsule that is created here.
+    pub(crate) fn created(sidecar: &Sidecar, file: CapsuleFile) -> anyhow::Result<Arc<Self>> {
+        let capsule = Self::make(sidecar, file, Stage::Starting)?;
+        sidecar.capsules.add(capsule.clone());
+        Ok(capsule)
+    }
+
+    /// A capsule that is coming here by a move.
+    pub(crate) async fn arriving(sidecar: &Arc<Sidecar>, file: CapsuleFile) -> anyhow::Result<Arc<Self>> {
+        if let Some(old) = sidecar.capsules.get(&file.id) {
+            match old.stage() {
+                Stage::Left { .. } | Stage::Removed => sidecar.capsules.remove(&file.id),
+                _ => bail!("{} is here already", file.name),
+            }
+        }
+        // Left by a sidecar that ended before it could clean up.
+        let directory = sidecar.data.join("capsules").join(file.id.to_string());
+        if directory.exists() {
+            engine::clear(sidecar, &directory, &file).await?;
+        }
+        let capsule = Self::make(sidecar, file, Stage::Arriving)?;
+        sidecar.capsules.add(capsule.clone());
+        Ok(capsule)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> CapsuleId {
+        self.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &CapsuleName {
+        &self.name
+    }
+
+    /// Where everything of it lies.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its private files.
+    pub fn upper(&self) -> PathBuf {
+        self.directory.join("upper")
+    }
+
+    /// What is kept of it on disk.
+    pub fn file(&self) -> CapsuleFile {
+        self.file.lock().expect("no panics under this lock").clone()
+    }
+
+    /// Changes what is kept of it on disk.
+    pub(crate) fn change_file(&self, change: impl FnOnce(&mut CapsuleFile)) -> anyhow::Result<()> {
+        let mut file = self.file.lock().expect("no panics under this lock");
+        change(&mut file);
+        file.write(&self.directory)
+    }
+
+    /// Notes the generation that the directory gave it.
+    pub(crate) fn set_generation(&self, generation: Generation) -> anyhow::Result<()> {
+        self.change_file(|file| file.generation = generation)
+    }
+
+    /// What it is doing.
+    pub fn stage(&self) -> Stage {
+        self.stage.borrow().clone()
+    }
+
+    /// A receiver that sees what it is doing.
+    pub fn stages(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    pub(crate) fn set_stage(&self, stage: Stage) {
+        tracing::debug!(capsule = %self.name, ?stage, "stage");
+        self.stage.send_replace(stage);
+    }
+
+    /// Held while something is done with the whole capsule.
+    pub(crate) fn busy(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.busy.clone()
+    }
+
+    /// Its exit code, once its program has ended.
+    pub fn exit_code(&self) -> Option<i32> {
+        match *self.stage.borrow() {
+            Stage::Stopped(code) => code,
+            _ => None,
+        }
+    }
+
+    /// Writes a line to the journal of what was about to be done, and makes sure that it is on disk.
+    pub(crate) fn journal(&self, line: &str) -> anyhow::Result<()> {
+        let path = self.directory.join("journal");
+        let write = || -> std::io::Result<()> {
+            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+            file.write_all(format!("{line}\n").as_bytes())?;
+            file.sync_data()
+        };
+        write().with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+/// The capsules of this host.
+#[derive(Default)]
+pub struct Capsules(Mutex<HashMap<CapsuleId, Arc<Capsule>>>);
+
+impl Capsules {
+    fn map(&self) -> std::sync::MutexGuard<'_, HashMap<CapsuleId, Arc<Capsule>>> {
+        self.0.lock().expect("no panics under this lock")
+    }
+
+    /// A capsule by id.
+    pub fn get(&self, id: &CapsuleId) -> Option<Arc<Capsule>> {
+        self.map().get(id).cloned()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Capsule>> {
+        self.map().values().cloned().collect()
+    }
+
+    pub(crate) fn add(&self, capsule: Arc<Capsule>) {
+        self.map().insert(capsule.id, capsule);
+    }
+
+    pub(crate) fn remove(&self, id: &CapsuleId) {
+        self.map().remove(id);
+    }
+
+    /// What this host tells the directory that it holds.
+    pub fn held(&self) -> Vec<HeldCapsule> {
+        let all = self.all();
+        let held = all.iter().filter_map(|capsule| {
+            let state = match capsule.stage() {
+                Stage::Running | Stage::Starting | Stage::Moving => CapsuleState::Running,
+                Stage::Stopped(_) => CapsuleState::Stopped,
+                Stage::Arriving | Stage::Left { .. } | Stage::Removed => return None,
+            };
+            Some(HeldCapsule { id: capsule.id, generation: capsule.file().generation, state })
+        });
+        held.collect()
+    }
+}

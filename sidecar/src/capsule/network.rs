@@ -1,0 +1,245 @@
+//! The network of one capsule on this host: its namespace, and the shim that keeps its session sockets.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context;
+use kernel::diag::Diag;
+use kernel::netns::{Netns, Worker};
+use kernel::rules::{self, Interception};
+use overlay_proto::{CapsuleId, CapsuleName, Generation, Locators, Role};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::quiet::Quiet;
+use crate::session::Key;
+
+/// Port of the interception listener: privileged and unlikely, since a program of the capsule can reach it.
+pub const INTERCEPT_PORT: u16 = 1;
+
+/// Number of the NFQUEUE in each namespace.
+pub const SYN_QUEUE: u16 = 0;
+
+/// The resolver that every capsule's `/etc/resolv.conf` names.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 88);
+
+/// Socket messages that may wait for the shim.
+const KEEPER_QUEUE: usize = 8192;
+
+/// The network of one capsule.
+pub struct Network {
+    id: CapsuleId,
+    name: CapsuleName,
+    locators: Locators,
+    generation: AtomicU64,
+    worker: Worker,
+    sockets: Arc<Mutex<Diag>>,
+    quiet: Quiet,
+    closed: CancellationToken,
+    connecting: AtomicUsize,
+    keeper: std::sync::mpsc::SyncSender<Keep>,
+}
+
+enum Keep {
+    Hold(Key, OwnedFd),
+    Release(Key),
+}
+
+/// Who the capsule is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its id.
+    pub id: CapsuleId,
+    /// Its name.
+    pub name: CapsuleName,
+    /// Its addresses.
+    pub locators: Locators,
+    /// Its generation.
+    pub generation: Generation,
+}
+
+impl Network {
+    /// Sets up interception in the namespace of a capsule's shim.
+    ///
+    /// # Errors
+    /// The kernel refuses a part of it.
+    pub fn set_up(who: &Identity, netns: &Netns, shim: &Path, locked: bool) -> anyhow::Result<Arc<Self>> {
+        let worker = Worker::start(netns).context("entering the capsule's network namespace")?;
+        let interception = Interception {
+            v4: who.locators.v4,
+            v6: who.locators.v6,
+            tcp_port: INTERCEPT_PORT,
+            queue: SYN_QUEUE,
+        };
+        let sockets = worker.run(move || -> anyhow::Result<Diag> {
+            match locked {
+                true => rules::set_up_locked(&interception)?,
+                false => rules::set_up(&interception)?,
+            }
+            Ok(Diag::open()?)
+        })?;
+        let (keeper, kept) = std::sync::mpsc::sync_channel(KEEPER_QUEUE);
+        let shim = shim::Client::connect(shim).context("connecting to the capsule's shim")?;
+        std::thread::Builder::new().name("keeper".into()).spawn(move || keep_sockets(shim, &kept))?;
+        Ok(Arc::new(Self {
+            id: who.id,
+            name: who.name.clone(),
+            locators: who.locators,
+            generation: AtomicU64::new(who.generation.number()),
+            worker,
+            sockets: Arc::new(Mutex::new(sockets)),
+            quiet: Quiet::new(locked),
+            closed: CancellationToken::new(),
+            connecting: AtomicUsize::new(0),
+            keeper,
+        }))
+    }
+
+    /// The capsule.
+    pub fn id(&self) -> CapsuleId {
+        self.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &CapsuleName {
+        &self.name
+    }
+
+    /// Its addresses.
+    pub fn locators(&self) -> Locators {
+        self.locators
+    }
+
+    /// Its generation as this host knows it.
+    pub fn generation(&self) -> Generation {
+        Generation::new(self.generation.load(Ordering::Acquire))
+    }
+
+    /// The directory raised the generation.
+    pub fn set_generation(&self, generation: Generation) {
+        self.generation.store(generation.number(), Ordering::Release);
+    }
+
+    /// Whether new connections wait.
+    pub fn quiet(&self) -> &Quiet {
+        &self.quiet
+    }
+
+    /// The thread inside the namespace.
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Cancelled when the namespace is given up.
+    pub fn closed(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
+    /// Connects that are not sessions yet.
+    pub fn connecting(&self) -> usize {
+        self.connecting.load(Ordering::Acquire)
+    }
+
+    /// Notes how many connects are not sessions yet.
+    pub fn set_connecting(&self, count: usize) {
+        self.connecting.store(count, Ordering::Release);
+    }
+
+    /// Runs `f` in the namespace, without blocking the caller's thread.
+    pub async fn in_netns<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = oneshot::channel();
+        self.worker.submit(move || {
+            let _ = done.send(f());
+        });
+        result.await.expect("the worker runs every job")
+    }
+
+    /// Runs `f` with the namespace's socket diagnosis, later.
+    pub fn with_sockets(&self, f: impl FnOnce(&mut Diag) + Send + 'static) {
+        let sockets = self.sockets.clone();
+        self.worker.submit(move || f(&mut sockets.lock().expect("no panics under this lock")));
+    }
+
+    /// Asks the namespace's socket diagnosis, without blocking the caller's thread.
+    pub async fn sockets<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Diag) -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
+        let sockets = self.sockets.clone();
+        self.in_netns(move || f(&mut sockets.lock().expect("no panics under this lock"))).await
+    }
+
+    /// Gives the shim a duplicate of a session's socket.
+    pub fn keep(&self, key: Key, fd: BorrowedFd<'_>) {
+        match fd.try_clone_to_owned() {
+            Ok(fd) => self.tell_keeper(Keep::Hold(key, fd)),
+            Err(error) => tracing::warn!(capsule = %self.name, %error, "a session's socket has no duplicate"),
+        }
+    }
+
+    /// The shim lets a session's socket go.
+    pub fn let_go(&self, key: Key) {
+        self.tell_keeper(Keep::Release(key));
+    }
+
+    fn tell_keeper(&self, keep: Keep) {
+        if self.keeper.try_send(keep).is_err() {
+            tracing::warn!(capsule = %self.name, "the shim is behind with its sockets");
+        }
+    }
+
+    /// Ends everything that this sidecar does in the namespace.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+}
+
+/// Passes sockets to the shim in order, on a thread of its own, since each message waits for its answer.
+fn keep_sockets(mut shim: shim::Client, kept: &std::sync::mpsc::Receiver<Keep>) {
+    let name = |key: Key| format!("{}-{}", key.0, letter(key.1));
+    while let Ok(keep) = kept.recv() {
+        let told = match keep {
+            Keep::Hold(key, fd) => {
+                shim.request(&shim::Request::Hold { session: name(key) }, &[fd.as_fd()])
+            }
+            Keep::Release(key) => shim.request(&shim::Request::Release { session: name(key) }, &[]),
+        };
+        if let Err(error) = told {
+            tracing::warn!(%error, "the shim does not take sockets");
+        }
+    }
+}
+
+fn letter(role: Role) -> char {
+    match role {
+        Role::Opener => 'o',
+        Role::Acceptor => 'a',
+    }
+}
+
+/// The networks of all capsules on this host.
+#[derive(Clone, Default)]
+pub struct Networks(Arc<Mutex<HashMap<CapsuleId, Arc<Network>>>>);
+
+impl Networks {
+    /// The network of a capsule.
+    pub fn of(&self, id: &CapsuleId) -> Option<Arc<Network>> {
+        self.0.lock().expect("no panics under this lock").get(id).cloned()
+    }
+
+    /// Adds a network.
+    pub fn add(&self, network: Arc<Network>) {
+        self.0.lock().expect("no panics under this lock").insert(network.id(), network);
+    }
+
+    /// Takes a network out and closes it.
+    pub fn remove(&self, id: &CapsuleId) {
+        if let Some(network) = self.0.lock().expect("no panics under this lock").remove(id) {
+            network.close();
+        }
+    }
+}

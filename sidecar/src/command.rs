@@ -1,0 +1,73 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Carries the connections of this host's capsules, and moves capsules between hosts.
+#[derive(Debug, Parser)]
+#[command(name = "capsule-sidecar", version)]
+pub struct Command {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What the sidecar can be told to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Join a mesh with a one-time token.
+    Join(Join),
+    /// Serve this host's capsules.
+    Serve(Serve),
+    /// Join standard input and output to a Unix socket (used by rsync during a move).
+    #[command(hide = true, name = runtime::files::private::CONNECT_MODE)]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// What rsync adds: ignored.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+}
+
+/// Arguments of `join`.
+#[derive(Debug, Args)]
+pub struct Join {
+    /// Where this host keeps its key, its certificate and its capsules.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// The token that `capsule-directory token --host NAME` printed; `-` reads it from standard input.
+    #[arg(long)]
+    pub token: String,
+    /// Where the directory takes requests.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub directory: SocketAddr,
+}
+
+/// Arguments of `serve`; those not given come from the environment, the file, or the defaults.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where this host keeps its key, its certificate and its capsules.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Settings in TOML.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where to take links of other hosts (UDP).
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Where others reach this host, if not where its requests to the directory come from.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub advertise: Option<SocketAddr>,
+    /// The socket that `capsule` talks to.
+    #[arg(long, value_name = "PATH")]
+    pub admin: Option<PathBuf>,
+    /// Where to serve /metrics, /healthz and /readyz.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub http: Option<SocketAddr>,
+    /// Check the settings and end.
+    #[arg(long)]
+    pub check_config: bool,
+}

@@ -1,0 +1,118 @@
+//! Settings: defaults, then the file, then `CAPSULE_…` variables, then flags.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::command::Serve;
+
+/// The settings of a sidecar.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to take links of other hosts (UDP).
+    pub listen: SocketAddr,
+    /// Where others reach this host, if not where its requests to the directory come from.
+    pub advertise: Option<SocketAddr>,
+    /// The socket that `capsule` talks to.
+    pub admin: PathBuf,
+    /// Where to serve /metrics, /healthz and /readyz.
+    pub http: SocketAddr,
+    /// The root that capsules on this host see below their private files.
+    pub base: PathBuf,
+    /// Further paths of the base that capsules must not see.
+    pub masks: Vec<PathBuf>,
+    /// What is read as the CPU's features when a capsule of this host is to move.
+    pub cpuinfo: PathBuf,
+    /// The owner of capsules that are run without `--owner`.
+    pub owner: String,
+    /// UDP payload that links begin with, in bytes; every path between the hosts must take it.
+    pub mtu_initial_bytes: u16,
+    /// Seconds without a sign of life after which a link is given up.
+    pub link_idle_s: u64,
+    /// Milliseconds that a move waits at most for peers to agree on amounts.
+    pub hold_ms_max: u64,
+    /// Logs as `text` or `json`.
+    pub log: LogFormat,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 4433)),
+            advertise: None,
+            admin: "/run/capsule/admin.sock".into(),
+            http: SocketAddr::from(([127, 0, 0, 1], 9100)),
+            base: "/".into(),
+            masks: Vec::new(),
+            cpuinfo: "/proc/cpuinfo".into(),
+            owner: "root".into(),
+            mtu_initial_bytes: 1452,
+            link_idle_s: 30,
+            hold_ms_max: 2000,
+            log: LogFormat::Text,
+        }
+    }
+}
+
+/// Variables of the environment that are no settings: they belong to `capsule` and to logging.
+const NOT_SETTINGS: [&str; 2] = ["admin", "log"];
+
+impl Config {
+    /// Composes the settings and checks them.
+    ///
+    /// # Errors
+    /// A setting is unknown or has no sense; the message says which and where.
+    pub fn load(flags: &Serve) -> anyhow::Result<Self> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = &flags.config {
+            std::fs::metadata(file).with_context(|| format!("reading settings from {}", file.display()))?;
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        figment = figment.merge(Env::prefixed("CAPSULE_").ignore(&NOT_SETTINGS));
+        figment = merge_flag(figment, "listen", flags.listen.as_ref());
+        figment = merge_flag(figment, "advertise", flags.advertise.as_ref());
+        figment = merge_flag(figment, "admin", flags.admin.as_ref());
+        figment = merge_flag(figment, "http", flags.http.as_ref());
+        let config: Self = figment.extract().map_err(|error| anyhow::anyhow!("settings: {error}"))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.base.is_absolute(), "settings: base = {:?} is not an absolute path", self.base);
+        anyhow::ensure!(is_directory(&self.base), "settings: base = {:?} is not a directory", self.base);
+        anyhow::ensure!(
+            (1200..=6500).contains(&self.mtu_initial_bytes),
+            "settings: mtu_initial_bytes = {} is not between 1200 and 6500",
+            self.mtu_initial_bytes
+        );
+        anyhow::ensure!(self.link_idle_s >= 2, "settings: link_idle_s = {} is below 2", self.link_idle_s);
+        Ok(())
+    }
+}
+
+fn is_directory(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())
+}
+
+fn merge_flag<T: Serialize>(figment: Figment, key: &str, value: Option<&T>) -> Figment {
+    match value {
+        Some(value) => figment.merge(Serialized::default(key, value)),
+        None => figment,
+    }
+}

@@ -1,0 +1,80 @@
+//! Finding hosts by DNS: the SRV record of a capsule names its host and port, as any resolver sees it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, bail};
+use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use overlay_proto::{CapsuleName, HostName};
+
+/// A resolver that asks the directory's DNS server.
+#[derive(Clone)]
+pub struct Finder(Arc<Inner>);
+
+struct Inner {
+    zone: String,
+    resolver: TokioResolver,
+    found: Mutex<HashMap<CapsuleName, (HostName, SocketAddr)>>,
+}
+
+impl Finder {
+    /// A finder for `zone`, served at `servers`.
+    ///
+    /// # Errors
+    /// The resolver can't be made.
+    pub fn new(zone: String, servers: &[SocketAddr]) -> anyhow::Result<Self> {
+        let name_servers = servers.iter().map(|server| {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+            let connections = connections.map(|mut connection| {
+                connection.port = server.port();
+                connection
+            });
+            NameServerConfig::new(server.ip(), true, connections.into())
+        });
+        let config = ResolverConfig::from_parts(None, Vec::new(), name_servers.collect());
+        let mut options = ResolverOpts::default();
+        // Freshness comes from the watch: see `forget_all`.
+        options.cache_size = 0;
+        options.timeout = std::time::Duration::from_secs(1);
+        options.attempts = 2;
+        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options;
+        let resolver = builder.build()?;
+        Ok(Self(Arc::new(Inner { zone, resolver, found: Mutex::default() })))
+    }
+
+    /// The host of a capsule and where it takes links.
+    ///
+    /// # Errors
+    /// The directory's DNS server does not answer, or has no such record.
+    pub async fn host_of(&self, capsule: &CapsuleName) -> anyhow::Result<(HostName, SocketAddr)> {
+        if let Some(found) = self.0.found.lock().expect("no panics under this lock").get(capsule) {
+            return Ok(found.clone());
+        }
+        let name = format!("_capsule._udp.{capsule}.{}.", self.0.zone);
+        let answer = self.0.resolver.lookup(Name::from_ascii(&name)?, RecordType::SRV).await?;
+        let service = answer.answers().iter().find_map(|record| match &record.data {
+            RData::SRV(service) => Some(service.clone()),
+            _ => None,
+        });
+        let service = service.with_context(|| format!("{name} has no SRV record"))?;
+        let target = service.target.to_ascii();
+        let suffix = format!(".hosts.{}.", self.0.zone);
+        let Some(host) = target.strip_suffix(&suffix) else { bail!("{target} is no host of the mesh") };
+        let host: HostName = host.parse()?;
+        let addresses = self.0.resolver.lookup_ip(service.target.clone()).await?;
+        let address: IpAddr = addresses.iter().next().with_context(|| format!("{target} has no address"))?;
+        let found = (host, SocketAddr::new(address, service.port));
+        self.0.found.lock().expect("no panics under this lock").insert(capsule.clone(), found.clone());
+        Ok(found)
+    }
+
+    /// Forgets everything: the watch said that something changed.
+    pub fn forget_all(&self) {
+        self.0.found.lock().expect("no panics under this lock").clear();
+    }
+}

@@ -1,0 +1,8 @@
+//! Interception: what the programs of a capsule see of the network (D1, D2).
+//!
+//! [`connect`] holds a program's SYN until the far program answered and then takes the connection; [`deliver`]
+//! dials a program for the sidecar of another host. [`opens`] joins an OPEN to its ANSWER.
+
+pub mod connect;
+pub mod deliver;
+pub mod opens;

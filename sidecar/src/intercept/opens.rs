@@ -1,0 +1,63 @@
+//! OPENs that wait for their ANSWER, and the data streams that overtake it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use overlay_proto::{OpenOutcome, SessionId, StreamHeader};
+use tokio::sync::oneshot;
+
+use crate::limits::EARLY_STREAMS;
+use crate::link::{Link, Receiver};
+
+/// OPENs sent by this host.
+#[derive(Clone, Default)]
+pub struct Opens(Arc<Mutex<HashMap<SessionId, Waiting>>>);
+
+#[derive(Default)]
+struct Waiting {
+    answer: Option<oneshot::Sender<OpenOutcome>>,
+    /// The link that the OPEN went out on: an answer from elsewhere does not count.
+    link: u64,
+    early: Vec<EarlyStream>,
+}
+
+/// A data stream that arrived before the program's connection was there.
+pub type EarlyStream = (Arc<Link>, StreamHeader, Receiver);
+
+impl Opens {
+    /// Notes that an OPEN is about to be sent on `link`.
+    pub fn expect(&self, session: SessionId, link: &Link) -> oneshot::Receiver<OpenOutcome> {
+        let (answer, answered) = oneshot::channel();
+        let mut opens = self.0.lock().expect("no panics under this lock");
+        let waiting = opens.entry(session).or_default();
+        waiting.answer = Some(answer);
+        waiting.link = link.serial;
+        answered
+    }
+
+    /// An ANSWER arrived.
+    pub fn answer(&self, link: &Link, session: SessionId, outcome: OpenOutcome) {
+        let mut opens = self.0.lock().expect("no panics under this lock");
+        if let Some(waiting) = opens.get_mut(&session).filter(|waiting| waiting.link == link.serial) {
+            if let Some(answer) = waiting.answer.take() {
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+
+    /// Keeps a data stream for a session that is being opened.
+    pub fn keep_early(&self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
+        let mut opens = self.0.lock().expect("no panics under this lock");
+        if let Some(waiting) = opens.get_mut(&header.session).filter(|waiting| waiting.link == link.serial) {
+            if waiting.early.len() < EARLY_STREAMS {
+                waiting.early.push((link.clone(), header, stream));
+            }
+        }
+    }
+
+    /// Ends the waiting, and gives the streams that came early.
+    pub fn finish(&self, session: SessionId) -> Vec<EarlyStream> {
+        let mut opens = self.0.lock().expect("no panics under this lock");
+        opens.remove(&session).map(|waiting| waiting.early).unwrap_or_default()
+    }
+}

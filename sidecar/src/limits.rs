@@ -1,0 +1,84 @@
+//! Every bound of the sidecar, with its unit and reason.
+
+use std::time::Duration;
+
+/// Chunks that a stream between two halves on one host may hold: enough to keep both sides busy, little enough
+/// that backpressure reaches the writing program at once.
+pub const LOCAL_STREAM_CHUNKS: usize = 4;
+
+/// Bytes peeked from a program's connection or read from a stream at a time. Large enough that a system call
+/// per chunk is cheap, small enough that one session does not keep the others waiting.
+pub const READ_CHUNK_BYTES: usize = 256 * 1024;
+
+/// First size of a session's peek buffer; it grows to [`READ_CHUNK_BYTES`] with the bytes moved, so that idle
+/// sessions stay small.
+pub const PEEK_BYTES_MIN: usize = 4 * 1024;
+
+/// Control frames that wait for a session's driver. Frames per session are few: more than this is a fault.
+pub const MAILBOX_EVENTS: usize = 256;
+
+/// Control frames that wait to be written to a link.
+pub const LINK_FRAMES: usize = 65_536;
+
+/// Streams of one session that may wait for their session to know their attach.
+pub const EARLY_STREAMS: usize = 4;
+
+/// Time after which delivered bytes are reported at the latest; much is reported at once by the core.
+pub const REPORT_DELAY: Duration = Duration::from_millis(2);
+
+/// Pauses between looks whether a program has accepted its connection: first and longest.
+pub const ACCEPT_LOOK_FIRST: Duration = Duration::from_millis(1);
+/// See [`ACCEPT_LOOK_FIRST`].
+pub const ACCEPT_LOOK_LONGEST: Duration = Duration::from_millis(100);
+
+/// Time that establishing a link may take before the next try.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Two links of one host pair that came up within this time were dialled at once: the one dialled by the host
+/// with the smaller name stays. A later one replaces an older one, which must be dead.
+pub const DIAL_RACE: Duration = Duration::from_secs(3);
+
+/// Pauses between tries to reach the host of a session's other half: first and longest.
+pub const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// See [`RETRY_FIRST`].
+pub const RETRY_LONGEST: Duration = Duration::from_secs(2);
+
+/// A reset from the far program is passed on when the near program has taken all bytes before it, or after this
+/// time without progress.
+pub const RESET_GRACE: Duration = Duration::from_secs(1);
+
+/// Receive buffer of a session's socket: bandwidth times round trip, since autotuning does not see peeked data.
+pub const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Ended sessions that are remembered, so that a repeated frame gets the answer that it got before.
+pub const TOMBSTONES: usize = 4096;
+
+/// Time that the program's end of an accepted connection may take to show up at the listener.
+pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time that a host stays unreachable before a held connect is told so, about what a router takes.
+pub const UNREACHABLE_AFTER: Duration = Duration::from_secs(4);
+
+/// Time that a program's own kernel takes to answer a dial at most.
+pub const DELIVER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest message of a move's conversation, in bytes: thousands of base files.
+pub const MOVE_MESSAGE_BYTES: usize = 16 << 20;
+
+/// Files of a CRIU image: about one for each process and kind of object.
+pub const IMAGE_FILES_MAX: usize = 65_536;
+
+/// Bytes of an image: more than any host here has memory.
+pub const IMAGE_BYTES_MAX: u64 = 1 << 42;
+
+/// Bytes of the sessions of one capsule, with all that their queues hold.
+pub const SESSIONS_BYTES_MAX: u64 = 1 << 34;
+
+/// Time that dials under way may take before a capsule leaves without them.
+pub const QUIESCE_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// Time that what is on its way inside a capsule's network may take to arrive after the pause.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// Rounds of private files that are sent while the capsule runs, at most.
+pub const FILE_ROUNDS: usize = 4;

@@ -1,0 +1,103 @@
+//! The tasks of one link: control frames out, control frames in, data streams in, requests in.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use bytes::BytesMut;
+use overlay_proto::{Frame, StreamHeader, frame};
+use tokio::sync::mpsc;
+
+use super::{Link, Receiver, Upcalls};
+
+/// Writes queued frames in batches until the link goes down.
+pub(super) async fn write_frames(
+    link: &Link,
+    mut stream: quinn::SendStream,
+    mut frames: mpsc::Receiver<Frame>,
+) -> anyhow::Result<()> {
+    let mut buffer = BytesMut::new();
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            () = link.down.cancelled() => return Ok(()),
+            taken = frames.recv_many(&mut batch, 256) => if taken == 0 { return Ok(()) },
+        }
+        for frame in batch.drain(..) {
+            frame::encode(&frame, &mut buffer);
+        }
+        stream.write_chunk(buffer.split().freeze()).await.context("the control stream broke")?;
+    }
+}
+
+/// Reads frames and passes them on until the link goes down.
+pub(super) async fn read_frames(
+    link: &Arc<Link>,
+    mut stream: quinn::RecvStream,
+    mut buffer: BytesMut,
+    upcalls: &dyn Upcalls,
+) -> anyhow::Result<()> {
+    loop {
+        while let Some(frame) = frame::decode(&mut buffer)? {
+            upcalls.frame(link, frame);
+        }
+        let Some(chunk) = stream.read_chunk(64 * 1024, true).await.context("the control stream broke")? else {
+            bail!("the control stream ended");
+        };
+        buffer.extend_from_slice(&chunk.bytes);
+    }
+}
+
+/// Reads one frame, which must be the first of the control stream.
+pub(super) async fn read_hello(
+    stream: &mut quinn::RecvStream,
+    buffer: &mut BytesMut,
+) -> anyhow::Result<Frame> {
+    loop {
+        if let Some(frame) = frame::decode(buffer)? {
+            return Ok(frame);
+        }
+        let Some(chunk) = stream.read_chunk(4096, true).await? else { bail!("the control stream ended") };
+        buffer.extend_from_slice(&chunk.bytes);
+    }
+}
+
+/// Accepts the streams of sessions; each is passed on when its header is complete.
+pub(super) async fn accept_data(
+    link: &Arc<Link>,
+    connection: &quinn::Connection,
+    upcalls: &Arc<dyn Upcalls>,
+) -> anyhow::Result<()> {
+    loop {
+        let stream = connection.accept_uni().await?;
+        let (link, upcalls) = (link.clone(), upcalls.clone());
+        tokio::spawn(async move {
+            match read_header(stream).await {
+                Ok((header, stream)) => upcalls.data(&link, header, stream),
+                Err(error) => tracing::debug!(host = %link.host, %error, "data stream without a header"),
+            }
+        });
+    }
+}
+
+async fn read_header(mut stream: quinn::RecvStream) -> anyhow::Result<(StreamHeader, Receiver)> {
+    let mut buffer = BytesMut::new();
+    loop {
+        if let Some(header) = StreamHeader::decode(&mut buffer)? {
+            return Ok((header, Receiver::quic(stream, buffer.freeze())));
+        }
+        let Some(chunk) = stream.read_chunk(64 * 1024, true).await? else { bail!("the stream ended") };
+        buffer.extend_from_slice(&chunk.bytes);
+    }
+}
+
+/// Accepts the request streams of the other sidecar.
+pub(super) async fn accept_requests(
+    link: &Arc<Link>,
+    connection: &quinn::Connection,
+    upcalls: &dyn Upcalls,
+) -> anyhow::Result<()> {
+    loop {
+        let (send, receive) = connection.accept_bi().await?;
+        upcalls.request(link, send, receive);
+    }
+}

@@ -1,0 +1,31 @@
+//! Moving a capsule to another host while its connections stay open.
+//!
+//! ```text
+//!  source                                     target
+//!  preflight ── prepare ──────────────────→ examine: room, CPU, base files, volumes
+//!  files     ── rsync rounds ─────────────→ private files; network made, locked
+//!  quiesce hold │ peers stop sending, amounts agreed
+//!  pause settle lock snapshot ── sessions ─→ sockets rebuilt, silent
+//!  dump transfer ── image ────────────────→ restored, standing at the gate
+//!  claim     ── key ──────────────────────→ claims at the directory: the commit
+//!                                  running ← thaw: lock off, gate open
+//!  release   source's copy destroyed         attach: sessions go on
+//! ```
+//! [`source`] runs the phases in one flat list and undoes them in reverse; [`target`] is the other end of the
+//! conversation. Until the key is sent the source undoes alone; after that the directory decides (D7).
+//!
+//! Guarantees. Source: on success nothing of the capsule is left here; on failure it runs on here. Target: on
+//! success the capsule runs here and its sessions attach; on failure nothing of it is left here.
+
+mod conversation;
+pub mod examine;
+pub mod files;
+mod image;
+mod phases;
+mod sockets;
+pub mod source;
+pub mod target;
+
+pub use phases::Phase;
+pub use source::{command, preflight};
+pub use target::Arrivals;

@@ -1,0 +1,141 @@
+//! Private files on their way: rsync at both ends, joined by a request stream.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use overlay_proto::{HostName, OfferId};
+use runtime::files::private::{Ended, Pace, ended, rsync_receiver, rsync_sender};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
+
+use super::conversation::{hear, say};
+use crate::requests::{self, Kind};
+use crate::sidecar::Sidecar;
+
+/// Which tree of an arriving capsule files go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Tree {
+    /// The private layer.
+    Private,
+    /// Base files that differ.
+    Base,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    offer: OfferId,
+    tree: Tree,
+}
+
+/// Sends `paths` of `directory` (or all of it) to the host that prepared for `offer`.
+pub(super) async fn send(
+    sidecar: &Sidecar,
+    host: &HostName,
+    offer: OfferId,
+    tree: Tree,
+    directory: &Path,
+    paths: Option<&[PathBuf]>,
+    pace: Pace,
+) -> anyhow::Result<Ended> {
+    let meeting = Meeting::make(&sidecar.data.join("moves").join(format!("{offer}.rsync")))?;
+    let program = std::env::current_exe().context("finding this program's own file")?;
+    let command = rsync_sender(directory, &program, &meeting.socket, paths)?;
+    let mut command = tokio::process::Command::from(command);
+    let rsync = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().context("starting rsync")?;
+    let joined = async {
+        let (stream, _) = meeting.listener.accept().await?;
+        let (mut send, receive) = requests::open(sidecar, host, Kind::Files).await?;
+        say(&mut send, &Header { offer, tree }).await?;
+        let (mut from_rsync, mut to_rsync) = stream.into_split();
+        let mut receive = receive;
+        let out = async {
+            tokio::io::copy(&mut from_rsync, &mut send).await?;
+            let _ = send.finish();
+            Ok::<_, std::io::Error>(())
+        };
+        let back = async {
+            tokio::io::copy(&mut receive, &mut to_rsync).await?;
+            to_rsync.shutdown().await
+        };
+        let _ = tokio::join!(out, back);
+        anyhow::Ok(())
+    };
+    let finished = rsync.wait_with_output();
+    tokio::pin!(finished);
+    let output = tokio::select! {
+        output = &mut finished => output?,
+        joined = joined => {
+            joined?;
+            finished.await?
+        }
+    };
+    Ok(ended(output.status, &String::from_utf8_lossy(&output.stderr), directory, pace)?)
+}
+
+/// The socket at which rsync's remote shell meets us.
+struct Meeting {
+    directory: PathBuf,
+    socket: PathBuf,
+    listener: UnixListener,
+}
+
+impl Meeting {
+    fn make(directory: &Path) -> anyhow::Result<Self> {
+        let _ = std::fs::remove_dir_all(directory);
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .with_context(|| format!("creating {}", directory.display()))?;
+        let socket = directory.join("s");
+        let listener = UnixListener::bind(&socket).with_context(|| format!("binding {}", socket.display()))?;
+        Ok(Self { directory: directory.to_owned(), socket, listener })
+    }
+}
+
+impl Drop for Meeting {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Takes files of a capsule that `host` is moving here.
+///
+/// # Errors
+/// No such move is under way, or rsync failed.
+pub async fn receive(
+    sidecar: Arc<Sidecar>,
+    host: HostName,
+    mut send: quinn::SendStream,
+    mut receive: quinn::RecvStream,
+) -> anyhow::Result<()> {
+    let header: Header = hear(&mut receive).await?;
+    let Some(directory) = sidecar.arrivals.directory(&host, header.offer, header.tree) else {
+        bail!("files of a move that is not under way");
+    };
+    let mut rsync = tokio::process::Command::from(rsync_receiver(&directory))
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("starting rsync")?;
+    let (Some(mut input), Some(mut output)) = (rsync.stdin.take(), rsync.stdout.take()) else {
+        bail!("rsync without its pipes");
+    };
+    let fill = async {
+        let _ = tokio::io::copy(&mut receive, &mut input).await;
+        drop(input);
+    };
+    let drain = async {
+        let _ = tokio::io::copy(&mut output, &mut send).await;
+        let _ = send.finish();
+    };
+    let ((), (), finished) = tokio::join!(fill, drain, rsync.wait_with_output());
+    let finished = finished?;
+    ended(finished.status, &String::from_utf8_lossy(&finished.stderr), &directory, Pace::Frozen)?;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The phases of a move, their names and their times.
+
+use std::time::Instant;
+
+use admin_api::result::Phases;
+use admin_api::{Frame, Progress, RunState};
+
+use crate::admin::Output;
+
+/// The phases in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The target is asked whether it can take the capsule.
+    Preflight,
+    /// Private and differing base files go ahead while the capsule runs.
+    Files,
+    /// New connections wait; those that no program has accepted are waited for.
+    Quiesce,
+    /// Both sides of every session agree on amounts and stop sending.
+    Hold,
+    /// The processes are frozen.
+    Pause,
+    /// What is on its way inside the capsule's network arrives.
+    Settle,
+    /// Nothing arrives in the capsule's network any more.
+    Lock,
+    /// The sidecar's ends of all connections are captured.
+    Snapshot,
+    /// CRIU writes the processes' image.
+    Dump,
+    /// The image and the last private files go over.
+    Transfer,
+    /// The target rebuilds connections and processes, up to the gate.
+    Restore,
+    /// The target claims the capsule: the commit.
+    Claim,
+    /// The target opens the gate.
+    Thaw,
+    /// The halves of all sessions are joined again.
+    Attach,
+    /// The source destroys its copy.
+    Release,
+}
+
+impl Phase {
+    /// The word shown, and the key in `phases_ms`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Preflight => "preflight",
+            Self::Files => "files",
+            Self::Quiesce => "quiesce",
+            Self::Hold => "hold",
+            Self::Pause => "pause",
+            Self::Settle => "settle",
+            Self::Lock => "lock",
+            Self::Snapshot => "snapshot",
+            Self::Dump => "dump",
+            Self::Transfer => "transfer",
+            Self::Restore => "restore",
+            Self::Claim => "claim",
+            Self::Thaw => "thaw",
+            Self::Attach => "attach",
+            Self::Release => "release",
+        }
+    }
+
+    /// Whether the program stands still in this phase.
+    fn is_paused(self) -> bool {
+        (Self::Pause..Self::Attach).contains(&self)
+    }
+}
+
+/// Times of a move, and what its client is told of them.
+pub(super) struct Clock {
+    began: Instant,
+    paused: Option<Instant>,
+    running: Option<Instant>,
+    phases: Vec<(&'static str, f64)>,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self { began: Instant::now(), paused: None, running: None, phases: Vec::new() }
+    }
+
+    /// The program is about to be frozen.
+    pub(super) fn pause(&mut self) {
+        self.paused = Some(Instant::now());
+    }
+
+    /// The program runs at the target.
+    pub(super) fn running(&mut self) {
+        self.running = Some(Instant::now());
+    }
+
+    /// Notes the end of a phase.
+    pub(super) fn finish(&mut self, phase: Phase, began: Instant) {
+        self.phases.push((phase.word(), ms(began.elapsed())));
+    }
+
+    /// Notes a phase that the target timed.
+    pub(super) fn note(&mut self, phase: Phase, milliseconds: f64) {
+        self.phases.push((phase.word(), milliseconds));
+    }
+
+    pub(super) fn phases(&self) -> Phases {
+        self.phases.iter().copied().collect()
+    }
+
+    pub(super) fn blackout_ms(&self) -> f64 {
+        match (self.paused, self.running) {
+            (Some(paused), Some(running)) => ms(running.duration_since(paused)),
+            _ => 0.0,
+        }
+    }
+
+    pub(super) fn duration_ms(&self) -> f64 {
+        ms(self.began.elapsed())
+    }
+
+    /// What the client is told when a phase begins (`finished_ms` is none) or ended.
+    pub(super) fn progress(&self, phase: Phase, finished_ms: Option<f64>) -> Progress {
+        let paused = phase.is_paused();
+        Progress {
+            phase: phase.word().to_owned(),
+            state: if paused { RunState::Paused } else { RunState::Running },
+            paused_ms: self.paused.filter(|_| paused).map(|since| ms(since.elapsed())),
+            finished_ms,
+            ..Progress::default()
+        }
+    }
+}
+
+pub(super) fn ms(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Tells the client, if there still is one; a move does not depend on it.
+pub(super) async fn tell(output: &mut Output, progress: Progress) {
+    let _ = output.write(&Frame::Progress(progress)).await;
+}

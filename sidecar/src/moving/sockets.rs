@@ -1,0 +1,267 @@
+//! The halves of a capsule on their way: settled, captured, rebuilt.
+//!
+//! | the program's side of a half | travels as |
+//! |---|---|
+//! | has the connection open (or half-closed) | the kernel's state of our end, both queues included |
+//! | closed it, or was reset | the bytes that the other half does not have, and how they ended |
+//! | has not accepted it yet | nothing: it is dialled again, from offset 0 |
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use kernel::diag::{Diag, SocketState};
+use kernel::repair::{self, TcpSnapshot};
+use kernel::tcp::{self, TcpState};
+use overlay_proto::{CapsuleId, EndKind, Half, HalfSnapshot, Locators, Role};
+use serde::{Deserialize, Serialize};
+
+use crate::capsule::network::Network;
+use crate::limits::SETTLE_TIMEOUT;
+use crate::session::{Facts, Parked, Program, Remains, Socket};
+
+/// Version of [`HalfImage`].
+const VERSION: u32 = 1;
+
+/// One half on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HalfImage {
+    version: u32,
+    half: Vec<u8>,
+    own: CapsuleId,
+    peer: CapsuleId,
+    local: SocketAddr,
+    remote: SocketAddr,
+    began: SystemTime,
+    program: ProgramImage,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum ProgramImage {
+    Open { tcp: Box<TcpSnapshot>, prefix: Option<u8> },
+    Unaccepted,
+    Gone { bytes: Vec<u8>, ending: EndKind },
+}
+
+/// What the program's kernel holds of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// A process has it.
+    Program,
+    /// In the accept queue.
+    Nobody,
+    /// Closed by its process, with bytes perhaps still to be sent.
+    Orphan,
+    /// The kernel has forgotten it.
+    Gone,
+}
+
+/// How many connections wait for a program to accept them.
+pub(super) fn unaccepted(sockets: &mut Diag, locators: &Locators) -> io::Result<usize> {
+    let waits = |local: &SocketAddr, socket: &SocketState| {
+        let open = matches!(socket.state, TcpState::Established | TcpState::CloseWait);
+        open && socket.inode == 0 && locators.contains(local.ip())
+    };
+    Ok(sockets.all()?.iter().filter(|(local, _, socket)| waits(local, socket)).count())
+}
+
+/// Waits until nothing is on its way between our ends and the programs', and empties orphans into our queues.
+/// The program is frozen; what is not settled within [`SETTLE_TIMEOUT`] costs a retransmission later.
+pub(super) fn settle(parked: &mut [Parked], sockets: &mut Diag) -> io::Result<()> {
+    for half in parked.iter_mut() {
+        let owner = owner(half, sockets)?;
+        let facts = &half.facts;
+        if let (Owner::Orphan, Program::Socket(socket)) = (owner, &mut half.program) {
+            if socket.prefix().is_none() {
+                let taken = tcp::flush_orphan(socket.fd(), |_| Ok(()))?;
+                tracing::debug!(local = %facts.local, remote = %facts.remote, flushed = taken.is_some(), "orphan");
+                if let Some(byte) = taken {
+                    socket.set_prefix(byte);
+                }
+            }
+        }
+    }
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
+    while !parked.iter().all(is_settled) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
+fn is_settled(half: &Parked) -> bool {
+    let Program::Socket(socket) = &half.program else { return true };
+    let fd = socket.fd();
+    if socket.prefix().is_some() && tcp::info(fd).is_ok_and(|info| !info.state.fin_received()) {
+        return false;
+    }
+    match (tcp::unacknowledged(fd), tcp::unsent(fd)) {
+        (Ok(unacknowledged), Ok(unsent)) => unacknowledged == unsent,
+        _ => true,
+    }
+}
+
+fn owner(half: &Parked, sockets: &mut Diag) -> io::Result<Owner> {
+    let found = sockets.find(half.facts.local, half.facts.remote)?;
+    Ok(match found {
+        None => Owner::Gone,
+        Some(socket) if socket.inode != 0 => Owner::Program,
+        Some(_) if half.half.role() == Role::Acceptor && !half.half.is_accepted() => Owner::Nobody,
+        Some(_) => Owner::Orphan,
+    })
+}
+
+/// Captures every half; the sockets stay in repair mode until [`undo`] or until they are closed in silence.
+pub(super) fn capture(parked: &[Parked], sockets: &mut Diag) -> anyhow::Result<Vec<HalfImage>> {
+    parked.iter().map(|half| capture_one(half, sockets)).collect()
+}
+
+fn capture_one(half: &Parked, sockets: &mut Diag) -> anyhow::Result<HalfImage> {
+    let facts = &half.facts;
+    let mut core = half.half.clone();
+    let owner = owner(half, sockets)?;
+    if owner == Owner::Program {
+        core.accepted();
+    }
+    let program = match &half.program {
+        Program::Gone(remains) => ProgramImage::Gone { bytes: remains.bytes.to_vec(), ending: remains.ending },
+        Program::Socket(_) if owner == Owner::Nobody => ProgramImage::Unaccepted,
+        Program::Socket(socket) => {
+            let state = tcp::info(socket.fd())?.state;
+            if matches!(owner, Owner::Orphan | Owner::Gone) || state == TcpState::Closed {
+                let ending = if state.fin_received() { EndKind::Fin } else { EndKind::Reset };
+                let bytes = remaining(socket).context("reading what a program left behind")?;
+                let _ = repair::silence(socket.fd());
+                ProgramImage::Gone { bytes, ending }
+            } else {
+                let tcp = repair::capture(socket.fd())
+                    .with_context(|| format!("capturing the connection {} to {}", facts.local, facts.remote))?;
+                ProgramImage::Open { tcp: Box::new(tcp), prefix: socket.prefix() }
+            }
+        }
+    };
+    Ok(HalfImage {
+        version: VERSION,
+        half: core.snapshot().to_bytes(),
+        own: facts.own,
+        peer: facts.peer,
+        local: facts.local,
+        remote: facts.remote,
+        began: facts.began,
+        program,
+    })
+}
+
+/// Everything that the other half does not have, without consuming it.
+fn remaining(socket: &Socket) -> io::Result<Vec<u8>> {
+    let mut bytes: Vec<u8> = socket.prefix().into_iter().collect();
+    let mut buffer = vec![0; 1 << 20];
+    tcp::set_peek_offset(socket.fd(), 0)?;
+    loop {
+        match tcp::peek(socket.fd(), &mut buffer) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(bytes),
+            // The error of a reset is told once, behind the bytes.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(bytes),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Brings captured sockets back to life.
+pub(super) fn undo(parked: &[Parked]) {
+    for half in parked {
+        if let Some(fd) = half.program.fd() {
+            if let Err(error) = repair::resume(fd) {
+                tracing::error!(local = %half.facts.local, remote = %half.facts.remote, %error, "a connection was not brought back");
+            }
+        }
+    }
+}
+
+/// Makes sure that closing sends nothing: the connections live on elsewhere.
+pub(super) fn silence(parked: &[Parked]) {
+    for half in parked {
+        if let Some(fd) = half.program.fd() {
+            let _ = repair::silence(fd);
+        }
+    }
+}
+
+/// A half at the target, before its driver runs.
+pub(super) struct Arrived {
+    pub facts: Facts,
+    pub half: Half,
+    pub program: ArrivedProgram,
+}
+
+/// The program's side at the target.
+pub(super) enum ArrivedProgram {
+    /// Rebuilt, silent until [`activate`].
+    Open { fd: std::os::fd::OwnedFd, tcp: Box<TcpSnapshot>, prefix: Option<u8> },
+    /// To be dialled.
+    Unaccepted,
+    /// Gone.
+    Gone(Remains),
+}
+
+/// Rebuilds a half; must be called inside the capsule's network, which is locked.
+pub(super) fn rebuild(image: HalfImage, own: CapsuleId) -> anyhow::Result<Arrived> {
+    ensure!(image.version <= VERSION, "a session of version {} is newer than this host knows", image.version);
+    ensure!(image.own == own, "a session of another capsule");
+    let half = Half::restore(&HalfSnapshot::from_bytes(&image.half)?)?;
+    let facts = Facts {
+        own: image.own,
+        peer: image.peer,
+        local: image.local,
+        remote: image.remote,
+        began: image.began,
+    };
+    let program = match image.program {
+        ProgramImage::Open { tcp, prefix } => {
+            let fd = repair::rebuild(&tcp)
+                .with_context(|| format!("rebuilding the connection {} to {}", facts.local, facts.remote))?;
+            ArrivedProgram::Open { fd, tcp, prefix }
+        }
+        ProgramImage::Unaccepted => ArrivedProgram::Unaccepted,
+        ProgramImage::Gone { bytes, ending } => ArrivedProgram::Gone(Remains::new(Bytes::from(bytes), ending)),
+    };
+    Ok(Arrived { facts, half, program })
+}
+
+/// Brings a rebuilt connection to life; the program's end is there and the lock is off.
+pub(super) fn activate(arrived: &Arrived) {
+    if let ArrivedProgram::Open { fd, tcp, .. } = &arrived.program {
+        if let Err(error) = repair::activate(fd.as_fd(), tcp) {
+            let facts = &arrived.facts;
+            tracing::error!(local = %facts.local, remote = %facts.remote, %error, "a connection was not brought to life");
+        }
+    }
+}
+
+/// The program's side as the driver needs it; dials again what was not accepted. On the data plane's runtime.
+pub(super) async fn program_of(arrived: ArrivedProgram, facts: &Facts, half: &mut Half, network: &Arc<Network>) -> Program {
+    let opened = match arrived {
+        ArrivedProgram::Gone(remains) => return Program::Gone(remains),
+        ArrivedProgram::Open { fd, prefix, .. } => Socket::new(fd, prefix),
+        ArrivedProgram::Unaccepted => {
+            half.dialled_again();
+            let dialled = crate::intercept::deliver::dial_program(network, facts.remote, facts.local).await;
+            dialled.and_then(|fd| {
+                let _ = tcp::set_receive_buffer(&fd, crate::limits::RECEIVE_BUFFER_BYTES);
+                Socket::new(fd, None)
+            })
+        }
+    };
+    match opened {
+        Ok(socket) => Program::Socket(socket),
+        Err(error) => {
+            tracing::warn!(local = %facts.local, remote = %facts.remote, %error, "a connection is lost to its program");
+            Program::Gone(Remains::new(Bytes::new(), EndKind::Reset))
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Where capsules and hosts are, as the directory last said: filled by its watch, so that nothing waits for a TTL.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use directory_api::{CapsuleRecord, CapsuleState, Change, Client, HostRecord, LookupKey};
+use overlay_proto::{CapsuleId, CapsuleName, HostName};
+use tokio::sync::watch;
+
+use crate::finder::Finder;
+use crate::limits::TOMBSTONES;
+
+/// This host's picture of the mesh.
+#[derive(Clone)]
+pub struct Places(Arc<Inner>);
+
+struct Inner {
+    known: RwLock<Known>,
+    changes: watch::Sender<u64>,
+    directory: Client,
+    finder: Finder,
+}
+
+#[derive(Default)]
+struct Known {
+    capsules: HashMap<CapsuleId, CapsuleRecord>,
+    by_name: HashMap<CapsuleName, CapsuleId>,
+    by_locator: HashMap<IpAddr, CapsuleId>,
+    hosts: HashMap<HostName, HostRecord>,
+    removed: HashSet<CapsuleId>,
+    removed_order: VecDeque<CapsuleId>,
+}
+
+impl Known {
+    fn put(&mut self, record: CapsuleRecord) -> bool {
+        if let Some(old) = self.capsules.get(&record.id) {
+            // A lookup and the watch may overtake each other.
+            if old.generation > record.generation || *old == record {
+                return false;
+            }
+        }
+        self.by_name.insert(record.name.clone(), record.id);
+        self.by_locator.insert(record.locators.v4.into(), record.id);
+        self.by_locator.insert(record.locators.v6.into(), record.id);
+        self.capsules.insert(record.id, record);
+        true
+    }
+
+    fn remove(&mut self, id: &CapsuleId) {
+        if let Some(record) = self.capsules.remove(id) {
+            if self.by_name.get(&record.name) == Some(id) {
+                self.by_name.remove(&record.name);
+            }
+            for locator in [IpAddr::from(record.locators.v4), record.locators.v6.into()] {
+                if self.by_locator.get(&locator) == Some(id) {
+                    self.by_locator.remove(&locator);
+                }
+            }
+        }
+        if self.removed.insert(*id) {
+            self.removed_order.push_back(*id);
+            if self.removed_order.len() > TOMBSTONES {
+                let oldest = self.removed_order.pop_front();
+                oldest.map(|oldest| self.removed.remove(&oldest));
+            }
+        }
+    }
+}
+
+impl Places {
+    /// An empty picture.
+    pub fn new(directory: Client, finder: Finder) -> Self {
+        let known = RwLock::default();
+        Self(Arc::new(Inner { known, changes: watch::Sender::new(0), directory, finder }))
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Known> {
+        self.0.known.read().expect("no panics under this lock")
+    }
+
+    /// Takes a change of the watch; returns the capsules whose records changed.
+    pub fn apply(&self, change: Change) -> Vec<CapsuleId> {
+        let mut touched = Vec::new();
+        {
+            let mut known = self.0.known.write().expect("no panics under this lock");
+            match change {
+                Change::Snapshot { capsules, hosts, .. } => {
+                    let there: HashSet<CapsuleId> = capsules.iter().map(|record| record.id).collect();
+                    let gone: Vec<_> = known.capsules.keys().filter(|id| !there.contains(id)).copied().collect();
+                    for id in gone {
+                        known.remove(&id);
+                        touched.push(id);
+                    }
+                    for record in capsules {
+                        let id = record.id;
+                        if known.put(record) {
+                            touched.push(id);
+                        }
+                    }
+                    known.hosts = hosts.into_iter().map(|host| (host.name.clone(), host)).collect();
+                }
+                Change::Capsule { record, .. } => {
+                    let id = record.id;
+                    if known.put(*record) {
+                        touched.push(id);
+                    }
+                }
+                Change::CapsuleRemoved { id, .. } => {
+                    known.remove(&id);
+                    touched.push(id);
+                }
+                Change::Host { record, .. } => {
+                    known.hosts.insert(record.name.clone(), record);
+                }
+                Change::HostRemoved { name, .. } => {
+                    known.hosts.remove(&name);
+                }
+            }
+        }
+        self.0.finder.forget_all();
+        self.0.changes.send_modify(|count| *count += 1);
+        touched
+    }
+
+    /// The record of a capsule.
+    pub fn capsule(&self, id: &CapsuleId) -> Option<CapsuleRecord> {
+        self.read().capsules.get(id).cloned()
+    }
+
+    /// The record of a capsule by name.
+    pub fn named(&self, name: &CapsuleName) -> Option<CapsuleRecord> {
+        let known = self.read();
+        known.by_name.get(name).and_then(|id| known.capsules.get(id)).cloned()
+    }
+
+    /// The capsule at a locator; asks the directory if this host does not know it.
+    pub async fn by_locator(&self, locator: IpAddr) -> Option<CapsuleRecord> {
+        let found = {
+            let known = self.read();
+            known.by_locator.get(&locator).and_then(|id| known.capsules.get(id)).cloned()
+        };
+        if found.is_some() {
+            return found;
+        }
+        let record = self.0.directory.lookup(LookupKey::Locator(locator)).await.ok()?;
+        self.take(record.clone());
+        Some(record)
+    }
+
+    /// True if the capsule is known to have been removed.
+    pub fn was_removed(&self, id: &CapsuleId) -> bool {
+        self.read().removed.contains(id)
+    }
+
+    /// All capsules.
+    pub fn capsules(&self) -> Vec<CapsuleRecord> {
+        self.read().capsules.values().cloned().collect()
+    }
+
+    /// A host.
+    pub fn host(&self, name: &HostName) -> Option<HostRecord> {
+        self.read().hosts.get(name).cloned()
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> Vec<HostRecord> {
+        self.read().hosts.values().cloned().collect()
+    }
+
+    /// Asks the directory for a capsule's record.
+    ///
+    /// # Errors
+    /// The directory can't be reached, or does not know the capsule.
+    pub async fn refresh(&self, id: &CapsuleId) -> anyhow::Result<()> {
+        let record = self.0.directory.lookup(LookupKey::Id(*id)).await?;
+        self.take(record);
+        Ok(())
+    }
+
+    /// Takes a record that came as an answer.
+    pub fn take(&self, record: CapsuleRecord) {
+        let changed = self.0.known.write().expect("no panics under this lock").put(record);
+        if changed {
+            self.0.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Waits until something changed, or for `limit`.
+    pub async fn changed_or(&self, limit: Duration) {
+        let mut changes = self.0.changes.subscribe();
+        changes.mark_unchanged();
+        let _ = tokio::time::timeout(limit, changes.changed()).await;
+    }
+
+    /// Waits until the directory places a capsule as `wanted` says.
+    pub async fn wait_until(&self, id: &CapsuleId, wanted: impl Fn(Option<&CapsuleRecord>) -> bool) {
+        let mut changes = self.0.changes.subscribe();
+        while !wanted(self.capsule(id).as_ref()) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Where a host takes links: by the DNS records of a capsule that is there, or by the directory's watch.
+    ///
+    /// # Errors
+    /// Neither knows the host.
+    pub async fn address_of(&self, host: &HostName, capsule: Option<&CapsuleId>) -> anyhow::Result<SocketAddr> {
+        if let Some(name) = capsule.and_then(|id| self.capsule(id)).map(|record| record.name) {
+            match self.0.finder.host_of(&name).await {
+                Ok((found, address)) if found == *host => return Ok(address),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%host, error = format!("{error:#}"), "no answer by DNS"),
+            }
+        }
+        match self.host(host) {
+            Some(record) => Ok(record.address),
+            None => bail!("the directory knows no host {host}; see: capsule hosts"),
+        }
+    }
+
+    /// The directory's own client.
+    pub fn directory(&self) -> &Client {
+        &self.0.directory
+    }
+}
+
+/// True if no program can answer at this capsule as it stands.
+pub fn can_never_answer(record: &CapsuleRecord) -> bool {
+    matches!(record.state, CapsuleState::Stopped)
+}
+
+/// Follows the directory's watch for the life of the sidecar.
+pub async fn follow(places: Places, on_change: impl Fn(CapsuleId) + Send + 'static) -> anyhow::Result<()> {
+    let mut changes = places.directory().watch(0);
+    while let Some(change) = changes.recv().await {
+        for id in places.apply(change) {
+            on_change(id);
+        }
+    }
+    Err(anyhow::anyhow!("it ended")).context("the directory's watch")
+}

@@ -1,0 +1,73 @@
+//! Sessions: every connection of a capsule as the mesh sees it, one driver task for each half on this host.
+//!
+//! [`Table`] knows the halves and passes events to their drivers. A capsule that leaves has its halves *parked*:
+//! the drivers end and hand over core, connection and mailbox, so that the move owns them and can bring them back.
+
+mod driver;
+mod flow;
+mod linger;
+mod program;
+mod route;
+mod table;
+
+use std::net::SocketAddr;
+
+use overlay_proto::{CapsuleId, Half, Role, SessionId};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+pub use driver::Event;
+pub use program::{Program, Remains, Socket};
+pub use route::{PeerPlace, Routes};
+pub use table::Table;
+
+/// Names a half on this host; both halves of a session may be here.
+pub type Key = (SessionId, Role);
+
+/// What does not change in the life of a half.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The capsule on this side.
+    pub own: CapsuleId,
+    /// The capsule on the other side.
+    pub peer: CapsuleId,
+    /// The program's address on this side.
+    pub local: SocketAddr,
+    /// The program's address on the other side.
+    pub remote: SocketAddr,
+    /// When the session began.
+    pub began: std::time::SystemTime,
+}
+
+/// A half without a driver.
+#[derive(Debug)]
+pub struct Parked {
+    /// Its facts.
+    pub facts: Facts,
+    /// The core.
+    pub half: Half,
+    /// The program's connection.
+    pub program: Program,
+    /// Keeps events that arrive meanwhile.
+    pub mailbox: mpsc::Receiver<Event>,
+}
+
+/// How a half stands, for people.
+#[derive(Debug, Clone, Serialize)]
+pub struct SessionView {
+    /// The session.
+    pub id: SessionId,
+    /// Which side of it.
+    pub role: Role,
+    /// Addresses and capsules.
+    #[serde(skip)]
+    pub facts: Facts,
+    /// `open`, `held`, `parked` or `closing`.
+    pub state: &'static str,
+    /// Bytes given to the program.
+    pub bytes_in: u64,
+    /// Bytes of the program that the other half has.
+    pub bytes_out: u64,
+    /// Bytes that wait on this side, both ways.
+    pub buffered_bytes: u64,
+}

@@ -1,0 +1,447 @@
+//! The task of one half: joins the pure session core to the program's connection and to the link.
+//!
+//! ```text
+//!  program ⇄ kernel queues ──peek──→ Outgoing ──stream──→ link
+//!                          ←─send─── Incoming ←─stream─── link
+//!                                Half (core): offsets, attach, ends
+//! ```
+//! The loop has one closed set of steps ([`Step`]); what they mean is decided by the core. A driver ends when its
+//! session ended, or when it is parked because its capsule leaves.
+
+use std::sync::Arc;
+
+use overlay_proto::limits::RESET_STALL_MS;
+use overlay_proto::{Action, EndKind, Frame, Half, Role, State, StreamHeader, StreamVerdict};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant};
+
+use super::flow::{Incoming, IncomingStep, Outgoing, OutgoingStep};
+use super::linger::{Linger, Resetting};
+use super::program::Program;
+use super::route::{Finding, PeerPlace, Route, Routes};
+use super::{Facts, Key, Parked, SessionView};
+use crate::limits::{ACCEPT_LOOK_FIRST, ACCEPT_LOOK_LONGEST, REPORT_DELAY};
+use crate::link::{Link, Receiver};
+
+const RESET_STALL: Duration = Duration::from_millis(RESET_STALL_MS);
+
+/// What others tell a driver.
+#[derive(Debug)]
+pub enum Event {
+    /// A control frame for this half.
+    Frame(Arc<Link>, Frame),
+    /// A data stream for this half.
+    Data(Arc<Link>, StreamHeader, Receiver),
+    /// A link is gone.
+    LinkDown(u64),
+    /// The directory's record of the peer or of our capsule changed.
+    PlaceChanged,
+    /// The directory was asked for the peer's record.
+    Asked,
+    /// The program has accepted its connection.
+    Accepted,
+    /// Our capsule is about to leave: stop sending and agree on amounts.
+    Hold(oneshot::Sender<()>),
+    /// The move was undone.
+    Release,
+    /// Hand the half over and end.
+    Park(oneshot::Sender<Parked>),
+    /// Tell how it stands.
+    Describe(oneshot::Sender<SessionView>),
+    /// The other side gave up a connect whose answer came too late.
+    Cancelled,
+}
+
+enum Step {
+    Event(Option<Event>),
+    Outgoing(OutgoingStep),
+    Incoming(IncomingStep),
+    ProgramFailed,
+    Route(Route),
+    Tick,
+}
+
+/// One half at work.
+pub(super) struct Driver {
+    facts: Facts,
+    half: Half,
+    program: Program,
+    mailbox: mpsc::Receiver<Event>,
+    routes: Arc<Routes>,
+    link: Option<Arc<Link>>,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    finding: Option<Finding>,
+    held: Option<oneshot::Sender<()>>,
+    /// Our own capsule is leaving: no attach on our part.
+    holding: bool,
+    /// The program's connection was reset and the core knows.
+    failed: bool,
+    report_at: Option<Instant>,
+    accept_look: Option<(Instant, Duration)>,
+    /// When a program behind which a reset waits last took something.
+    stall_since: Option<Instant>,
+    resetting: Option<Resetting>,
+    linger: Option<Linger>,
+}
+
+impl Driver {
+    pub(super) fn new(parked: Parked, routes: Arc<Routes>, link: Option<Arc<Link>>) -> Self {
+        let Parked { facts, half, program, mailbox } = parked;
+        let unaccepted = half.role() == Role::Acceptor && !half.is_accepted();
+        Self {
+            facts,
+            half,
+            program,
+            mailbox,
+            routes,
+            link,
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
+            finding: None,
+            held: None,
+            holding: false,
+            failed: false,
+            report_at: None,
+            accept_look: unaccepted.then(|| (Instant::now() + ACCEPT_LOOK_FIRST, ACCEPT_LOOK_FIRST)),
+            stall_since: None,
+            resetting: None,
+            linger: None,
+        }
+    }
+
+    /// Runs until the session ended (`None`) or the half was parked.
+    pub(super) async fn run(mut self) -> Option<(oneshot::Sender<Parked>, Parked)> {
+        loop {
+            self.act();
+            if self.linger.as_ref().is_some_and(|linger| linger.is_over(&self.program)) {
+                return None;
+            }
+            self.look_for_link();
+            let ahead = self.half.bytes_sent() - self.half.consumed();
+            let deadline = self.deadline();
+            let step = tokio::select! {
+                biased;
+                event = self.mailbox.recv() => Step::Event(event),
+                step = self.outgoing.step(&self.program, ahead) => Step::Outgoing(step),
+                step = self.incoming.step(&self.program) => Step::Incoming(step),
+                () = self.program.error(), if !self.failed => Step::ProgramFailed,
+                route = found(&mut self.finding) => Step::Route(route),
+                () = sleep_until(deadline) => Step::Tick,
+            };
+            match step {
+                Step::Event(None) => return None,
+                Step::Event(Some(Event::Park(reply))) => return Some((reply, self.into_parked())),
+                Step::Event(Some(event)) => self.on_event(event),
+                Step::Outgoing(step) => self.on_outgoing(step),
+                Step::Incoming(step) => self.on_incoming(step),
+                Step::ProgramFailed => self.program_failed(),
+                Step::Route(route) => self.on_route(route),
+                Step::Tick => self.on_tick(),
+            }
+        }
+    }
+
+    fn into_parked(self) -> Parked {
+        Parked { facts: self.facts, half: self.half, program: self.program, mailbox: self.mailbox }
+    }
+
+    fn key(&self) -> Key {
+        (self.half.id(), self.half.role())
+    }
+
+    /// Carries out what the core wants.
+    fn act(&mut self) {
+        while let Some(action) = self.half.poll() {
+            match action {
+                Action::Transmit(frame) => {
+                    if let Some(link) = &self.link {
+                        link.transmit(frame);
+                    }
+                }
+                Action::StartSending { key, offset } => {
+                    let to = self.half.role().other();
+                    self.start_sending(StreamHeader { session: self.half.id(), to, key, offset });
+                }
+                Action::StopSending => self.outgoing.stop(),
+                Action::StartReceiving { key, offset } => self.incoming.start(key, offset),
+                Action::StopReceiving => self.incoming.stop(),
+                Action::Consume { bytes } => {
+                    if let Err(error) = self.program.consume(bytes) {
+                        tracing::error!(session = %self.half.id(), bytes, %error, "acknowledged bytes can't be consumed");
+                    }
+                }
+                Action::DiscardOutgoing => {
+                    self.outgoing.discard();
+                    self.stall_since = Some(Instant::now());
+                }
+                Action::ApplyEnd(EndKind::Fin) => {
+                    self.program.shutdown();
+                    self.half.end_applied();
+                }
+                Action::ApplyEnd(EndKind::Reset) => self.resetting = Some(Resetting::new(&self.program)),
+                Action::HoldAgreed => self.hold_agreed(),
+                Action::AskDirectory => self.routes.ask(self.key(), self.facts.peer),
+                Action::Ended(outcome) => {
+                    tracing::debug!(session = %self.half.id(), ?outcome, "session ended");
+                    self.linger.get_or_insert_with(Linger::new);
+                    self.hold_agreed();
+                }
+            }
+        }
+    }
+
+    fn hold_agreed(&mut self) {
+        if let Some(held) = self.held.take() {
+            let _ = held.send(());
+        }
+    }
+
+    fn start_sending(&mut self, header: StreamHeader) {
+        let Some(link) = self.link.clone() else { return };
+        if let Err(error) = self.program.seek(header.offset - self.half.consumed()) {
+            tracing::error!(session = %self.half.id(), %error, "the peek offset can't be set");
+        }
+        self.outgoing.start(link, header);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Frame(link, frame) => self.on_frame(link, &frame),
+            Event::Data(link, header, stream) => self.on_data(&link, header, stream),
+            Event::LinkDown(serial) => {
+                if self.link.as_ref().is_some_and(|link| link.serial == serial) {
+                    self.detach();
+                }
+            }
+            Event::PlaceChanged => self.on_place_changed(),
+            Event::Asked => self.refresh_generations(),
+            Event::Accepted => self.seen_accepted(),
+            Event::Hold(agreed) => {
+                self.holding = true;
+                self.finding = None;
+                self.held = Some(agreed);
+                match self.linger {
+                    Some(_) => self.hold_agreed(),
+                    None => self.half.hold(),
+                }
+            }
+            Event::Release => {
+                self.holding = false;
+                self.half.release();
+            }
+            Event::Describe(reply) => {
+                let _ = reply.send(self.describe());
+            }
+            Event::Cancelled => self.half.peer_gone(),
+            Event::Park(_) => {}
+        }
+    }
+
+    /// A frame counts only if it comes from the host where the directory places the peer (D8).
+    fn on_frame(&mut self, link: Arc<Link>, frame: &Frame) {
+        if self.link.as_ref().is_none_or(|current| current.serial != link.serial) {
+            if !self.routes.places_peer_at(&self.facts.peer, &link.host) {
+                self.routes.check_later(self.key(), self.facts.peer, link, frame.clone());
+                return;
+            }
+            self.adopt(link);
+        }
+        self.refresh_generations();
+        self.half.handle(frame);
+    }
+
+    /// Frames come over another link than before: the other half has left the old one.
+    fn adopt(&mut self, link: Arc<Link>) {
+        if self.link.is_some() {
+            self.half.link_lost();
+            self.act();
+        }
+        self.finding = None;
+        self.link = Some(link);
+    }
+
+    fn on_data(&mut self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
+        match self.half.stream(&header) {
+            StreamVerdict::Use => self.incoming.take(stream),
+            StreamVerdict::Keep => self.incoming.keep(header, stream),
+            StreamVerdict::Drop => {
+                tracing::trace!(session = %self.half.id(), host = %link.host, ?header, "late data stream");
+            }
+        }
+    }
+
+    fn detach(&mut self) {
+        self.link = None;
+        self.half.link_lost();
+        self.act();
+    }
+
+    fn refresh_generations(&mut self) {
+        if let Some((opener, acceptor)) = self.routes.generations(&self.facts, self.half.role()) {
+            self.half.generations(opener, acceptor);
+        }
+    }
+
+    fn on_place_changed(&mut self) {
+        match self.routes.peer(&self.facts.peer) {
+            PeerPlace::Removed => self.half.peer_gone(),
+            PeerPlace::At(host) => {
+                if self.link.as_ref().is_some_and(|link| link.host != host) {
+                    self.detach();
+                }
+                self.refresh_generations();
+            }
+            PeerPlace::Unknown => {}
+        }
+    }
+
+    /// Begins to look for the peer's host when there is no link and nobody holds.
+    fn look_for_link(&mut self) {
+        if self.link.as_ref().is_some_and(|link| link.is_down()) {
+            self.detach();
+        }
+        if self.link.is_none() && self.finding.is_none() && !self.holding && self.linger.is_none() {
+            self.finding = Some(self.routes.find(self.facts.peer));
+        }
+    }
+
+    fn on_route(&mut self, route: Route) {
+        self.finding = None;
+        match route {
+            Route::Link(link) => {
+                self.link = Some(link);
+                self.refresh_generations();
+                self.half.link_up();
+            }
+            Route::Removed => self.half.peer_gone(),
+        }
+    }
+
+    fn on_outgoing(&mut self, step: OutgoingStep) {
+        match step {
+            OutgoingStep::Sent(bytes) => {
+                self.half.sent(bytes as u64);
+                self.seen_accepted();
+            }
+            OutgoingStep::Ended(kind) => {
+                self.outgoing.end();
+                if !self.failed {
+                    self.half.local_end(kind);
+                }
+                self.seen_accepted();
+            }
+            OutgoingStep::ProgramFailed(_) => self.program_failed(),
+            OutgoingStep::StreamBroke => self.detach(),
+        }
+    }
+
+    fn on_incoming(&mut self, step: IncomingStep) {
+        match step {
+            IncomingStep::Delivered(bytes) => {
+                self.half.delivered(bytes as u64);
+                if self.half.unreported() > 0 {
+                    self.report_at.get_or_insert_with(|| Instant::now() + REPORT_DELAY);
+                }
+                if let Some(since) = &mut self.stall_since {
+                    *since = Instant::now();
+                }
+            }
+            IncomingStep::ProgramFailed(_) => self.program_failed(),
+            IncomingStep::StreamEnded => {}
+        }
+    }
+
+    /// The program's connection was reset: what it sent before still goes to the other half, then the reset.
+    fn program_failed(&mut self) {
+        if std::mem::replace(&mut self.failed, true) {
+            return;
+        }
+        self.incoming.stop();
+        self.half.local_reset(self.half.consumed() + self.program.queued());
+    }
+
+    fn seen_accepted(&mut self) {
+        if self.accept_look.take().is_some() {
+            self.half.accepted();
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let now = Instant::now();
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.report_at = None;
+            self.half.flush_reports();
+        }
+        if let Some((at, pause)) = self.accept_look.filter(|(at, _)| *at <= now) {
+            let pause = (pause * 2).min(ACCEPT_LOOK_LONGEST);
+            self.accept_look = Some((at + pause, pause));
+            self.routes.look_accepted(self.key(), &self.facts);
+        }
+        if self.stall_since.is_some_and(|since| since + RESET_STALL <= now) {
+            self.stall_since = None;
+            self.half.stalled();
+        }
+        if self.resetting.as_mut().is_some_and(|resetting| resetting.is_due(&self.program, now)) {
+            self.resetting = None;
+            self.stall_since = None;
+            self.failed = true;
+            self.outgoing.stop();
+            self.program.reset();
+            self.half.end_applied();
+        }
+        if let Some(linger) = &mut self.linger {
+            linger.looked(now);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let accept = self.accept_look.map(|(at, _)| at);
+        let stall = self.stall_since.map(|since| since + RESET_STALL);
+        let resetting = self.resetting.as_ref().map(Resetting::next);
+        let linger = self.linger.as_ref().map(Linger::next);
+        [self.report_at, accept, stall, resetting, linger].into_iter().flatten().min()
+    }
+
+    fn describe(&self) -> SessionView {
+        let state = match self.half.state() {
+            State::Open if self.outgoing.is_stalled() => "parked",
+            State::Open => "open",
+            State::Held | State::Detached => "held",
+            State::Closing | State::Ended => "closing",
+        };
+        SessionView {
+            id: self.half.id(),
+            role: self.half.role(),
+            facts: self.facts.clone(),
+            state,
+            bytes_in: self.half.bytes_in(),
+            bytes_out: self.half.bytes_out(),
+            buffered_bytes: self.program.queued() + u64::from(self.program.unacknowledged()),
+        }
+    }
+}
+
+async fn found(finding: &mut Option<Finding>) -> Route {
+    match finding {
+        Some(finding) => finding.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Program {
+    /// The descriptor, while there is a connection.
+    pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        match self {
+            Self::Socket(socket) => Some(socket.fd()),
+            Self::Gone(_) => None,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The two directions of a half: peeked bytes on their way to the link, arrived bytes on their way to the program.
+//!
+//! Every step can be cancelled at any await without losing a byte: what was taken from one side and not yet
+//! accepted by the other stays in `pending`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use overlay_proto::{AttachKey, EndKind, StreamHeader};
+
+use super::program::{Peeked, Program};
+use crate::limits::{EARLY_STREAMS, PEEK_BYTES_MIN, READ_CHUNK_BYTES};
+use crate::link::{Link, Receiver, Sender};
+
+/// From the program to the link.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    opening: Option<(Arc<Link>, StreamHeader)>,
+    stream: Option<Sender>,
+    pending: Bytes,
+    peek_bytes: usize,
+    /// The program's stream has ended and the core knows.
+    ended: bool,
+    discarding: bool,
+}
+
+/// What happened in the outgoing direction.
+#[derive(Debug)]
+pub(super) enum OutgoingStep {
+    /// So many bytes were written to the stream.
+    Sent(usize),
+    /// The program's stream ended after what was sent.
+    Ended(EndKind),
+    /// The program's connection was reset.
+    ProgramFailed(io::Error),
+    /// The stream broke.
+    StreamBroke,
+}
+
+impl Outgoing {
+    /// Opens a stream on `link` at the next step.
+    pub(super) fn start(&mut self, link: Arc<Link>, header: StreamHeader) {
+        self.stop();
+        self.opening = Some((link, header));
+    }
+
+    /// Drops the stream and what was peeked for it.
+    pub(super) fn stop(&mut self) {
+        self.opening = None;
+        self.pending = Bytes::new();
+        if let Some(stream) = self.stream.take() {
+            stream.abandon();
+        }
+    }
+
+    /// The core knows that the program's stream ended: the last bytes are on the stream.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+        if let Some(stream) = self.stream.take() {
+            stream.finish();
+        }
+    }
+
+    /// Bytes of the program that nobody wants are dropped as they come.
+    pub(super) fn discard(&mut self) {
+        self.stop();
+        self.discarding = true;
+    }
+
+    /// True while peeked bytes wait for a slow far side.
+    pub(super) fn is_stalled(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Moves one piece along; `ahead` is what was sent and not consumed.
+    pub(super) async fn step(&mut self, program: &Program, ahead: u64) -> OutgoingStep {
+        if self.discarding {
+            program.discard().await;
+            return std::future::pending().await;
+        }
+        if let Some((link, header)) = &self.opening {
+            match link.open(*header).await {
+                Ok(stream) => self.stream = Some(stream),
+                Err(_) => {
+                    self.opening = None;
+                    return OutgoingStep::StreamBroke;
+                }
+            }
+            self.opening = None;
+        }
+        let Some(stream) = &mut self.stream else { return std::future::pending().await };
+        if self.pending.is_empty() {
+            if self.ended {
+                return std::future::pending().await;
+            }
+            let bytes_max = self.peek_bytes.clamp(PEEK_BYTES_MIN, READ_CHUNK_BYTES);
+            match program.peek(ahead, bytes_max).await {
+                Ok(Peeked::Bytes(bytes)) => {
+                    self.peek_bytes = if bytes.len() == bytes_max { bytes_max * 4 } else { bytes.len() * 2 };
+                    self.pending = bytes;
+                }
+                Ok(Peeked::End(kind)) => return OutgoingStep::Ended(kind),
+                Err(error) => return OutgoingStep::ProgramFailed(error),
+            }
+        }
+        match stream.write(&mut self.pending).await {
+            Ok(count) => OutgoingStep::Sent(count),
+            Err(_) => {
+                self.stream = None;
+                OutgoingStep::StreamBroke
+            }
+        }
+    }
+}
+
+/// From the link to the program.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    stream: Option<Receiver>,
+    pending: Bytes,
+    /// Streams whose attach the core does not know yet.
+    early: VecDeque<(StreamHeader, Receiver)>,
+}
+
+/// What happened in the incoming direction.
+#[derive(Debug)]
+pub(super) enum IncomingStep {
+    /// The program's connection accepted so many bytes.
+    Delivered(usize),
+    /// The program's connection was reset.
+    ProgramFailed(io::Error),
+    /// The stream ended or broke; if bytes are missing, the other half attaches again.
+    StreamEnded,
+}
+
+impl Incoming {
+    /// From here on the stream with this key, beginning at this offset, is the one to read; it may be here already.
+    pub(super) fn start(&mut self, key: AttachKey, offset: u64) {
+        self.stop();
+        self.early.retain(|(header, _)| header.key >= key);
+        let expected = |(header, _): &(StreamHeader, Receiver)| header.key == key && header.offset == offset;
+        if let Some(at) = self.early.iter().position(expected) {
+            self.stream = self.early.remove(at).map(|(_, stream)| stream);
+        }
+    }
+
+    /// Reads this stream.
+    pub(super) fn take(&mut self, stream: Receiver) {
+        self.stream = Some(stream);
+    }
+
+    /// Keeps a stream whose attach the core does not know yet.
+    pub(super) fn keep(&mut self, header: StreamHeader, stream: Receiver) {
+        if self.early.len() == EARLY_STREAMS {
+            self.early.pop_front();
+        }
+        self.early.push_back((header, stream));
+    }
+
+    /// Drops the stream and what was not accepted by the program; it is sent again after the next attach.
+    pub(super) fn stop(&mut self) {
+        self.stream = None;
+        self.pending = Bytes::new();
+    }
+
+    /// Moves one piece along.
+    pub(super) async fn step(&mut self, program: &Program) -> IncomingStep {
+        if self.pending.is_empty() {
+            let Some(stream) = &mut self.stream else { return std::future::pending().await };
+            match stream.read().await {
+                Ok(Some(bytes)) => self.pending = bytes,
+                Ok(None) | Err(_) => {
+                    self.stream = None;
+                    return IncomingStep::StreamEnded;
+                }
+            }
+        }
+        match program.send(&mut self.pending).await {
+            Ok(count) => IncomingStep::Delivered(count),
+            Err(error) => IncomingStep::ProgramFailed(error),
+        }
+    }
+}

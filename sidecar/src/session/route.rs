@@ -1,0 +1,177 @@
+//! What a driver needs of its surroundings: where the peer is, a link to it, and the capsule's own network.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use overlay_proto::{CapsuleId, Frame, Generation, HostName, Role};
+
+use super::{Event, Facts, Key, Table};
+use crate::capsule::network::Networks;
+use crate::limits::{RETRY_FIRST, RETRY_LONGEST};
+use crate::link::{Link, Links};
+use crate::places::Places;
+
+/// The way to the other half.
+pub enum Route {
+    /// A link to the host where the directory places the peer.
+    Link(Arc<Link>),
+    /// The peer capsule exists no more.
+    Removed,
+}
+
+/// Where the directory places a peer, as far as this host knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerPlace {
+    /// On this host.
+    At(HostName),
+    /// The capsule was removed.
+    Removed,
+    /// Not known yet.
+    Unknown,
+}
+
+/// A future that ends with a route.
+pub type Finding = std::pin::Pin<Box<dyn Future<Output = Route> + Send>>;
+
+/// The surroundings of all drivers.
+pub struct Routes {
+    places: Places,
+    networks: Networks,
+    links: OnceLock<Links>,
+    table: OnceLock<Table>,
+}
+
+impl Routes {
+    /// Surroundings that lack links and table until [`Self::complete`].
+    pub fn new(places: Places, networks: Networks) -> Arc<Self> {
+        Arc::new(Self { places, networks, links: OnceLock::new(), table: OnceLock::new() })
+    }
+
+    /// Gives the parts that need this one to be made first.
+    pub fn complete(&self, links: Links, table: Table) {
+        let _ = self.links.set(links);
+        let _ = self.table.set(table);
+    }
+
+    fn links(&self) -> &Links {
+        self.links.get().expect("completed before the first session")
+    }
+
+    fn table(&self) -> &Table {
+        self.table.get().expect("completed before the first session")
+    }
+
+    /// Where the peer is.
+    pub fn peer(&self, peer: &CapsuleId) -> PeerPlace {
+        match self.places.capsule(peer) {
+            Some(record) => PeerPlace::At(record.host),
+            None if self.places.was_removed(peer) => PeerPlace::Removed,
+            None => PeerPlace::Unknown,
+        }
+    }
+
+    /// May this host speak for the peer? (D8)
+    pub fn places_peer_at(&self, peer: &CapsuleId, host: &HostName) -> bool {
+        self.places.capsule(peer).is_some_and(|record| record.host == *host)
+    }
+
+    /// The generations of opener and acceptor as the directory has them.
+    pub fn generations(&self, facts: &Facts, role: Role) -> Option<(Generation, Generation)> {
+        let own = self.places.capsule(&facts.own)?.generation;
+        let peer = self.places.capsule(&facts.peer)?.generation;
+        Some(match role {
+            Role::Opener => (own, peer),
+            Role::Acceptor => (peer, own),
+        })
+    }
+
+    /// Finds a link to the peer's host, however long it takes.
+    pub fn find(self: &Arc<Self>, peer: CapsuleId) -> Finding {
+        let routes = self.clone();
+        Box::pin(async move {
+            let mut pause = RETRY_FIRST;
+            loop {
+                match routes.peer(&peer) {
+                    PeerPlace::Removed => return Route::Removed,
+                    PeerPlace::At(host) => match routes.link(peer, &host).await {
+                        Ok(link) => return Route::Link(link),
+                        Err(error) => tracing::debug!(%peer, error = format!("{error:#}"), "no way to the peer"),
+                    },
+                    PeerPlace::Unknown => {
+                        let _ = routes.places.refresh(&peer).await;
+                    }
+                }
+                routes.places.changed_or(pause).await;
+                pause = (pause * 2).min(RETRY_LONGEST);
+            }
+        })
+    }
+
+    /// Asks the directory for the peer's record and tells the half when it has been asked.
+    pub fn ask(self: &Arc<Self>, key: Key, peer: CapsuleId) {
+        let routes = self.clone();
+        tokio::spawn(async move {
+            // A half that asks again and again is slowed down here.
+            tokio::time::sleep(RETRY_FIRST).await;
+            if let Err(error) = routes.places.refresh(&peer).await {
+                tracing::debug!(%peer, error = format!("{error:#}"), "the directory was asked in vain");
+            }
+            let _ = routes.table().tell(&key, Event::Asked);
+        });
+    }
+
+    /// A link to the host of a capsule.
+    ///
+    /// # Errors
+    /// The host has no known address or can't be reached.
+    pub async fn link(&self, capsule: CapsuleId, host: &HostName) -> anyhow::Result<Arc<Link>> {
+        if let Some(link) = self.links().existing(host) {
+            return Ok(link);
+        }
+        let address = self.places.address_of(host, Some(&capsule)).await?;
+        Ok(self.links().to(host, address).await?)
+    }
+
+    /// Asks the directory whether a host that sent a frame for a half may speak for the peer, and passes the
+    /// frame on if it may.
+    pub fn check_later(self: &Arc<Self>, key: Key, peer: CapsuleId, link: Arc<Link>, frame: Frame) {
+        let routes = self.clone();
+        tokio::spawn(async move {
+            let limit = Duration::from_secs(5);
+            match tokio::time::timeout(limit, routes.places.refresh(&peer)).await {
+                Ok(Ok(())) if routes.places_peer_at(&peer, &link.host) => {
+                    let _ = routes.table().tell(&key, Event::Frame(link, frame));
+                }
+                _ => tracing::warn!(session = %key.0, host = %link.host, "a host spoke for a capsule that is not placed there"),
+            }
+        });
+    }
+
+    /// Finds out whether the program has accepted its connection, and tells the half if so.
+    pub fn look_accepted(self: &Arc<Self>, key: Key, facts: &Facts) {
+        let Some(network) = self.networks.of(&facts.own) else { return };
+        let table = self.table().clone();
+        let (local, remote) = (facts.local, facts.remote);
+        network.with_sockets(move |sockets| {
+            if let Ok(Some(socket)) = sockets.find(local, remote) {
+                if socket.inode != 0 {
+                    let _ = table.tell(&key, Event::Accepted);
+                }
+            }
+        });
+    }
+
+    /// A session began: its connection is given to the capsule's shim as well, which outlives this sidecar.
+    pub fn keep(&self, key: Key, own: CapsuleId, fd: std::os::fd::BorrowedFd<'_>) {
+        if let Some(network) = self.networks.of(&own) {
+            network.keep(key, fd);
+        }
+    }
+
+    /// A session ended: the shim lets its connection go.
+    pub fn ended(&self, key: Key, facts: &Facts) {
+        if let Some(network) = self.networks.of(&facts.own) {
+            network.let_go(key);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Which halves are on this host, and the way to their drivers.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use overlay_proto::{CapsuleId, Frame, Half, StreamHeader};
+use tokio::sync::{mpsc, oneshot};
+
+use super::driver::Driver;
+use super::{Event, Facts, Key, Parked, Program, Routes, SessionView};
+use crate::limits::{MAILBOX_EVENTS, TOMBSTONES};
+use crate::link::{Link, Receiver};
+
+/// The halves on this host.
+#[derive(Clone)]
+pub struct Table(Arc<Inner>);
+
+struct Inner {
+    entries: Mutex<Entries>,
+    routes: Arc<Routes>,
+    runtime: tokio::runtime::Handle,
+}
+
+#[derive(Default)]
+struct Entries {
+    halves: HashMap<Key, Entry>,
+    by_peer: HashMap<CapsuleId, HashSet<Key>>,
+    ended: HashSet<Key>,
+    ended_order: VecDeque<Key>,
+}
+
+struct Entry {
+    mailbox: mpsc::Sender<Event>,
+    own: CapsuleId,
+    peer: CapsuleId,
+}
+
+impl Table {
+    /// A table whose drivers run on `runtime`.
+    pub fn new(routes: Arc<Routes>, runtime: tokio::runtime::Handle) -> Self {
+        Self(Arc::new(Inner { entries: Mutex::default(), routes, runtime }))
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, Entries> {
+        self.0.entries.lock().expect("no panics under this lock")
+    }
+
+    /// Makes a mailbox for a half, so that frames for it are kept until its driver runs.
+    pub fn register(&self, key: Key, facts: &Facts) -> mpsc::Receiver<Event> {
+        let (mailbox, events) = mpsc::channel(MAILBOX_EVENTS);
+        let mut entries = self.entries();
+        entries.by_peer.entry(facts.peer).or_default().insert(key);
+        entries.halves.insert(key, Entry { mailbox, own: facts.own, peer: facts.peer });
+        events
+    }
+
+    /// Runs a half that has its link, or will find one.
+    pub fn drive(&self, parked: Parked, link: Option<Arc<Link>>) {
+        let key = (parked.half.id(), parked.half.role());
+        let facts = parked.facts.clone();
+        let table = self.clone();
+        let routes = self.0.routes.clone();
+        self.0.runtime.spawn(async move {
+            match Driver::new(parked, routes.clone(), link).run().await {
+                Some((reply, parked)) => {
+                    if let Err(parked) = reply.send(parked) {
+                        table.drive(parked, None);
+                    }
+                }
+                None => {
+                    table.forget(key);
+                    routes.ended(key, &facts);
+                }
+            }
+        });
+    }
+
+    /// Runs a half that begins now.
+    pub fn begin(&self, half: Half, facts: Facts, program: Program, link: Arc<Link>) -> mpsc::Sender<Event> {
+        let key = (half.id(), half.role());
+        let mailbox = self.register(key, &facts);
+        let sender = self.entries().halves[&key].mailbox.clone();
+        self.drive(Parked { facts, half, program, mailbox }, Some(link));
+        sender
+    }
+
+    /// Forgets a half, but for the answer to late frames.
+    pub fn forget(&self, key: Key) {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.halves.remove(&key) {
+            if let Some(keys) = entries.by_peer.get_mut(&entry.peer) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    entries.by_peer.remove(&entry.peer);
+                }
+            }
+        }
+        if entries.ended.insert(key) {
+            entries.ended_order.push_back(key);
+            if entries.ended_order.len() > TOMBSTONES {
+                let oldest = entries.ended_order.pop_front();
+                oldest.map(|oldest| entries.ended.remove(&oldest));
+            }
+        }
+    }
+
+    /// Forgets a half that went elsewhere: no tombstone, since it lives on.
+    pub fn remove(&self, key: Key) {
+        self.forget(key);
+        let mut entries = self.entries();
+        entries.ended.remove(&key);
+        entries.ended_order.retain(|other| *other != key);
+    }
+
+    /// True if this half ended here not long ago.
+    pub fn has_ended(&self, key: &Key) -> bool {
+        self.entries().ended.contains(key)
+    }
+
+    /// True if this half is here.
+    pub fn has(&self, key: &Key) -> bool {
+        self.entries().halves.contains_key(key)
+    }
+
+    /// Passes an event to a half; gives it back if the half is not here or has too many.
+    pub fn tell(&self, key: &Key, event: Event) -> Result<(), Event> {
+        let entries = self.entries();
+        match entries.halves.get(key) {
+            Some(entry) => entry.mailbox.try_send(event).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(event) | mpsc::error::TrySendError::Closed(event) => event,
+            }),
+            None => Err(event),
+        }
+    }
+
+    /// Passes a frame to the half that it is for; an unknown half is answered for.
+    pub fn frame(&self, link: &Arc<Link>, key: Key, frame: Frame) {
+        let answer = matches!(frame, Frame::Attach(_) | Frame::Attached(_) | Frame::End { .. } | Frame::Hold(_));
+        if !self.has(&key) {
+            if answer {
+                link.transmit(Frame::Unknown { session: key.0, to: key.1.other() });
+            }
+            return;
+        }
+        if self.tell(&key, Event::Frame(link.clone(), frame)).is_err() {
+            tracing::debug!(session = %key.0, "a frame was dropped: the half is parked or busy");
+        }
+    }
+
+    /// Passes a data stream to its half.
+    pub fn data(&self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) -> Result<(), Receiver> {
+        match self.tell(&(header.session, header.to), Event::Data(link.clone(), header, stream)) {
+            Err(Event::Data(_, _, stream)) => Err(stream),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells every half that a link is gone.
+    pub fn link_down(&self, serial: u64) {
+        self.tell_all(|_| true, || Event::LinkDown(serial));
+    }
+
+    /// Tells the halves of a capsule, and those of its peers, that the directory's record of it changed.
+    pub fn place_changed(&self, capsule: CapsuleId) {
+        let mut keys = self.of_capsule(capsule);
+        if let Some(peers) = self.entries().by_peer.get(&capsule) {
+            keys.extend(peers);
+        }
+        for key in keys {
+            let _ = self.tell(&key, Event::PlaceChanged);
+        }
+    }
+
+    fn tell_all(&self, which: impl Fn(&Entry) -> bool, event: impl Fn() -> Event) {
+        for entry in self.entries().halves.values().filter(|entry| which(entry)) {
+            let _ = entry.mailbox.try_send(event());
+        }
+    }
+
+    /// The halves of a capsule.
+    pub fn of_capsule(&self, own: CapsuleId) -> Vec<Key> {
+        self.entries().halves.iter().filter(|(_, entry)| entry.own == own).map(|(key, _)| *key).collect()
+    }
+
+    /// How the halves of all capsules, or of one, stand.
+    pub async fn describe(&self, own: Option<CapsuleId>) -> Vec<SessionView> {
+        let asked: Vec<_> = {
+            let entries = self.entries();
+            let chosen = entries.halves.values().filter(|entry| own.is_none_or(|own| own == entry.own));
+            chosen
+                .filter_map(|entry| {
+                    let (reply, answer) = oneshot::channel();
+                    entry.mailbox.try_send(Event::Describe(reply)).ok().map(|()| answer)
+                })
+                .collect()
+        };
+        let mut views = Vec::with_capacity(asked.len());
+        for answer in asked {
+            let limit = std::time::Duration::from_millis(500);
+            if let Ok(Ok(view)) = tokio::time::timeout(limit, answer).await {
+                views.push(view);
+            }
+        }
+        views
+    }
+
+    /// Tells every half of a capsule that it leaves, and waits until amounts are agreed or `limit` is over.
+    /// Returns how many agreed and how many did not.
+    pub async fn hold(&self, own: CapsuleId, limit: std::time::Duration) -> (usize, usize) {
+        let waiting: Vec<_> = self
+            .of_capsule(own)
+            .into_iter()
+            .filter_map(|key| {
+                let (agreed, answer) = oneshot::channel();
+                self.tell(&key, Event::Hold(agreed)).ok().map(|()| answer)
+            })
+            .collect();
+        let deadline = tokio::time::Instant::now() + limit;
+        let (mut agreed, mut silent) = (0, 0);
+        for answer in waiting {
+            match tokio::time::timeout_at(deadline, answer).await {
+                Ok(Ok(())) => agreed += 1,
+                Ok(Err(_)) => {}
+                Err(_) => silent += 1,
+            }
+        }
+        (agreed, silent)
+    }
+
+    /// Ends the hold of a capsule that stays.
+    pub fn release(&self, own: CapsuleId) {
+        for key in self.of_capsule(own) {
+            let _ = self.tell(&key, Event::Release);
+        }
+    }
+
+    /// Ends the drivers of a capsule and takes its halves.
+    pub async fn park(&self, own: CapsuleId) -> Vec<Parked> {
+        let asked: Vec<_> = self
+            .of_capsule(own)
+            .into_iter()
+            .filter_map(|key| {
+                let (reply, answer) = oneshot::channel();
+                self.tell(&key, Event::Park(reply)).ok().map(|()| answer)
+            })
+            .collect();
+        let mut parked = Vec::with_capacity(asked.len());
+        for answer in asked {
+            // A driver that ended meanwhile drops the question: its session is over.
+            parked.extend(answer.await);
+        }
+        parked
+    }
+}

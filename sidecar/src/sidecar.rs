@@ -1,0 +1,53 @@
+//! The parts of a running sidecar, as the verbs see them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use overlay_proto::HostName;
+
+use crate::capsule::Capsules;
+use crate::capsule::network::Networks;
+use crate::config::Config;
+use crate::intercept::connect::Surroundings;
+use crate::link::Links;
+use crate::places::Places;
+use crate::session::Table;
+
+/// A running sidecar.
+pub struct Sidecar {
+    /// This host.
+    pub me: HostName,
+    /// The zone of the mesh.
+    pub zone: String,
+    /// Where the directory answers DNS.
+    pub dns: Vec<std::net::SocketAddr>,
+    /// Its settings.
+    pub config: Config,
+    /// Where it keeps everything.
+    pub data: PathBuf,
+    /// Where capsules and hosts are.
+    pub places: Places,
+    /// Links to other hosts.
+    pub links: Links,
+    /// Halves of sessions.
+    pub table: Table,
+    /// What interception needs.
+    pub around: Surroundings,
+    /// Networks of the capsules here.
+    pub networks: Networks,
+    /// Capsules here.
+    pub capsules: Capsules,
+    /// Moves under way to this host.
+    pub arrivals: crate::moving::Arrivals,
+    /// The data plane's runtime.
+    pub data_plane: tokio::runtime::Handle,
+    /// This sidecar, for tasks that outlive a call.
+    pub own: std::sync::Weak<Sidecar>,
+}
+
+impl Sidecar {
+    /// A counted reference for a task.
+    pub fn arc(&self) -> Arc<Self> {
+        self.own.upgrade().expect("a sidecar in use is alive")
+    }
+}

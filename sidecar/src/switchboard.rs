@@ -1,0 +1,88 @@
+//! What arrives on links, handed to who is concerned.
+
+use std::sync::{Arc, OnceLock};
+
+use overlay_proto::{Frame, Role, StreamHeader};
+
+use crate::capsule::network::Networks;
+use crate::intercept::connect::Surroundings;
+use crate::intercept::deliver;
+use crate::link::{Link, Receiver, Upcalls};
+use crate::session::Event;
+
+/// Takes request streams of other sidecars.
+pub trait Requests: Send + Sync + 'static {
+    /// A request stream of `link`'s host.
+    fn request(&self, link: &Arc<Link>, send: quinn::SendStream, receive: quinn::RecvStream);
+}
+
+/// The receiver of everything that links bring.
+pub struct Switchboard {
+    networks: Networks,
+    around: OnceLock<Surroundings>,
+    requests: OnceLock<Arc<dyn Requests>>,
+}
+
+impl Switchboard {
+    /// A switchboard that drops everything until it is completed.
+    pub fn new(networks: Networks) -> Arc<Self> {
+        Arc::new(Self { networks, around: OnceLock::new(), requests: OnceLock::new() })
+    }
+
+    /// Gives the parts that need the links to be made first.
+    pub fn complete(&self, around: Surroundings, requests: Arc<dyn Requests>) {
+        let _ = self.around.set(around);
+        let _ = self.requests.set(requests);
+    }
+}
+
+impl Upcalls for Switchboard {
+    fn up(&self, _link: &Arc<Link>) {}
+
+    fn down(&self, link: &Arc<Link>) {
+        if let Some(around) = self.around.get() {
+            around.table.link_down(link.serial);
+        }
+    }
+
+    fn frame(&self, link: &Arc<Link>, frame: Frame) {
+        let Some(around) = self.around.get() else { return };
+        match frame {
+            Frame::Open(open) => {
+                tokio::spawn(deliver::deliver(around.clone(), self.networks.clone(), link.clone(), open));
+            }
+            Frame::Answer(answer) => around.opens.answer(link, answer.session, answer.outcome),
+            Frame::Cancel { session } => {
+                let _ = around.table.tell(&(session, Role::Acceptor), Event::Cancelled);
+            }
+            Frame::Ping => link.transmit(Frame::Pong),
+            Frame::Pong | Frame::Hello { .. } => {}
+            Frame::Attach(_)
+            | Frame::Attached(_)
+            | Frame::Stale { .. }
+            | Frame::Delivered { .. }
+            | Frame::End { .. }
+            | Frame::Hold(_)
+            | Frame::Held(_)
+            | Frame::Unknown { .. }
+            | Frame::NotHere { .. } => {
+                if let (Some(session), Some(to)) = (frame.session(), frame.to()) {
+                    around.table.frame(link, (session, to), frame);
+                }
+            }
+        }
+    }
+
+    fn data(&self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
+        let Some(around) = self.around.get() else { return };
+        if let Err(stream) = around.table.data(link, header, stream) {
+            around.opens.keep_early(link, header, stream);
+        }
+    }
+
+    fn request(&self, link: &Arc<Link>, send: quinn::SendStream, receive: quinn::RecvStream) {
+        if let Some(requests) = self.requests.get() {
+            requests.request(link, send, receive);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What the sidecar tells about itself: logs, metrics and health, and its lease at the directory.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use directory_api::{LeaseRequest, Membership};
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+use crate::sidecar::Sidecar;
+
+/// Starts logging to standard error; `CAPSULE_LOG` chooses what.
+pub fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("CAPSULE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Binds the address of metrics and health.
+///
+/// # Errors
+/// The address is taken or not this host's.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("binding {address} for metrics and health"))
+}
+
+/// Serves metrics and health for the life of the sidecar.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(sidecar: Arc<Sidecar>, listener: TcpListener) -> anyhow::Result<()> {
+    let routes = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(sidecar);
+    axum::serve(listener, routes).await.context("serving metrics and health")
+}
+
+async fn ready(State(sidecar): State<Arc<Sidecar>>) -> (StatusCode, &'static str) {
+    match sidecar.places.host(&sidecar.me) {
+        Some(host) if host.alive => (StatusCode::OK, "ready\n"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the directory does not show this host as alive\n"),
+    }
+}
+
+async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> String {
+    use std::fmt::Write;
+    let sessions = sidecar.table.describe(None).await;
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, value: f64| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+    };
+    gauge("capsule_capsules", "Capsules on this host.", sidecar.capsules.all().len() as f64);
+    gauge("capsule_links", "Links to other hosts that are up.", sidecar.links.all().len() as f64);
+    let buffered: u64 = sessions.iter().map(|session| session.buffered_bytes).sum();
+    gauge("capsule_buffer_bytes", "Bytes that wait in the sessions of this host.", buffered as f64);
+    let _ = writeln!(text, "# HELP capsule_sessions Halves of sessions on this host, by state.\n# TYPE capsule_sessions gauge");
+    for state in ["open", "held", "parked", "closing"] {
+        let count = sessions.iter().filter(|session| session.state == state).count();
+        let _ = writeln!(text, "capsule_sessions{{state=\"{state}\"}} {count}");
+    }
+    text
+}
+
+/// Renews the lease and, when it is due, the certificate, for the life of the sidecar.
+pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
+    let mut pause = Duration::ZERO;
+    loop {
+        tokio::time::sleep(pause).await;
+        let lease = LeaseRequest {
+            port: sidecar.config.listen.port(),
+            advertise: sidecar.config.advertise,
+            capsules: sidecar.capsules.held(),
+        };
+        pause = match sidecar.places.directory().renew_lease(lease).await {
+            Ok(lease) => {
+                for stale in lease.stale {
+                    tracing::warn!(capsule = %stale.id, placed = ?stale.placed, "held here, but the directory places it elsewhere");
+                }
+                lease.duration / 3
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the lease was not renewed");
+                Duration::from_secs(1)
+            }
+        };
+        if membership.identity.is_due(SystemTime::now()) {
+            if let Err(error) = renew_certificate(&sidecar, &membership).await {
+                tracing::warn!(error = format!("{error:#}"), "the certificate was not renewed; it is tried again");
+            }
+        }
+    }
+}
+
+async fn renew_certificate(sidecar: &Sidecar, membership: &Membership) -> anyhow::Result<()> {
+    sidecar.places.directory().renew_certificate().await?;
+    membership.save_certificate(&sidecar.data.join("identity"))?;
+    Ok(())
+}
