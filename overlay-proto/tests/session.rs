@@ -369,3 +369,68 @@ fn an_open_that_was_repeated_meets_an_acceptor_that_went_on() {
     assert!(opener.is_attached() && acceptor.is_attached());
     assert_eq!(opener.key(), acceptor.key());
 }
+
+#[test]
+fn reports_and_ends_of_an_older_attach_do_nothing() {
+    let (mut opener, mut acceptor) = pair();
+    opener.sent(30);
+    lose_link([&mut opener, &mut acceptor]);
+    opener.link_up();
+    acceptor.link_up();
+    talk(&mut opener, &mut acceptor);
+    let (session, to, old) = (ID, Role::Opener, key(1, 1, 0));
+    opener.handle(&Frame::Delivered { session, to, key: old, offset: 30, end: None });
+    opener.handle(&Frame::End { session, to, key: old, kind: EndKind::Reset, offset: 0 });
+    assert!(poll(&mut opener).is_empty());
+    opener.handle(&Frame::Delivered { session, to, key: key(1, 1, 1), offset: 30, end: None });
+    assert_eq!(poll(&mut opener), vec![Action::Consume { bytes: 30 }]);
+}
+
+#[test]
+fn every_hold_is_answered_even_an_old_one() {
+    let (mut opener, mut acceptor) = pair();
+    acceptor.hold();
+    let hold = frames(&poll(&mut acceptor)).remove(0);
+    lose_link([&mut opener, &mut acceptor]);
+    opener.link_up();
+    poll(&mut opener);
+    opener.handle(&hold);
+    assert!(matches!(frames(&poll(&mut opener))[..], [Frame::Held(_)]));
+    opener.link_lost();
+    assert_eq!(opener.state(), State::Detached, "an old hold does not make it wait");
+}
+
+#[test]
+fn news_of_a_generation_voids_an_attach() {
+    let (mut opener, _) = pair();
+    opener.generations(Generation::new(1), Generation::new(2));
+    let did = poll(&mut opener);
+    assert_eq!(did[..2], [Action::StopSending, Action::StopReceiving]);
+    assert!(matches!(frames(&did)[..], [Frame::Attach(attach)] if attach.key == key(1, 2, 1)));
+    opener.generations(Generation::new(1), Generation::new(1));
+    assert!(poll(&mut opener).is_empty(), "old news");
+}
+
+#[test]
+fn an_attach_that_waits_for_the_directory_is_answered_by_a_hold() {
+    let (mut opener, mut acceptor) = pair();
+    acceptor.generations(Generation::new(1), Generation::new(2));
+    frames(&poll(&mut acceptor)).iter().for_each(|frame| opener.handle(frame));
+    assert_eq!(poll(&mut opener), vec![Action::AskDirectory]);
+    opener.hold();
+    let (did, _) = talk(&mut opener, &mut acceptor);
+    assert!(did.contains(&Action::HoldAgreed));
+    assert_eq!(acceptor.state(), State::Held);
+}
+
+#[test]
+fn attempts_go_beyond_every_attempt_seen() {
+    let (mut opener, mut acceptor) = pair();
+    acceptor.generations(Generation::new(1), Generation::new(2));
+    frames(&poll(&mut acceptor)).iter().for_each(|frame| opener.handle(frame));
+    opener.handle(&Frame::NotHere { session: ID, to: Role::Opener });
+    opener.generations(Generation::new(1), Generation::new(2));
+    talk(&mut opener, &mut acceptor);
+    assert!(opener.is_attached() && acceptor.is_attached());
+    assert_eq!(opener.key(), key(1, 2, 2));
+}

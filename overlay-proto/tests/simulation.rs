@@ -32,7 +32,7 @@ use proptest::prelude::*;
 use tape::Tape;
 use world::{Plan, World};
 
-const SEEDS: u64 = 20_000;
+const SEEDS: u64 = 60_000;
 
 /// What the seeds have to reach, or they prove little.
 const REACHED: &[&str] = &[
@@ -61,6 +61,7 @@ const REACHED: &[&str] = &[
     "dialled again with bytes",
     "late frame",
     "lost answer",
+    "zombie",
 ];
 
 fn run(plan: Plan, tape: Tape, trace: bool) -> BTreeSet<String> {

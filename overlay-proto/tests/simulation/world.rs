@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use overlay_proto::{Frame, Generation, Outcome};
+use overlay_proto::{Action, Frame, Generation, Outcome};
 
 use super::kernel::Kernel;
 use super::network::Link;
@@ -51,6 +51,8 @@ pub struct World {
     generations: [u64; 2],
     /// Frames of the past, by the side they went to.
     past: [Vec<Frame>; 2],
+    /// What a host that lost a capsule would say to each side, if it did not know.
+    zombie: [Option<Frame>; 2],
     trace: bool,
 }
 
@@ -73,6 +75,7 @@ impl World {
             hosts_made: 2,
             generations: [1, 1],
             past: [Vec::new(), Vec::new()],
+            zombie: [None, None],
             trace,
         };
         if let Some(attempts) = world.plan.answer_lost {
@@ -128,6 +131,7 @@ impl World {
             20 | 21 => self.hear_directory(side, rough & 1 == 0),
             22 | 23 => self.sides[side].apply_end(rough < 20, &mut self.link),
             24 => self.flush(side),
+            25 if rough < 64 => self.hear_zombie(side),
             25 => self.accept(side),
             26 if rough < 60 => self.break_link(amount),
             27 if rough < 40 => self.program_ends(side),
@@ -331,6 +335,7 @@ impl World {
 
     fn move_over(&mut self, side: usize) {
         self.break_link(0);
+        self.leave_zombie(side);
         self.new_generation(side);
         let here = &mut self.sides[side];
         here.host = self.hosts_made;
@@ -346,6 +351,33 @@ impl World {
         here.settle(&mut self.link);
         if self.sides.iter().all(|side| side.moving == Move::Restored) {
             self.sides[side].saw("both away");
+        }
+    }
+
+    /// The half left behind would attach with a high attempt, under the old generation.
+    fn leave_zombie(&mut self, side: usize) {
+        let mut left = self.sides[side].half.clone();
+        for _ in 0..50 {
+            left.link_up();
+            left.release();
+            left.link_lost();
+            left.link_up();
+            while let Some(action) = left.poll() {
+                if let Action::Transmit(frame @ Frame::Attach(_)) = action {
+                    self.zombie[1 - side] = Some(frame);
+                }
+            }
+        }
+    }
+
+    fn hear_zombie(&mut self, side: usize) {
+        let here = &mut self.sides[side];
+        let informed = !here.directory_news && !here.directory_asked;
+        if let Some(frame) =
+            self.zombie[side].take_if(|_| informed && here.ended.is_none() && here.link.is_some())
+        {
+            here.saw("zombie");
+            here.handle(&frame, &mut self.link);
         }
     }
 
@@ -473,6 +505,7 @@ impl World {
             assert!(allowed, "side {side} ended as {outcome:?}");
             if outcome == Outcome::ResetByPeer && !here.kernel.reset {
                 assert!(here.kernel.reset_given, "side {side} was not told of the RST");
+                assert!(here.discarding, "side {side} held its program's bytes back");
             }
             if outcome == Outcome::Closed {
                 assert!(
