@@ -16,6 +16,7 @@ const NEW_RULE: u16 = 32;
 
 /// Index of `lo`: the first device of every namespace.
 const LOOPBACK: u32 = 1;
+const TABLE_LOCAL: u8 = 255;
 const TABLE_MAIN: u8 = 254;
 const TABLE_FOREIGN: u8 = 100;
 const SCOPE_UNIVERSE: u8 = 0;
@@ -31,6 +32,7 @@ const RULE_PRIORITY_INJECTED: u32 = 101;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
+const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
@@ -46,6 +48,9 @@ pub(super) fn set_up(v4: Ipv4Addr, v6: Ipv6Addr) -> Result<(), Refused> {
     link_up(&mut request);
     for locator in [IpAddr::V4(v4), IpAddr::V6(v6)] {
         add_address(&mut request, locator);
+        if locator.is_ipv6() {
+            route_locator(&mut request, locator);
+        }
         route_foreign(&mut request, locator);
         refuse_the_rest(&mut request, locator);
         add_rule(&mut request, "rule for TCP", locator, RULE_PRIORITY_TCP, |rule| {
@@ -77,6 +82,18 @@ fn add_address(request: &mut Request, locator: IpAddr) {
     request.message("add a locator to lo", NEW_ADDRESS, ACK | CREATE | EXCLUSIVE, &header, |address| {
         address.put(IFA_LOCAL, &bytes);
         address.put(IFA_ADDRESS, &bytes);
+    });
+}
+
+/// The kernel makes this route for an IPv6 address by itself, but later, in a work queue, even without duplicate
+/// address detection. Until then what is sent to the locator vanishes.
+fn route_locator(request: &mut Request, locator: IpAddr) {
+    let (family, length, bytes) = parts(locator);
+    let mut header = route_header(family, TABLE_LOCAL, SCOPE_UNIVERSE, TYPE_LOCAL);
+    header[1] = length;
+    request.message("route a locator to lo", NEW_ROUTE, ACK | CREATE | EXCLUSIVE, &header, |route| {
+        route.put(RTA_DST, &bytes);
+        route.put(RTA_OIF, &LOOPBACK.to_ne_bytes());
     });
 }
 

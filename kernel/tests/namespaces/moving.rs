@@ -1,14 +1,11 @@
 //! Connections captured and rebuilt, byte by byte.
-#![allow(clippy::print_stdout, reason = "tests say what they measured")]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::capsule::*;
 use kernel::repair::{self, OwnFin, TcpSnapshot};
 use kernel::tcp::{self, TcpState};
 use kernel::{diag, rules};

@@ -1,13 +1,10 @@
 //! The sidecar's own ends: ports, resets, orphans, and who owns what.
-#![allow(clippy::print_stdout, reason = "tests say what they measured")]
-
-mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::capsule::*;
 use kernel::diag::Diag;
 use kernel::repair;
 use kernel::tcp::{self, TcpState};

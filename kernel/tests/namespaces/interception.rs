@@ -1,14 +1,11 @@
 //! What a program in a capsule's namespace sees of the rest of the world.
-#![allow(clippy::print_stdout, reason = "tests say what they measured")]
-
-mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::*;
+use crate::capsule::*;
 use kernel::netns::Worker;
 use kernel::syn::{HeldSyn, SynQueue, Verdict};
 use kernel::{rules, tcp};
@@ -160,6 +157,7 @@ fn the_inside_is_left_alone_and_the_rest_is_unreachable() {
             let mut byte = [0];
             listener.accept().expect("accept").0.read_exact(&mut byte).expect("read");
             let socket = UdpSocket::bind(address).expect("bind");
+            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
             socket.send_to(b"x", socket.local_addr().expect("address")).expect("send");
             assert_eq!(socket.recv(&mut byte).expect("receive"), 1);
         }
