@@ -15,6 +15,8 @@
 
 #[path = "simulation/kernel.rs"]
 mod kernel;
+#[path = "simulation/moves.rs"]
+mod moves;
 #[path = "simulation/network.rs"]
 mod network;
 #[path = "simulation/side.rs"]
