@@ -51,7 +51,10 @@ pub fn send(socket: impl AsFd, message: &impl Serialize, fds: &[BorrowedFd<'_>])
 ///
 /// # Errors
 /// Those of `recvmsg`, `InvalidData` for what is no message.
-pub fn receive<T: DeserializeOwned>(socket: impl AsFd, buffer: &mut Vec<u8>) -> io::Result<Option<Received<T>>> {
+pub fn receive<T: DeserializeOwned>(
+    socket: impl AsFd,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<Received<T>>> {
     buffer.resize(MESSAGE_BYTES_MAX, 0);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -72,7 +75,8 @@ pub fn receive<T: DeserializeOwned>(socket: impl AsFd, buffer: &mut Vec<u8>) -> 
         return Err(io::Error::new(io::ErrorKind::InvalidData, "message or its descriptors were cut off"));
     }
     let bytes = buffer.get(..received.bytes).unwrap_or_default();
-    let message = serde_json::from_slice(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let message =
+        serde_json::from_slice(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(Some(Received { message, fds }))
 }
 

@@ -103,7 +103,8 @@ impl Source {
             }
             self.pending.drain(..self.start);
             self.start = 0;
-            let read = Read::by_ref(&mut self.file).take(CHUNK_BYTES as u64).read_to_end(&mut self.pending)?;
+            let read =
+                Read::by_ref(&mut self.file).take(CHUNK_BYTES as u64).read_to_end(&mut self.pending)?;
             if read == 0 {
                 return Ok(None);
             }

@@ -20,7 +20,7 @@ impl Drop for Folder {
 }
 
 fn bytes_of(reader: &mut Reader) -> Vec<u8> {
-    let mut all = Vec::new();
+    let mut all: Vec<u8> = Vec::new();
     while let Some(chunk) = reader.next_chunk().unwrap() {
         all.extend(chunk.bytes);
     }
@@ -35,7 +35,7 @@ fn any_bytes_come_back() {
     writer.append(Stream::Out, &bytes).unwrap();
     writer.append(Stream::Err, b"end\n").unwrap();
     let mut reader = Reader::open(&folder.0).unwrap();
-    let mut out = Vec::new();
+    let mut out: Vec<u8> = Vec::new();
     let last = loop {
         let chunk = reader.next_chunk().unwrap().unwrap();
         if chunk.stream == Stream::Err {
@@ -54,7 +54,7 @@ fn a_reader_follows_through_a_rotation() {
     let mut reader = Reader::open(&folder.0).unwrap();
     assert!(reader.next_chunk().unwrap().is_none());
     let mut writer = Writer::with_limit(&folder.0, 1000).unwrap();
-    let (mut written, mut read) = (Vec::new(), Vec::new());
+    let (mut written, mut read): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
     for n in 0..200 {
         let line = format!("line {n}\n");
         writer.append(Stream::Out, line.as_bytes()).unwrap();

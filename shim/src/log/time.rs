@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn writes_known_times() {
-        let at = |seconds, millis| rfc3339(UNIX_EPOCH + Duration::new(seconds, millis * 1_000_000));
+        let at = |seconds, millis: u32| rfc3339(UNIX_EPOCH + Duration::new(seconds, millis * 1_000_000));
         assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_399, 1), "2000-02-28T23:59:59.001Z");
         assert_eq!(at(951_782_400, 0), "2000-02-29T00:00:00.000Z");

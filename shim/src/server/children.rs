@@ -6,6 +6,8 @@ use std::process::Command;
 use rustix::process::{Pid, WaitStatus};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// A descriptor that is readable when a child has ended.
 pub(super) fn watch() -> io::Result<OwnedFd> {
     // SAFETY: the set is initialised by sigemptyset before it is used, the descriptor is new and owned by nobody.
@@ -35,9 +37,9 @@ pub(super) fn exit_code(status: WaitStatus) -> i32 {
     status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or_default())
 }
 
-/// Starts a child; its signal mask is empty, as std sees to.
+/// Starts a child with nothing of the shim's environment; its signal mask is empty, as std sees to.
 pub(super) fn spawn(mut command: Command) -> io::Result<Pid> {
-    let child = command.spawn()?;
+    let child = command.env_clear().env("PATH", PATH).spawn()?;
     Pid::from_raw(child.id().cast_signed()).ok_or_else(|| io::Error::other("a child without a process id"))
 }
 

@@ -19,7 +19,13 @@ struct Exec {
 }
 
 impl Execs {
-    pub(super) fn start(&mut self, client: ClientId, id: u64, argv: &[String], fds: Vec<OwnedFd>) -> io::Result<()> {
+    pub(super) fn start(
+        &mut self,
+        client: ClientId,
+        id: u64,
+        argv: &[String],
+        fds: Vec<OwnedFd>,
+    ) -> io::Result<()> {
         let [program, arguments @ ..] = argv else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "an empty command line"));
         };

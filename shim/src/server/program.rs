@@ -126,7 +126,12 @@ impl Program {
 
 impl Server {
     /// Starts runc; the client is answered when it has come so far.
-    pub(super) fn bring_to_life(&mut self, client: ClientId, argv: &[String], birth: &Birth) -> Result<(), String> {
+    pub(super) fn bring_to_life(
+        &mut self,
+        client: ClientId,
+        argv: &[String],
+        birth: &Birth,
+    ) -> Result<(), String> {
         if self.program.lives() {
             return Err("the capsule has a program already".into());
         }
@@ -162,7 +167,8 @@ impl Server {
     }
 
     pub(super) fn abort_gate(&mut self, client: ClientId) -> Result<(), String> {
-        let (State::Starting(mut runc) | State::AtGate(mut runc), Some(_)) = (self.program.state, self.gate.take())
+        let (State::Starting(mut runc) | State::AtGate(mut runc), Some(_)) =
+            (self.program.state, self.gate.take())
         else {
             return Err("no restore is under way".into());
         };
