@@ -9,6 +9,7 @@ mod views;
 
 use std::sync::Arc;
 
+use admin_api::result::RmResult;
 use admin_api::{Body, Call, ErrorView, Frame, FrameReader, FrameWriter, Request};
 use directory_api::CapsuleRecord;
 use overlay_proto::{CapsuleName, HostName};
@@ -75,13 +76,23 @@ async fn dispatch(
         Request::Stop { name, timeout_s } => {
             Body::of(&lifecycle::stop(sidecar, &local(sidecar, &name)?, timeout_s).await?)
         }
-        Request::Rm { name, force } => Body::of(&lifecycle::remove(sidecar, &local(sidecar, &name)?, force).await?),
-        Request::Preflight { name, to } => Body::of(&preflight::check_all(sidecar, name.as_deref(), to.as_deref()).await?),
+        Request::Rm { name, .. }
+            if record(sidecar, &name).is_err_and(|error| error.code == "capsule/unknown") =>
+        {
+            Body::of(&RmResult { capsule: name, ..RmResult::default() })
+        }
+        Request::Rm { name, force } => {
+            Body::of(&lifecycle::remove(sidecar, &local(sidecar, &name)?, force).await?)
+        }
+        Request::Preflight { name, to } => {
+            Body::of(&preflight::check_all(sidecar, name.as_deref(), to.as_deref()).await?)
+        }
         Request::Move { name, to, dry_run: true, .. } => {
             Body::of(&preflight::check_all(sidecar, Some(&name), Some(&to)).await?)
         }
         Request::Move { name, to, memory, dry_run: false } => {
-            let result = moving::command(sidecar, &local(sidecar, &name)?, &to, memory, input, output).await?;
+            let result =
+                moving::command(sidecar, &local(sidecar, &name)?, &to, memory, input, output).await?;
             Body::of(&result)
         }
         Request::Logs { name } => {
@@ -116,6 +127,7 @@ async fn elsewhere(sidecar: &Arc<Sidecar>, call: &Call) -> Result<Option<HostNam
         Request::Run(_) | Request::Ps { .. } | Request::Hosts | Request::Resolve { .. } => None,
         Request::Follow { name, id, .. } => Some(output::settled(sidecar, name, id).await?),
         Request::Sessions { name: None } | Request::Preflight { name: None, .. } => None,
+        Request::Rm { name, .. } => record(sidecar, name).ok(),
         request => match request.capsule() {
             Some(name) => Some(record(sidecar, name)?),
             None => None,
@@ -123,17 +135,20 @@ async fn elsewhere(sidecar: &Arc<Sidecar>, call: &Call) -> Result<Option<HostNam
     };
     let Some(record) = by_place.filter(|record| record.host != sidecar.me) else { return Ok(None) };
     if call.forwarded_by.is_some() {
-        return Err(ErrorView::new("admin/moved", format!("{} has just moved to {}", record.name, record.host))
-            .next("try again"));
+        return Err(ErrorView::new(
+            "admin/moved",
+            format!("{} has just moved to {}", record.name, record.host),
+        )
+        .next("try again"));
     }
     Ok(Some(record.host))
 }
 
 /// The directory's record of a capsule that a person named.
 pub(crate) fn record(sidecar: &Sidecar, name: &str) -> Result<CapsuleRecord, ErrorView> {
-    let parsed: CapsuleName = name.parse().map_err(|error| {
-        ErrorView::new("capsule/name", format!("{name:?} is no capsule name")).why(error)
-    })?;
+    let parsed: CapsuleName = name
+        .parse()
+        .map_err(|error| ErrorView::new("capsule/name", format!("{name:?} is no capsule name")).why(error))?;
     sidecar.places.named(&parsed).ok_or_else(|| {
         ErrorView::new("capsule/unknown", format!("there is no capsule {name}"))
             .next("capsule ps lists those there are")
@@ -144,13 +159,19 @@ pub(crate) fn record(sidecar: &Sidecar, name: &str) -> Result<CapsuleRecord, Err
 fn local(sidecar: &Sidecar, name: &str) -> Result<Arc<crate::capsule::Capsule>, ErrorView> {
     let record = record(sidecar, name)?;
     sidecar.capsules.get(&record.id).ok_or_else(|| {
-        ErrorView::new("capsule/not-here", format!("{name} is placed on this host, but this sidecar does not have it"))
-            .why("it was started by a sidecar that ended")
-            .next(format!("capsule rm --force {name}"))
+        ErrorView::new(
+            "capsule/not-here",
+            format!("{name} is placed on this host, but this sidecar does not have it"),
+        )
+        .why("it was started by a sidecar that ended")
+        .next(format!("capsule rm --force {name}"))
     })
 }
 
 /// Sends a frame; a client that is gone needs no error.
 pub(crate) async fn write(output: &mut Output, frame: &Frame) -> Result<(), ErrorView> {
-    output.write(frame).await.map_err(|error| ErrorView::new("admin/client-gone", "the client went away").why(error))
+    output
+        .write(frame)
+        .await
+        .map_err(|error| ErrorView::new("admin/client-gone", "the client went away").why(error))
 }

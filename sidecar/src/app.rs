@@ -48,7 +48,12 @@ fn joined(join: &Join) -> anyhow::Result<()> {
         .block_on(directory_api::join(join.directory, token.trim()))
         .with_context(|| format!("joining by the directory at {}", join.directory))?;
     membership.save(&directory)?;
-    eprintln!("joined {} as host {}; start it with: capsule-sidecar serve --data {}", membership.zone, membership.host, join.data.display());
+    eprintln!(
+        "joined {} as host {}; start it with: capsule-sidecar serve --data {}",
+        membership.zone,
+        membership.host,
+        join.data.display()
+    );
     Ok(())
 }
 

@@ -66,15 +66,12 @@ pub struct Capsule {
 impl Capsule {
     fn make(sidecar: &Sidecar, file: CapsuleFile, stage: Stage) -> anyhow::Result<Arc<Self>> {
         let directory = sidecar.data.join("capsules").join(file.id.to_string());
-        for part in ["", "bundle", "upper", "work", "root"] {
-            let path = directory.join(part);
-            std::fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
-        }
+        let engine = engine::Engine::new(sidecar, &directory, &file)?;
         file.write(&directory)?;
         Ok(Arc::new(Self {
             id: file.id,
             name: file.name.clone(),
-            engine: engine::Engine::new(sidecar, &directory, &file),
+            engine,
             directory,
             file: Mutex::new(file),
             stage: watch::Sender::new(stage),
@@ -90,7 +87,7 @@ impl Capsule {
     }
 
     /// A capsule that is coming here by a move.
-    pub(crate) async fn arriving(sidecar: &Arc<Sidecar>, file: CapsuleFile) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn arriving(sidecar: &Sidecar, file: CapsuleFile) -> anyhow::Result<Arc<Self>> {
         if let Some(old) = sidecar.capsules.get(&file.id) {
             match old.stage() {
                 Stage::Left { .. } | Stage::Removed => sidecar.capsules.remove(&file.id),
@@ -100,7 +97,7 @@ impl Capsule {
         // Left by a sidecar that ended before it could clean up.
         let directory = sidecar.data.join("capsules").join(file.id.to_string());
         if directory.exists() {
-            engine::clear(sidecar, &directory, &file).await?;
+            engine::clear(sidecar, &directory, &file)?;
         }
         let capsule = Self::make(sidecar, file, Stage::Arriving)?;
         sidecar.capsules.add(capsule.clone());

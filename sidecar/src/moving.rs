@@ -21,6 +21,7 @@ mod conversation;
 pub mod examine;
 pub mod files;
 mod image;
+mod log;
 mod phases;
 mod sockets;
 pub mod source;

@@ -89,7 +89,8 @@ impl Places {
             match change {
                 Change::Snapshot { capsules, hosts, .. } => {
                     let there: HashSet<CapsuleId> = capsules.iter().map(|record| record.id).collect();
-                    let gone: Vec<_> = known.capsules.keys().filter(|id| !there.contains(id)).copied().collect();
+                    let gone: Vec<_> =
+                        known.capsules.keys().filter(|id| !there.contains(id)).copied().collect();
                     for id in gone {
                         known.remove(&id);
                         touched.push(id);
@@ -209,7 +210,11 @@ impl Places {
     ///
     /// # Errors
     /// Neither knows the host.
-    pub async fn address_of(&self, host: &HostName, capsule: Option<&CapsuleId>) -> anyhow::Result<SocketAddr> {
+    pub async fn address_of(
+        &self,
+        host: &HostName,
+        capsule: Option<&CapsuleId>,
+    ) -> anyhow::Result<SocketAddr> {
         if let Some(name) = capsule.and_then(|id| self.capsule(id)).map(|record| record.name) {
             match self.0.finder.host_of(&name).await {
                 Ok((found, address)) if found == *host => return Ok(address),

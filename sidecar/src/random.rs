@@ -1,7 +1,7 @@
 //! Randomness, in one place: the core takes it as arguments.
 
 /// Random bytes from the kernel.
-pub fn bytes<const N: usize>() -> [u8; N] {
+pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {

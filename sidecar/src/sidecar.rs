@@ -46,6 +46,15 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
+    /// What tells kernel objects of this sidecar from those of others on the same kernel.
+    pub fn label(&self) -> String {
+        let hash =
+            self.data.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        format!("{}-{hash:016x}", self.me)
+    }
+
     /// A counted reference for a task.
     pub fn arc(&self) -> Arc<Self> {
         self.own.upgrade().expect("a sidecar in use is alive")

@@ -65,7 +65,10 @@ async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> String {
     gauge("capsule_links", "Links to other hosts that are up.", sidecar.links.all().len() as f64);
     let buffered: u64 = sessions.iter().map(|session| session.buffered_bytes).sum();
     gauge("capsule_buffer_bytes", "Bytes that wait in the sessions of this host.", buffered as f64);
-    let _ = writeln!(text, "# HELP capsule_sessions Halves of sessions on this host, by state.\n# TYPE capsule_sessions gauge");
+    let _ = writeln!(
+        text,
+        "# HELP capsule_sessions Halves of sessions on this host, by state.\n# TYPE capsule_sessions gauge"
+    );
     for state in ["open", "held", "parked", "closing"] {
         let count = sessions.iter().filter(|session| session.state == state).count();
         let _ = writeln!(text, "capsule_sessions{{state=\"{state}\"}} {count}");
@@ -97,7 +100,10 @@ pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
         };
         if membership.identity.is_due(SystemTime::now()) {
             if let Err(error) = renew_certificate(&sidecar, &membership).await {
-                tracing::warn!(error = format!("{error:#}"), "the certificate was not renewed; it is tried again");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the certificate was not renewed; it is tried again"
+                );
             }
         }
     }

@@ -7,14 +7,17 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// A descriptor watched by the runtime of the calling task.
-pub type Watched = AsyncFd<OwnedFd>;
+pub(crate) type Watched = AsyncFd<OwnedFd>;
 
 /// Watches a nonblocking descriptor for reading, writing and errors.
 ///
 /// # Errors
 /// The runtime can't watch it.
-#[allow(unsafe_code, reason = "the safe constructor is deprecated for types that may lie about their descriptor")]
-pub fn watch(fd: OwnedFd) -> io::Result<Watched> {
+#[allow(
+    unsafe_code,
+    reason = "the safe constructor is deprecated for types that may lie about their descriptor"
+)]
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<Watched> {
     let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
     // SAFETY: an `OwnedFd` owns a valid descriptor, and it is not replaced or closed while the `AsyncFd` has it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)

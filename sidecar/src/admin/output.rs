@@ -37,8 +37,11 @@ async fn pass_on(capsule: &Arc<Capsule>, position: u64, output: &mut Output) -> 
     let (chunks, next) = match read {
         Ok(Ok(read)) => read,
         Ok(Err(error)) => {
-            return Err(ErrorView::new("logs/unreadable", format!("the log of {} can't be read", capsule.name()))
-                .why(format!("{error:#}")));
+            return Err(ErrorView::new(
+                "logs/unreadable",
+                format!("the log of {} can't be read", capsule.name()),
+            )
+            .why(format!("{error:#}")));
         }
         Err(_) => return Ok(position),
     };
@@ -53,9 +56,14 @@ async fn pass_on(capsule: &Arc<Capsule>, position: u64, output: &mut Output) -> 
 }
 
 /// The record of a capsule that is followed; one that is moving is waited for.
-pub(super) async fn settled(sidecar: &Arc<Sidecar>, name: &str, id: &str) -> Result<CapsuleRecord, ErrorView> {
+pub(super) async fn settled(
+    sidecar: &Arc<Sidecar>,
+    name: &str,
+    id: &str,
+) -> Result<CapsuleRecord, ErrorView> {
     let gone = || {
-        ErrorView::new("capsule/removed", format!("{name} was removed")).next("capsule ps lists those there are")
+        ErrorView::new("capsule/removed", format!("{name} was removed"))
+            .next("capsule ps lists those there are")
     };
     let id: CapsuleId = id.parse().map_err(|_| gone())?;
     let limit = std::time::Duration::from_secs(600);
@@ -92,7 +100,6 @@ pub(super) async fn follow(
     };
     let mut position = from_position;
     let mut stages = capsule.stages();
-    let mut listening = true;
     loop {
         let stage = stages.borrow_and_update().clone();
         if let Stage::Left { to, generation } = stage {
@@ -115,13 +122,13 @@ pub(super) async fn follow(
         tokio::select! {
             _ = stages.changed() => {}
             () = tokio::time::sleep(LOOK_AGAIN) => {}
-            said = input.next(), if listening => match said {
+            said = input.next() => match said {
                 Ok(Some(Frame::Signal(number))) if signals => {
                     let of = capsule.clone();
                     let _ = tokio::task::spawn_blocking(move || engine::signal(&of, number)).await;
                 }
                 Ok(Some(_)) => {}
-                Ok(None) | Err(_) => { listening = false; return Ok(()) }
+                Ok(None) | Err(_) => return Ok(()),
             },
         }
     }
@@ -169,7 +176,11 @@ pub(super) async fn exec(
                 code = Some(ended.ok().flatten().unwrap_or(125));
             }
             said = input.next(), if listening => match said {
-                Ok(Some(Frame::Stdin(bytes))) => running.feed(bytes),
+                Ok(Some(Frame::Stdin(bytes))) => {
+                    if !running.feed(bytes) {
+                        tracing::debug!("a program does not read its input");
+                    }
+                }
                 Ok(Some(Frame::StdinEnd)) => running.end_input(),
                 Ok(Some(Frame::Signal(number))) => running.signal(number),
                 Ok(Some(_)) => {}

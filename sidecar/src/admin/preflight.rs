@@ -44,15 +44,29 @@ async fn host(sidecar: &Arc<Sidecar>) -> Vec<CheckView> {
     let Ok((missing, tools)) = probed else { return Vec::new() };
     let mut checks: Vec<_> = missing
         .into_iter()
-        .map(|missing| check(&group, "host/kernel", Level::Fail, missing.to_string(), "make setup says what is needed"))
+        .map(|missing| {
+            check(&group, "host/kernel", Level::Fail, missing.to_string(), "make setup says what is needed")
+        })
         .collect();
     if checks.is_empty() {
-        checks.push(check(&group, "host/kernel", Level::Ok, "the kernel has everything that is needed".into(), ""));
+        checks.push(check(
+            &group,
+            "host/kernel",
+            Level::Ok,
+            "the kernel has everything that is needed".into(),
+            "",
+        ));
     }
     for (tool, version) in tools {
         checks.push(match version {
             Some(version) => check(&group, "host/tool", Level::Ok, format!("{tool} {version}"), ""),
-            None => check(&group, "host/tool", Level::Fail, format!("{tool} is missing or does not work"), "make setup installs it"),
+            None => check(
+                &group,
+                "host/tool",
+                Level::Fail,
+                format!("{tool} is missing or does not work"),
+                "make setup installs it",
+            ),
         });
     }
     checks
@@ -60,8 +74,16 @@ async fn host(sidecar: &Arc<Sidecar>) -> Vec<CheckView> {
 
 async fn directory(sidecar: &Arc<Sidecar>) -> CheckView {
     match sidecar.places.directory().hosts().await {
-        Ok(hosts) => check("directory", "directory/answers", Level::Ok, format!("the directory answers, {} hosts", hosts.len()), ""),
-        Err(error) => check("directory", "directory/away", Level::Fail, error.to_string(), "start it, or open its port"),
+        Ok(hosts) => check(
+            "directory",
+            "directory/answers",
+            Level::Ok,
+            format!("the directory answers, {} hosts", hosts.len()),
+            "",
+        ),
+        Err(error) => {
+            check("directory", "directory/away", Level::Fail, error.to_string(), "start it, or open its port")
+        }
     }
 }
 
@@ -79,6 +101,12 @@ async fn link(sidecar: &Arc<Sidecar>, target: &overlay_proto::HostName) -> Check
             let rtt = link.connection().map_or(0.0, |connection| connection.rtt().as_secs_f64() * 1e3);
             check(&group, "link/up", Level::Ok, format!("UDP both ways, round trip {rtt:.1} ms"), "")
         }
-        Err(error) => check(&group, "link/udp-blocked", Level::Fail, format!("{error:#}"), "is its sidecar running, and its UDP port open?"),
+        Err(error) => check(
+            &group,
+            "link/udp-blocked",
+            Level::Fail,
+            format!("{error:#}"),
+            "is its sidecar running, and its UDP port open?",
+        ),
     }
 }

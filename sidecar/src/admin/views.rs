@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use admin_api::result::{
-    CapsuleState, CapsuleView, Direction, HostState, HostView, HostsResult, InspectResult, LinkState, LinkView,
-    PsResult, ResolveResult, SessionState, SessionView, SessionsResult,
+    CapsuleState, CapsuleView, Direction, HostState, HostView, HostsResult, InspectResult, LinkState,
+    LinkView, PsResult, ResolveResult, SessionState, SessionView, SessionsResult,
 };
 use admin_api::{ErrorView, Timestamp};
 use directory_api::{self as directory, CapsuleRecord, HostRecord};
@@ -139,7 +139,10 @@ pub(super) async fn resolve(sidecar: &Arc<Sidecar>, name: &str) -> Result<Resolv
 }
 
 /// The sessions of one capsule on this host, or of all.
-pub(super) async fn sessions(sidecar: &Arc<Sidecar>, name: Option<&str>) -> Result<SessionsResult, ErrorView> {
+pub(super) async fn sessions(
+    sidecar: &Arc<Sidecar>,
+    name: Option<&str>,
+) -> Result<SessionsResult, ErrorView> {
     let own = name.map(|name| record(sidecar, name)).transpose()?.map(|record| record.id);
     let name_of = |id: CapsuleId| sidecar.places.capsule(&id).map(|record| record.name.to_string());
     let mut sessions: Vec<_> = sidecar.table.describe(own).await;

@@ -26,14 +26,21 @@ pub async fn run(sidecar: &Arc<Sidecar>, run: Run) -> Result<RunResult, ErrorVie
     let (name, owner) = check(sidecar, &run)?;
     let record = sidecar.places.directory().register(name.clone(), owner).await.map_err(|error| {
         let taken = matches!(error, ClientError::Refused(ApiError::NameTaken { .. }));
-        let view = ErrorView::new(if taken { "capsule/name-taken" } else { "directory/refused" }, format!("{name} was not created"));
-        let next = if taken { "choose another name, or remove that capsule: capsule ps shows it" } else { "see: capsule hosts" };
+        let view = ErrorView::new(
+            if taken { "capsule/name-taken" } else { "directory/refused" },
+            format!("{name} was not created"),
+        );
+        let next = if taken {
+            "choose another name, or remove that capsule: capsule ps shows it"
+        } else {
+            "see: capsule hosts"
+        };
         view.why(error).next(next)
     })?;
     sidecar.places.take(record.clone());
     let created = match Capsule::created(sidecar, CapsuleFile::new(&record, run)) {
         Ok(capsule) => {
-            let launched = launch(sidecar, &capsule).await;
+            let launched = launch(sidecar, &capsule, true).await;
             if launched.is_err() {
                 discard(sidecar, &capsule).await;
                 sidecar.capsules.remove(&capsule.id());
@@ -48,9 +55,12 @@ pub async fn run(sidecar: &Arc<Sidecar>, run: Run) -> Result<RunResult, ErrorVie
             if let Err(error) = sidecar.places.directory().remove(record.id, record.generation).await {
                 tracing::warn!(%name, %error, "a capsule that could not start stays registered");
             }
-            Err(ErrorView::new("run/not-started", format!("{name} was not created: its program could not start"))
-                .why(format!("{error:#}"))
-                .next("check the command, and the root it runs on"))
+            Err(ErrorView::new(
+                "run/not-started",
+                format!("{name} was not created: its program could not start"),
+            )
+            .why(format!("{error:#}"))
+            .next("check the command, and the root it runs on"))
         }
     }
 }
@@ -58,14 +68,16 @@ pub async fn run(sidecar: &Arc<Sidecar>, run: Run) -> Result<RunResult, ErrorVie
 /// Looks at what can be looked at before anything is made.
 fn check(sidecar: &Sidecar, run: &Run) -> Result<(CapsuleName, Owner), ErrorView> {
     let bad = |what: String| ErrorView::new("run/arguments", what).on(run.name.clone());
-    let name: CapsuleName = run.name.parse().map_err(|error| bad(format!("{:?} is no capsule name", run.name)).why(error))?;
+    let name: CapsuleName =
+        run.name.parse().map_err(|error| bad(format!("{:?} is no capsule name", run.name)).why(error))?;
     let owner = run.owner.as_deref().unwrap_or(&sidecar.config.owner);
     let owner: Owner = owner.parse().map_err(|error| bad(format!("{owner:?} is no owner")).why(error))?;
     if run.argv.is_empty() {
         return Err(bad("no command was given".into()).next(format!("capsule run {name} -- COMMAND")));
     }
     if run.image.is_some() {
-        return Err(bad("this version runs no OCI images".into()).next("unpack it, and give the directory as --rootfs"));
+        return Err(bad("this version runs no OCI images".into())
+            .next("unpack it, and give the directory as --rootfs"));
     }
     if run.terminal {
         return Err(bad("this version gives no terminal to a capsule".into()).next("leave -t out"));
@@ -78,7 +90,10 @@ fn check(sidecar: &Sidecar, run: &Run) -> Result<(CapsuleName, Owner), ErrorView
     }
     for volume in &run.volumes {
         if !Path::new(&volume.source).exists() {
-            return Err(bad(format!("--volume {}: there is no such path on host {}", volume.source, sidecar.me)));
+            return Err(bad(format!(
+                "--volume {}: there is no such path on host {}",
+                volume.source, sidecar.me
+            )));
         }
     }
     Ok((name, owner))
@@ -98,10 +113,13 @@ fn started(sidecar: &Sidecar, capsule: &Capsule, position: u64) -> RunResult {
 }
 
 /// Starts the program of a capsule in a fresh network; returns where its output begins in the log.
-async fn launch(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) -> anyhow::Result<u64> {
+async fn launch(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, fresh: bool) -> anyhow::Result<u64> {
     let network = open_network(sidecar, capsule, false).await?;
     let (base, of) = (sidecar.config.base.clone(), capsule.clone());
     let position = tokio::task::spawn_blocking(move || -> anyhow::Result<u64> {
+        if fresh {
+            engine::furnish(&of, &base)?;
+        }
         engine::mount(&of, &base)?;
         let position = engine::log_bytes(&of);
         engine::run(&of)?;
@@ -115,7 +133,9 @@ async fn launch(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) -> anyhow::Resul
     let told = sidecar.places.directory().set_state(capsule.id(), generation, CapsuleState::Running).await;
     match told {
         Ok(record) => sidecar.places.take(record),
-        Err(error) => tracing::warn!(capsule = %capsule.name(), %error, "the directory was not told that it runs"),
+        Err(error) => {
+            tracing::warn!(capsule = %capsule.name(), %error, "the directory was not told that it runs")
+        }
     }
     Ok(position)
 }
@@ -130,7 +150,8 @@ pub(crate) async fn open_network(
     let network = tokio::task::spawn_blocking(move || -> anyhow::Result<Arc<Network>> {
         let netns = engine::start_shim(&of)?;
         let file = of.file();
-        let who = Identity { id: file.id, name: file.name, locators: file.locators, generation: file.generation };
+        let who =
+            Identity { id: file.id, name: file.name, locators: file.locators, generation: file.generation };
         Network::set_up(&who, &netns, &engine::shim_socket(&of), arriving)
     })
     .await??;
@@ -167,7 +188,9 @@ pub(crate) fn watch_exit(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) {
         tracing::info!(capsule = %capsule.name(), code, "the program ended");
         capsule.set_stage(Stage::Stopped(Some(code)));
         let generation = capsule.file().generation;
-        if let Err(error) = sidecar.places.directory().set_state(capsule.id(), generation, CapsuleState::Stopped).await {
+        if let Err(error) =
+            sidecar.places.directory().set_state(capsule.id(), generation, CapsuleState::Stopped).await
+        {
             tracing::warn!(capsule = %capsule.name(), %error, "the directory was not told that it stopped");
         }
     });
@@ -175,8 +198,11 @@ pub(crate) fn watch_exit(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) {
 
 fn take_busy(capsule: &Capsule) -> Result<tokio::sync::OwnedMutexGuard<()>, ErrorView> {
     capsule.busy().try_lock_owned().map_err(|_| {
-        ErrorView::new("capsule/busy", format!("{} is being moved, started or stopped already", capsule.name()))
-            .next("wait for that to end; capsule ps shows it")
+        ErrorView::new(
+            "capsule/busy",
+            format!("{} is being moved, started or stopped already", capsule.name()),
+        )
+        .next("wait for that to end; capsule ps shows it")
     })
 }
 
@@ -190,13 +216,16 @@ pub async fn start(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) -> Result<Run
         return Ok(RunResult { already: true, ..started(sidecar, capsule, engine::log_bytes(capsule)) });
     }
     close(sidecar, capsule).await;
-    match launch(sidecar, capsule).await {
+    match launch(sidecar, capsule, false).await {
         Ok(position) => Ok(started(sidecar, capsule, position)),
         Err(error) => {
             close(sidecar, capsule).await;
             capsule.set_stage(Stage::Stopped(None));
-            Err(ErrorView::new("start/not-started", format!("{} stays stopped: its program could not start", capsule.name()))
-                .why(format!("{error:#}")))
+            Err(ErrorView::new(
+                "start/not-started",
+                format!("{} stays stopped: its program could not start", capsule.name()),
+            )
+            .why(format!("{error:#}")))
         }
     }
 }
@@ -205,14 +234,19 @@ pub async fn start(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) -> Result<Run
 ///
 /// # Errors
 /// It can't be ended.
-pub async fn stop(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, timeout_s: u64) -> Result<StopResult, ErrorView> {
+pub async fn stop(
+    sidecar: &Arc<Sidecar>,
+    capsule: &Arc<Capsule>,
+    timeout_s: u64,
+) -> Result<StopResult, ErrorView> {
     let _busy = take_busy(capsule)?;
     let result = StopResult { capsule: capsule.name().to_string(), ..StopResult::default() };
     if let Stage::Stopped(exit_code) = capsule.stage() {
         return Ok(StopResult { exit_code, already: true, ..result });
     }
     let failed = |error: anyhow::Error| {
-        ErrorView::new("stop/failed", format!("{} could not be stopped", capsule.name())).why(format!("{error:#}"))
+        ErrorView::new("stop/failed", format!("{} could not be stopped", capsule.name()))
+            .why(format!("{error:#}"))
     };
     signal(capsule, 15).await.map_err(failed)?;
     let mut killed = false;
@@ -251,7 +285,11 @@ async fn stopped(capsule: &Capsule, limit: Duration) -> Option<Option<i32>> {
 ///
 /// # Errors
 /// It runs and `force` was not given, or the directory refuses; it stays as it is.
-pub async fn remove(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, force: bool) -> Result<RmResult, ErrorView> {
+pub async fn remove(
+    sidecar: &Arc<Sidecar>,
+    capsule: &Arc<Capsule>,
+    force: bool,
+) -> Result<RmResult, ErrorView> {
     let _busy = take_busy(capsule)?;
     if capsule.stage() == Stage::Running && !force {
         return Err(ErrorView::new("rm/running", format!("{} runs, so it was not removed", capsule.name()))
@@ -286,10 +324,10 @@ pub(crate) async fn close(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) {
 /// Ends everything of a capsule on this host and removes its files. Goes on past failures.
 pub(crate) async fn discard(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) {
     close(sidecar, capsule).await;
-    let directory = capsule.directory().to_owned();
-    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(&directory)).await;
+    let of = capsule.clone();
+    let removed = tokio::task::spawn_blocking(move || engine::remove_files(&of)).await;
     if let Ok(Err(error)) = removed {
-        tracing::warn!(capsule = %capsule.name(), %error, "files of a capsule were left behind");
+        tracing::warn!(capsule = %capsule.name(), error = format!("{error:#}"), "files of a capsule were left behind");
     }
     if capsule.stage() == Stage::Arriving {
         sidecar.capsules.remove(&capsule.id());

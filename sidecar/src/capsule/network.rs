@@ -1,7 +1,6 @@
 //! The network of one capsule on this host: its namespace, and the shim that keeps its session sockets.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,13 +18,10 @@ use super::quiet::Quiet;
 use crate::session::Key;
 
 /// Port of the interception listener: privileged and unlikely, since a program of the capsule can reach it.
-pub const INTERCEPT_PORT: u16 = 1;
+pub const INTERCEPT_PORT: u16 = kernel::limits::INTERCEPT_TCP_PORT;
 
 /// Number of the NFQUEUE in each namespace.
 pub const SYN_QUEUE: u16 = 0;
-
-/// The resolver that every capsule's `/etc/resolv.conf` names.
-pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 88);
 
 /// Socket messages that may wait for the shim.
 const KEEPER_QUEUE: usize = 8192;
@@ -203,9 +199,7 @@ fn keep_sockets(mut shim: shim::Client, kept: &std::sync::mpsc::Receiver<Keep>) 
     let name = |key: Key| format!("{}-{}", key.0, letter(key.1));
     while let Ok(keep) = kept.recv() {
         let told = match keep {
-            Keep::Hold(key, fd) => {
-                shim.request(&shim::Request::Hold { session: name(key) }, &[fd.as_fd()])
-            }
+            Keep::Hold(key, fd) => shim.request(&shim::Request::Hold { session: name(key) }, &[fd.as_fd()]),
             Keep::Release(key) => shim.request(&shim::Request::Release { session: name(key) }, &[]),
         };
         if let Err(error) = told {

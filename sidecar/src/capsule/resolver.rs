@@ -11,7 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
-use super::network::{Network, RESOLVER};
+use runtime::root::RESOLVER;
+
+use super::network::Network;
 
 /// Port of DNS.
 const PORT: u16 = 53;
@@ -49,7 +51,8 @@ impl Upstreams {
     /// The servers for a name.
     fn servers(&self, name: &str) -> &[SocketAddr] {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let in_zone = name == self.zone || name.strip_suffix(&self.zone).is_some_and(|rest| rest.ends_with('.'));
+        let in_zone =
+            name == self.zone || name.strip_suffix(&self.zone).is_some_and(|rest| rest.ends_with('.'));
         if in_zone { &self.zone_servers } else { &self.others }
     }
 }
@@ -135,7 +138,8 @@ where
             Err(_) => tracing::debug!(%server, "no answer by DNS in time"),
         }
     }
-    let mut failed = Message::error_msg(message.metadata.id, message.metadata.op_code, ResponseCode::ServFail);
+    let mut failed =
+        Message::error_msg(message.metadata.id, message.metadata.op_code, ResponseCode::ServFail);
     failed.add_queries(message.queries);
     failed.to_vec().ok()
 }

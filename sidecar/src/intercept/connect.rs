@@ -175,7 +175,8 @@ impl Connector {
     }
 
     fn on_outcome(&mut self, (pair, sequence, outcome): Outcome) {
-        let Some(dialling) = self.dialling.remove(&pair).filter(|dialling| dialling.sequence == sequence) else {
+        let Some(dialling) = self.dialling.remove(&pair).filter(|dialling| dialling.sequence == sequence)
+        else {
             if let Ok(opened) = outcome {
                 opened.give_up(&self.around);
             }

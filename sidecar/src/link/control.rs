@@ -40,7 +40,8 @@ pub(super) async fn read_frames(
         while let Some(frame) = frame::decode(&mut buffer)? {
             upcalls.frame(link, frame);
         }
-        let Some(chunk) = stream.read_chunk(64 * 1024, true).await.context("the control stream broke")? else {
+        let Some(chunk) = stream.read_chunk(64 * 1024, true).await.context("the control stream broke")?
+        else {
             bail!("the control stream ended");
         };
         buffer.extend_from_slice(&chunk.bytes);

@@ -34,7 +34,7 @@ enum ReceiverCarrier {
 }
 
 /// Makes both ends of a stream that stays on this host.
-pub fn local() -> (Sender, Receiver) {
+pub(super) fn local() -> (Sender, Receiver) {
     let (sender, receiver) = mpsc::channel(LOCAL_STREAM_CHUNKS);
     (Sender::Local(sender), Receiver { head: Bytes::new(), carrier: ReceiverCarrier::Local(receiver) })
 }

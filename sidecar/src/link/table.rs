@@ -266,7 +266,9 @@ fn stays(old: &Link, new: &Link) -> bool {
 
 fn check_hello(frame: &Frame) -> anyhow::Result<()> {
     match frame {
-        Frame::Hello { version_min, version_max } if (*version_min..=*version_max).contains(&VERSION) => Ok(()),
+        Frame::Hello { version_min, version_max } if (*version_min..=*version_max).contains(&VERSION) => {
+            Ok(())
+        }
         Frame::Hello { version_min, version_max } => {
             bail!("it speaks versions {version_min} to {version_max} of the wire, this host {VERSION}")
         }

@@ -22,6 +22,15 @@ pub(super) enum ToTarget {
         /// Length.
         bytes: u64,
     },
+    /// A piece of the program's log follows.
+    Log {
+        /// Which file of it.
+        name: String,
+        /// Where the piece belongs.
+        offset: u64,
+        /// Its length.
+        bytes: u64,
+    },
     /// The files of the image follow, one behind the other.
     Image {
         /// Names and lengths.

@@ -31,7 +31,7 @@ pub(super) fn what_it_needs(
     let group = capsule.name().as_str();
     let run = capsule.file().run;
     let root = run.rootfs.as_deref().map_or(base, Path::new);
-    let pids = engine::pids(capsule)?;
+    let pids = engine::pids(capsule);
     let open = base::open_base_files(&pids, root, &capsule.upper())?;
     let mut checks = Vec::new();
     for file in &open.immovable {
@@ -47,7 +47,7 @@ pub(super) fn what_it_needs(
     let needs = Needs {
         files_bytes: space.bytes,
         files_inodes: space.inodes,
-        memory_bytes: engine::memory_bytes(capsule).unwrap_or(0),
+        memory_bytes: capsule.memory_bytes().unwrap_or(0),
         cpu: cpu_features(cpuinfo)?,
         machine: std::env::consts::ARCH.into(),
         shared: shared.map(|volume| PathBuf::from(&volume.source)).collect(),
@@ -115,21 +115,30 @@ fn room(sidecar: &Sidecar, needs: &Needs, group: &str) -> anyhow::Result<Vec<Che
     );
     let enough = free.bytes >= wanted && free.inodes >= needs.files_inodes;
     let level = if enough { Level::Ok } else { Level::Fail };
-    let disk = check(group, "move/disk", level, evidence, if enough { "" } else { "free some, or move it elsewhere" });
+    let disk = check(
+        group,
+        "move/disk",
+        level,
+        evidence,
+        if enough { "" } else { "free some, or move it elsewhere" },
+    );
     // The image lies in memory beside the restored processes.
     let available = available_memory().context("reading /proc/meminfo")?;
     let wanted = needs.memory_bytes.saturating_mul(2);
-    let evidence = format!("{} MiB memory available, {} MiB needed to restore", available >> 20, wanted >> 20);
+    let evidence =
+        format!("{} MiB memory available, {} MiB needed to restore", available >> 20, wanted >> 20);
     let enough = available >= wanted;
     let level = if enough { Level::Ok } else { Level::Fail };
-    let memory = check(group, "move/memory", level, evidence, if enough { "" } else { "move it to a larger host" });
+    let memory =
+        check(group, "move/memory", level, evidence, if enough { "" } else { "move it to a larger host" });
     Ok(vec![disk, memory])
 }
 
 fn available_memory() -> anyhow::Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib: u64 = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).context("no MemAvailable")?;
+    let kib: u64 =
+        line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).context("no MemAvailable")?;
     Ok(kib << 10)
 }
 
@@ -139,9 +148,16 @@ fn cpu(needs: &Needs, group: &str) -> anyhow::Result<CheckView> {
         return Ok(check(group, "move/cpu", Level::Fail, evidence, "move it to a host of its kind"));
     }
     let here: BTreeSet<String> = cpu_features(Path::new("/proc/cpuinfo"))?.into_iter().collect();
-    let missing: Vec<&str> = needs.cpu.iter().filter(|feature| !here.contains(*feature)).map(String::as_str).collect();
+    let missing: Vec<&str> =
+        needs.cpu.iter().filter(|feature| !here.contains(*feature)).map(String::as_str).collect();
     Ok(match missing.is_empty() {
-        true => check(group, "move/cpu", Level::Ok, "the CPU has every feature that its programs may use".into(), ""),
+        true => check(
+            group,
+            "move/cpu",
+            Level::Ok,
+            "the CPU has every feature that its programs may use".into(),
+            "",
+        ),
         false => check(
             group,
             "move/cpu",
@@ -155,8 +171,18 @@ fn cpu(needs: &Needs, group: &str) -> anyhow::Result<CheckView> {
 /// Features that programs can see and use; those that only the kernel uses are not of their concern.
 fn cpu_features(cpuinfo: &Path) -> anyhow::Result<Vec<String>> {
     const KERNEL_ONLY: [&str; 12] = [
-        "hypervisor", "tsc_known_freq", "rep_good", "nopl", "cpuid", "arat", "tsc_reliable", "constant_tsc",
-        "nonstop_tsc", "md_clear", "arch_capabilities", "flush_l1d",
+        "hypervisor",
+        "tsc_known_freq",
+        "rep_good",
+        "nopl",
+        "cpuid",
+        "arat",
+        "tsc_reliable",
+        "constant_tsc",
+        "nonstop_tsc",
+        "md_clear",
+        "arch_capabilities",
+        "flush_l1d",
     ];
     let text = std::fs::read_to_string(cpuinfo).with_context(|| format!("reading {}", cpuinfo.display()))?;
     let line = text.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
@@ -170,8 +196,15 @@ fn base_files(differences: &[Difference], group: &str) -> Vec<CheckView> {
     for difference in differences {
         match &difference.kind {
             DifferenceKind::Blocked(reason) => {
-                let evidence = format!("{} differs and can't be shipped: {reason}", difference.path.display());
-                checks.push(check(group, "move/base-differs", Level::Fail, evidence, "make the hosts' files alike there"));
+                let evidence =
+                    format!("{} differs and can't be shipped: {reason}", difference.path.display());
+                checks.push(check(
+                    group,
+                    "move/base-differs",
+                    Level::Fail,
+                    evidence,
+                    "make the hosts' files alike there",
+                ));
             }
             DifferenceKind::Missing | DifferenceKind::Differs => shipped += 1,
         }

@@ -93,7 +93,8 @@ impl Meeting {
             .create(directory)
             .with_context(|| format!("creating {}", directory.display()))?;
         let socket = directory.join("s");
-        let listener = UnixListener::bind(&socket).with_context(|| format!("binding {}", socket.display()))?;
+        let listener =
+            UnixListener::bind(&socket).with_context(|| format!("binding {}", socket.display()))?;
         Ok(Self { directory: directory.to_owned(), socket, listener })
     }
 }

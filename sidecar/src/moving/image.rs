@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::capsule::{Capsule, engine};
 use crate::limits::{IMAGE_BYTES_MAX, IMAGE_FILES_MAX};
 
 /// A directory in memory of its own; gone with all it holds when dropped.
@@ -12,13 +13,9 @@ use crate::limits::{IMAGE_BYTES_MAX, IMAGE_FILES_MAX};
 pub(super) struct MemoryDirectory(PathBuf);
 
 impl MemoryDirectory {
-    /// Mounts one at `path`.
-    pub(super) fn make(path: PathBuf) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
-        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
-        rustix::mount::mount("capsule", &path, "tmpfs", flags, c"mode=0700,size=90%")
-            .with_context(|| format!("mounting memory at {}", path.display()))?;
-        Ok(Self(path))
+    /// The one of a capsule's images.
+    pub(super) fn of(capsule: &Capsule) -> anyhow::Result<Self> {
+        Ok(Self(engine::mount_images(capsule)?))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -28,10 +25,9 @@ impl MemoryDirectory {
 
 impl Drop for MemoryDirectory {
     fn drop(&mut self) {
-        if let Err(error) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
+        if let Err(error) = runtime::memory::unmount(&self.0) {
             tracing::warn!(path = %self.0.display(), %error, "memory of a move was not unmounted");
         }
-        let _ = std::fs::remove_dir(&self.0);
     }
 }
 

@@ -127,7 +127,9 @@ fn capture_one(half: &Parked, sockets: &mut Diag) -> anyhow::Result<HalfImage> {
         core.accepted();
     }
     let program = match &half.program {
-        Program::Gone(remains) => ProgramImage::Gone { bytes: remains.bytes.to_vec(), ending: remains.ending },
+        Program::Gone(remains) => {
+            ProgramImage::Gone { bytes: remains.bytes.to_vec(), ending: remains.ending }
+        }
         Program::Socket(_) if owner == Owner::Nobody => ProgramImage::Unaccepted,
         Program::Socket(socket) => {
             let state = tcp::info(socket.fd())?.state;
@@ -137,8 +139,9 @@ fn capture_one(half: &Parked, sockets: &mut Diag) -> anyhow::Result<HalfImage> {
                 let _ = repair::silence(socket.fd());
                 ProgramImage::Gone { bytes, ending }
             } else {
-                let tcp = repair::capture(socket.fd())
-                    .with_context(|| format!("capturing the connection {} to {}", facts.local, facts.remote))?;
+                let tcp = repair::capture(socket.fd()).with_context(|| {
+                    format!("capturing the connection {} to {}", facts.local, facts.remote)
+                })?;
                 ProgramImage::Open { tcp: Box::new(tcp), prefix: socket.prefix() }
             }
         }
@@ -158,18 +161,8 @@ fn capture_one(half: &Parked, sockets: &mut Diag) -> anyhow::Result<HalfImage> {
 /// Everything that the other half does not have, without consuming it.
 fn remaining(socket: &Socket) -> io::Result<Vec<u8>> {
     let mut bytes: Vec<u8> = socket.prefix().into_iter().collect();
-    let mut buffer = vec![0; 1 << 20];
-    tcp::set_peek_offset(socket.fd(), 0)?;
-    loop {
-        match tcp::peek(socket.fd(), &mut buffer) {
-            Ok(0) => return Ok(bytes),
-            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(bytes),
-            // The error of a reset is told once, behind the bytes.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(bytes),
-            Err(error) => return Err(error),
-        }
-    }
+    bytes.extend(tcp::read_queue(socket.fd())?);
+    Ok(bytes)
 }
 
 /// Brings captured sockets back to life.
@@ -228,7 +221,9 @@ pub(super) fn rebuild(image: HalfImage, own: CapsuleId) -> anyhow::Result<Arrive
             ArrivedProgram::Open { fd, tcp, prefix }
         }
         ProgramImage::Unaccepted => ArrivedProgram::Unaccepted,
-        ProgramImage::Gone { bytes, ending } => ArrivedProgram::Gone(Remains::new(Bytes::from(bytes), ending)),
+        ProgramImage::Gone { bytes, ending } => {
+            ArrivedProgram::Gone(Remains::new(Bytes::from(bytes), ending))
+        }
     };
     Ok(Arrived { facts, half, program })
 }
@@ -244,7 +239,12 @@ pub(super) fn activate(arrived: &Arrived) {
 }
 
 /// The program's side as the driver needs it; dials again what was not accepted. On the data plane's runtime.
-pub(super) async fn program_of(arrived: ArrivedProgram, facts: &Facts, half: &mut Half, network: &Arc<Network>) -> Program {
+pub(super) async fn program_of(
+    arrived: ArrivedProgram,
+    facts: &Facts,
+    half: &mut Half,
+    network: &Arc<Network>,
+) -> Program {
     let opened = match arrived {
         ArrivedProgram::Gone(remains) => return Program::Gone(remains),
         ArrivedProgram::Open { fd, prefix, .. } => Socket::new(fd, prefix),

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::conversation::{Prepare, ToSource, ToTarget, hear, say};
 use super::files::Tree;
 use super::image::MemoryDirectory;
+use super::log::LogSent;
 use super::phases::{Clock, Phase, tell};
 use super::{examine, files, image, sockets};
 use crate::admin::{Input, Output};
@@ -57,8 +58,11 @@ pub async fn command(
             .next("leave --memory out, or say full"));
     }
     let Ok(_busy) = capsule.busy().try_lock_owned() else {
-        return Err(ErrorView::new("capsule/busy", format!("{name} is being moved, started or stopped already"))
-            .next("wait for that to end; capsule ps shows it"));
+        return Err(ErrorView::new(
+            "capsule/busy",
+            format!("{name} is being moved, started or stopped already"),
+        )
+        .next("wait for that to end; capsule ps shows it"));
     };
     let cancel = CancellationToken::new();
     let departure = Departure::begin(sidecar.clone(), capsule.clone(), target, cancel.clone()).await?;
@@ -145,6 +149,7 @@ struct Departure {
     cancel: CancellationToken,
     done: Done,
     rounds: Rounds,
+    log: LogSent,
     image: Option<MemoryDirectory>,
     bytes: MoveBytes,
     sessions_before: u64,
@@ -185,6 +190,7 @@ impl Departure {
             cancel,
             done: Done::default(),
             rounds,
+            log: LogSent::default(),
             image: None,
             bytes: MoveBytes::default(),
             sessions_before: 0,
@@ -247,21 +253,30 @@ impl Departure {
         Ok(())
     }
 
-    async fn ask_target(&mut self, dry_run: bool) -> anyhow::Result<(Vec<CheckView>, super::conversation::Needs)> {
+    async fn ask_target(
+        &mut self,
+        dry_run: bool,
+    ) -> anyhow::Result<(Vec<CheckView>, super::conversation::Needs)> {
         let (capsule, base_dir) = (self.capsule.clone(), self.sidecar.config.base.clone());
         let cpuinfo = self.sidecar.config.cpuinfo.clone();
         let (mut own_checks, needs, base) =
-            tokio::task::spawn_blocking(move || examine::what_it_needs(&capsule, &base_dir, &cpuinfo)).await??;
+            tokio::task::spawn_blocking(move || examine::what_it_needs(&capsule, &base_dir, &cpuinfo))
+                .await??;
         let sessions = self.sidecar.table.describe(Some(self.capsule.id())).await;
         self.sessions_before = sessions.len() as u64;
-        let mut peers: Vec<HostName> =
-            sessions.iter().filter_map(|session| self.sidecar.places.capsule(&session.facts.peer)).map(|peer| peer.host).collect();
+        let mut peers: Vec<HostName> = sessions
+            .iter()
+            .filter_map(|session| self.sidecar.places.capsule(&session.facts.peer))
+            .map(|peer| peer.host)
+            .collect();
         peers.sort();
         peers.dedup();
         self.bytes.memory = needs.memory_bytes;
         let files_bytes = needs.files_bytes;
-        let prepare = Prepare { offer: self.offer, capsule: self.capsule.file(), dry_run, needs, base, peers };
-        let needs = super::conversation::Needs { memory_bytes: self.bytes.memory, files_bytes, ..Default::default() };
+        let prepare =
+            Prepare { offer: self.offer, capsule: self.capsule.file(), dry_run, needs, base, peers };
+        let needs =
+            super::conversation::Needs { memory_bytes: self.bytes.memory, files_bytes, ..Default::default() };
         say(&mut self.send, &ToTarget::Prepare(Box::new(prepare))).await?;
         match hear(&mut self.receive).await? {
             ToSource::Examined { mut checks, differences } => {
@@ -309,7 +324,8 @@ impl Departure {
                 break;
             }
             let few = round.paths().len() < 8;
-            let ended = self.send_files(Tree::Private, &self.capsule.upper(), round.paths(), Pace::Running).await?;
+            let ended =
+                self.send_files(Tree::Private, &self.capsule.upper(), round.paths(), Pace::Running).await?;
             if ended == Ended::Complete {
                 self.rounds.note(round, Ended::Complete);
                 if few {
@@ -320,20 +336,24 @@ impl Departure {
         if !self.differences.is_empty() {
             self.ship_base().await?;
         }
-        Ok(())
+        self.log.send_news(&mut self.send, self.capsule.directory()).await
     }
 
     /// Base files that the target lacks go into the private layer there.
     async fn ship_base(&mut self) -> anyhow::Result<()> {
         let staging = self.sidecar.data.join("moves").join(format!("{}.base", self.offer));
-        let (base, differences, to) = (self.sidecar.config.base.clone(), self.differences.clone(), staging.clone());
+        let (base, differences, to) =
+            (self.sidecar.config.base.clone(), self.differences.clone(), staging.clone());
         let staged = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&to)?;
             anyhow::Ok(runtime::files::base::stage(&base, &differences, &to)?)
         })
         .await?;
         let sent = match staged {
-            Ok(_) => files::send(&self.sidecar, &self.target, self.offer, Tree::Base, &staging, None, Pace::Frozen).await,
+            Ok(_) => {
+                files::send(&self.sidecar, &self.target, self.offer, Tree::Base, &staging, None, Pace::Frozen)
+                    .await
+            }
             Err(error) => Err(error),
         };
         let _ = std::fs::remove_dir_all(&staging);
@@ -357,7 +377,8 @@ impl Departure {
         let deadline = Instant::now() + QUIESCE_TIMEOUT;
         let locators = self.network.locators();
         while Instant::now() < deadline {
-            let waiting = self.network.sockets(move |sockets| sockets::unaccepted(sockets, &locators)).await?;
+            let waiting =
+                self.network.sockets(move |sockets| sockets::unaccepted(sockets, &locators)).await?;
             if waiting == 0 && self.network.quiet().dials() == 0 && self.network.connecting() == 0 {
                 break;
             }
@@ -419,11 +440,9 @@ impl Departure {
     }
 
     async fn dump(&mut self) -> anyhow::Result<()> {
-        let path = self.sidecar.data.join("moves").join(self.offer.to_string());
-        let image = MemoryDirectory::make(path)?;
-        let (capsule, to) = (self.capsule.clone(), image.path().to_owned());
-        self.image = Some(image);
-        tokio::task::spawn_blocking(move || engine::dump(&capsule, &to)).await?
+        self.image = Some(MemoryDirectory::of(&self.capsule)?);
+        let capsule = self.capsule.clone();
+        tokio::task::spawn_blocking(move || engine::dump(&capsule)).await?
     }
 
     /// The last private files and the image go over side by side.
@@ -440,6 +459,7 @@ impl Departure {
             tracing::debug!(capsule = %self.capsule.name(), changed = round.paths().len(), "files changed since the last round");
             self.send_files(Tree::Private, &self.capsule.upper(), round.paths(), Pace::Frozen).await?;
         }
+        self.log.send_news(&mut self.send, self.capsule.directory()).await?;
         let image = self.image.as_ref().context("the image was not made")?;
         let list = image::list(image.path())?;
         self.bytes.memory = list.iter().map(|(_, length)| length).sum();
@@ -542,11 +562,15 @@ impl Departure {
                     self.undo().await;
                     return Err(self.failed(&error));
                 }
-                Err(ClientError::Refused(ApiError::OfferEnded { outcome })) if outcome.outcome == Outcome::Claimed => {
+                Err(ClientError::Refused(ApiError::OfferEnded { outcome }))
+                    if outcome.outcome == Outcome::Claimed =>
+                {
                     // Frozen until the target says that it runs: ours may be the only image.
                     let claimed = outcome.generation;
                     let runs = |record: Option<&CapsuleRecord>| {
-                        record.is_none_or(|record| record.generation > claimed || record.state == CapsuleState::Running)
+                        record.is_none_or(|record| {
+                            record.generation > claimed || record.state == CapsuleState::Running
+                        })
                     };
                     self.sidecar.places.wait_until(&self.capsule.id(), runs).await;
                     self.clock.running();
@@ -581,6 +605,7 @@ impl Departure {
             }
         }
         for mut half in parked.into_iter().flatten() {
+            half.half.link_lost();
             half.half.release();
             self.sidecar.table.drive(half, None);
         }
@@ -592,7 +617,12 @@ impl Departure {
         }
         self.capsule.set_stage(Stage::Running);
         if self.done.offered {
-            tokio::spawn(withdraw(self.sidecar.clone(), self.capsule.clone(), self.network.clone(), self.offer));
+            tokio::spawn(withdraw(
+                self.sidecar.clone(),
+                self.capsule.clone(),
+                self.network.clone(),
+                self.offer,
+            ));
         }
     }
 
@@ -621,9 +651,11 @@ impl Departure {
     }
 
     fn stays(&self, code: &str, error: &anyhow::Error) -> ErrorView {
-        self.stays_view(code)
-            .why(format!("{error:#}"))
-            .next(format!("capsule preflight {} --to {} looks closer", self.capsule.name(), self.target))
+        self.stays_view(code).why(format!("{error:#}")).next(format!(
+            "capsule preflight {} --to {} looks closer",
+            self.capsule.name(),
+            self.target
+        ))
     }
 }
 

@@ -12,11 +12,12 @@ use overlay_proto::{ClaimKey, HostName, OfferId};
 use tokio::sync::mpsc;
 
 use super::conversation::{Prepare, ToSource, ToTarget, hear, say};
+use super::examine;
 use super::files::Tree;
 use super::image::{self, MemoryDirectory};
+use super::log;
 use super::phases::ms;
 use super::sockets::{self, Arrived, HalfImage};
-use super::examine;
 use crate::capsule::network::Network;
 use crate::capsule::{Capsule, Stage, engine, lifecycle};
 use crate::limits::SESSIONS_BYTES_MAX;
@@ -64,7 +65,9 @@ pub async fn serve(
     mut send: quinn::SendStream,
     mut receive: quinn::RecvStream,
 ) -> anyhow::Result<()> {
-    let ToTarget::Prepare(prepare) = hear(&mut receive).await? else { bail!("the move did not begin with prepare") };
+    let ToTarget::Prepare(prepare) = hear(&mut receive).await? else {
+        bail!("the move did not begin with prepare")
+    };
     let examined = examine_all(&sidecar, &host, &prepare).await?;
     let refused = matches!(&examined, ToSource::Examined { checks, .. } if checks.iter().any(|check| check.level == Level::Fail));
     say(&mut send, &examined).await?;
@@ -116,10 +119,11 @@ impl Arrival {
         let Prepare { offer, capsule: file, peers, .. } = prepare;
         let moves = sidecar.data.join("moves");
         let staged = moves.join(format!("{offer}.base"));
-        let capsule = Capsule::arriving(&sidecar, file).await?;
+        let capsule = Capsule::arriving(&sidecar, file)?;
         let made = async {
             std::fs::create_dir_all(&staged)?;
-            let image = MemoryDirectory::make(moves.join(offer.to_string()))?;
+            let image = MemoryDirectory::of(&capsule)?;
+            engine::prepare_restore(&capsule)?;
             sidecar.arrivals.begin(offer, host, capsule.upper(), staged.clone());
             let network = lifecycle::open_network(&sidecar, &capsule, true).await?;
             anyhow::Ok((image, network))
@@ -147,6 +151,9 @@ impl Arrival {
             match hear(receive).await? {
                 ToTarget::Sessions { bytes } => self.sessions(bytes, receive).await?,
                 ToTarget::Image { files } => image::receive(receive, self.image.path(), &files).await?,
+                ToTarget::Log { name, offset, bytes } => {
+                    log::receive(receive, self.capsule.directory(), &name, offset, bytes).await?;
+                }
                 ToTarget::Restore => break self.restore().await?,
                 ToTarget::Prepare(_) | ToTarget::Key { .. } => bail!("a message out of turn"),
             }
@@ -179,7 +186,9 @@ impl Arrival {
         let own = self.capsule.id();
         let rebuilt = self
             .network
-            .in_netns(move || images.into_iter().map(|image| sockets::rebuild(image, own)).collect::<Result<Vec<_>, _>>())
+            .in_netns(move || {
+                images.into_iter().map(|image| sockets::rebuild(image, own)).collect::<Result<Vec<_>, _>>()
+            })
             .await?;
         for arrived in rebuilt {
             // Known from here on: a peer that is early waits instead of hearing that nobody knows the session.
@@ -195,14 +204,14 @@ impl Arrival {
 
     async fn restore(&mut self) -> anyhow::Result<Duration> {
         let began = Instant::now();
-        let (capsule, image) = (self.capsule.clone(), self.image.path().to_owned());
+        let capsule = self.capsule.clone();
         let (base, staged) = (self.sidecar.config.base.clone(), self.staged.clone());
         tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
             if std::fs::read_dir(&staged)?.next().is_some() {
                 runtime::files::base::merge(&staged, &capsule.upper())?;
             }
             engine::mount(&capsule, &base)?;
-            engine::restore(&capsule, &image)
+            engine::restore(&capsule)
         })
         .await??;
         Ok(began.elapsed())

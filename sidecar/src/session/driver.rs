@@ -30,6 +30,8 @@ const RESET_STALL: Duration = Duration::from_millis(RESET_STALL_MS);
 pub enum Event {
     /// A control frame for this half.
     Frame(Arc<Link>, Frame),
+    /// The same, and the directory was asked just now: its host may speak for the peer.
+    Checked(Arc<Link>, Frame),
     /// A data stream for this half.
     Data(Arc<Link>, StreamHeader, Receiver),
     /// A link is gone.
@@ -207,7 +209,8 @@ impl Driver {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Frame(link, frame) => self.on_frame(link, &frame),
+            Event::Frame(link, frame) => self.on_frame(link, &frame, false),
+            Event::Checked(link, frame) => self.on_frame(link, &frame, true),
             Event::Data(link, header, stream) => self.on_data(&link, header, stream),
             Event::LinkDown(serial) => {
                 if self.link.as_ref().is_some_and(|link| link.serial == serial) {
@@ -238,14 +241,19 @@ impl Driver {
         }
     }
 
-    /// A frame counts only if it comes from the host where the directory places the peer (D8).
-    fn on_frame(&mut self, link: Arc<Link>, frame: &Frame) {
-        if self.link.as_ref().is_none_or(|current| current.serial != link.serial) {
-            if !self.routes.places_peer_at(&self.facts.peer, &link.host) {
+    /// A frame counts only if it comes from the host where the directory places the peer (D8). What would end the
+    /// session is never believed on the strength of an old record.
+    fn on_frame(&mut self, link: Arc<Link>, frame: &Frame, checked: bool) {
+        let ends = matches!(frame, Frame::Unknown { .. });
+        let other_link = self.link.as_ref().is_none_or(|current| current.serial != link.serial);
+        if other_link || ends {
+            if !checked && (ends || !self.routes.places_peer_at(&self.facts.peer, &link.host)) {
                 self.routes.check_later(self.key(), self.facts.peer, link, frame.clone());
                 return;
             }
-            self.adopt(link);
+            if other_link {
+                self.adopt(link);
+            }
         }
         self.refresh_generations();
         self.half.handle(frame);
@@ -254,11 +262,13 @@ impl Driver {
     /// Frames come over another link than before: the other half has left the old one.
     fn adopt(&mut self, link: Arc<Link>) {
         if self.link.is_some() {
-            self.half.link_lost();
-            self.act();
+            self.detach();
         }
         self.finding = None;
         self.link = Some(link);
+        self.refresh_generations();
+        self.half.link_up();
+        self.act();
     }
 
     fn on_data(&mut self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
@@ -331,7 +341,7 @@ impl Driver {
                 }
                 self.seen_accepted();
             }
-            OutgoingStep::ProgramFailed(_) => self.program_failed(),
+            OutgoingStep::ProgramFailed => self.program_failed(),
             OutgoingStep::StreamBroke => self.detach(),
         }
     }
@@ -347,7 +357,7 @@ impl Driver {
                     *since = Instant::now();
                 }
             }
-            IncomingStep::ProgramFailed(_) => self.program_failed(),
+            IncomingStep::ProgramFailed => self.program_failed(),
             IncomingStep::StreamEnded => {}
         }
     }

@@ -4,7 +4,6 @@
 //! accepted by the other stays in `pending`.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,7 +33,7 @@ pub(super) enum OutgoingStep {
     /// The program's stream ended after what was sent.
     Ended(EndKind),
     /// The program's connection was reset.
-    ProgramFailed(io::Error),
+    ProgramFailed,
     /// The stream broke.
     StreamBroke,
 }
@@ -102,7 +101,7 @@ impl Outgoing {
                     self.pending = bytes;
                 }
                 Ok(Peeked::End(kind)) => return OutgoingStep::Ended(kind),
-                Err(error) => return OutgoingStep::ProgramFailed(error),
+                Err(_) => return OutgoingStep::ProgramFailed,
             }
         }
         match stream.write(&mut self.pending).await {
@@ -130,7 +129,7 @@ pub(super) enum IncomingStep {
     /// The program's connection accepted so many bytes.
     Delivered(usize),
     /// The program's connection was reset.
-    ProgramFailed(io::Error),
+    ProgramFailed,
     /// The stream ended or broke; if bytes are missing, the other half attaches again.
     StreamEnded,
 }
@@ -179,7 +178,7 @@ impl Incoming {
         }
         match program.send(&mut self.pending).await {
             Ok(count) => IncomingStep::Delivered(count),
-            Err(error) => IncomingStep::ProgramFailed(error),
+            Err(_) => IncomingStep::ProgramFailed,
         }
     }
 }

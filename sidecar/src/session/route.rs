@@ -31,7 +31,7 @@ pub enum PeerPlace {
 }
 
 /// A future that ends with a route.
-pub type Finding = std::pin::Pin<Box<dyn Future<Output = Route> + Send>>;
+pub(super) type Finding = std::pin::Pin<Box<dyn Future<Output = Route> + Send>>;
 
 /// The surroundings of all drivers.
 pub struct Routes {
@@ -95,7 +95,9 @@ impl Routes {
                     PeerPlace::Removed => return Route::Removed,
                     PeerPlace::At(host) => match routes.link(peer, &host).await {
                         Ok(link) => return Route::Link(link),
-                        Err(error) => tracing::debug!(%peer, error = format!("{error:#}"), "no way to the peer"),
+                        Err(error) => {
+                            tracing::debug!(%peer, error = format!("{error:#}"), "no way to the peer")
+                        }
                     },
                     PeerPlace::Unknown => {
                         let _ = routes.places.refresh(&peer).await;
@@ -140,9 +142,11 @@ impl Routes {
             let limit = Duration::from_secs(5);
             match tokio::time::timeout(limit, routes.places.refresh(&peer)).await {
                 Ok(Ok(())) if routes.places_peer_at(&peer, &link.host) => {
-                    let _ = routes.table().tell(&key, Event::Frame(link, frame));
+                    let _ = routes.table().tell(&key, Event::Checked(link, frame));
                 }
-                _ => tracing::warn!(session = %key.0, host = %link.host, "a host spoke for a capsule that is not placed there"),
+                _ => {
+                    tracing::warn!(session = %key.0, host = %link.host, "a host spoke for a capsule that is not placed there")
+                }
             }
         });
     }

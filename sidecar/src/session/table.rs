@@ -25,8 +25,17 @@ struct Inner {
 struct Entries {
     halves: HashMap<Key, Entry>,
     by_peer: HashMap<CapsuleId, HashSet<Key>>,
-    ended: HashSet<Key>,
+    ended: HashMap<Key, Farewell>,
     ended_order: VecDeque<Key>,
+}
+
+/// Why a half is not here any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    /// Its session is over.
+    Ended,
+    /// It lives on elsewhere.
+    Left,
 }
 
 struct Entry {
@@ -49,6 +58,8 @@ impl Table {
     pub fn register(&self, key: Key, facts: &Facts) -> mpsc::Receiver<Event> {
         let (mailbox, events) = mpsc::channel(MAILBOX_EVENTS);
         let mut entries = self.entries();
+        entries.ended.remove(&key);
+        entries.ended_order.retain(|other| *other != key);
         entries.by_peer.entry(facts.peer).or_default().insert(key);
         entries.halves.insert(key, Entry { mailbox, own: facts.own, peer: facts.peer });
         events
@@ -84,8 +95,17 @@ impl Table {
         sender
     }
 
-    /// Forgets a half, but for the answer to late frames.
+    /// Forgets a half whose session is over, but for the answer to late frames.
     pub fn forget(&self, key: Key) {
+        self.bid_farewell(key, Farewell::Ended);
+    }
+
+    /// Forgets a half that went elsewhere, but for the answer to late frames.
+    pub fn remove(&self, key: Key) {
+        self.bid_farewell(key, Farewell::Left);
+    }
+
+    fn bid_farewell(&self, key: Key, farewell: Farewell) {
         let mut entries = self.entries();
         if let Some(entry) = entries.halves.remove(&key) {
             if let Some(keys) = entries.by_peer.get_mut(&entry.peer) {
@@ -95,26 +115,13 @@ impl Table {
                 }
             }
         }
-        if entries.ended.insert(key) {
+        if entries.ended.insert(key, farewell).is_none() {
             entries.ended_order.push_back(key);
             if entries.ended_order.len() > TOMBSTONES {
                 let oldest = entries.ended_order.pop_front();
                 oldest.map(|oldest| entries.ended.remove(&oldest));
             }
         }
-    }
-
-    /// Forgets a half that went elsewhere: no tombstone, since it lives on.
-    pub fn remove(&self, key: Key) {
-        self.forget(key);
-        let mut entries = self.entries();
-        entries.ended.remove(&key);
-        entries.ended_order.retain(|other| *other != key);
-    }
-
-    /// True if this half ended here not long ago.
-    pub fn has_ended(&self, key: &Key) -> bool {
-        self.entries().ended.contains(key)
     }
 
     /// True if this half is here.
@@ -135,10 +142,10 @@ impl Table {
 
     /// Passes a frame to the half that it is for; an unknown half is answered for.
     pub fn frame(&self, link: &Arc<Link>, key: Key, frame: Frame) {
-        let answer = matches!(frame, Frame::Attach(_) | Frame::Attached(_) | Frame::End { .. } | Frame::Hold(_));
         if !self.has(&key) {
-            if answer {
-                link.transmit(Frame::Unknown { session: key.0, to: key.1.other() });
+            let left = self.entries().ended.get(&key) == Some(&Farewell::Left);
+            if let Some(answer) = if left { frame.answer_not_here() } else { frame.answer_unknown() } {
+                link.transmit(answer);
             }
             return;
         }
