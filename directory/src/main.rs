@@ -1,2 +1,47 @@
-//! Placeholder.
-fn main() {}
+//! `capsule-directory`: the command.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use capsule_directory::arguments::{Arguments, Verb};
+use capsule_directory::config::{Config, Flags};
+use capsule_directory::data::Data;
+use capsule_directory::locators::Pools;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("capsule-directory: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Init { data, zone, locators, locators6 } => {
+            let made = Data::init(&data, zone, Pools { v4: locators, v6: locators6 })?;
+            eprintln!("made the mesh {} in {}", made.zone, data.display());
+            Ok(())
+        }
+        Verb::Token { data, host, ttl, no_operator } => {
+            let token = Data::open(&data)?.token(host, ttl, !no_operator)?;
+            writeln!(std::io::stdout(), "{token}").context("cannot print the token")
+        }
+        Verb::Serve { data, config: file, dns, api, http, check_config } => {
+            let config = Config::load(file.as_deref(), &Flags { api, dns, http }).context("bad settings")?;
+            if check_config {
+                eprintln!("the settings are right");
+                return Ok(());
+            }
+            let filter = config.log.parse::<tracing_subscriber::EnvFilter>()?;
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(capsule_directory::app::serve(Data::open(&data)?, config))
+        }
+    }
+}

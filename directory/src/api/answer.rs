@@ -1,0 +1,174 @@
+//! From a request to its answer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use directory_api::identity::{IdentityError, provider};
+use directory_api::token::TokenError;
+use directory_api::{ApiError, Identity, Issued, LeaseRequest, Request, Response, Token};
+use overlay_proto::{CapsuleId, HostName};
+use tracing::info;
+
+use crate::ca::{self, Ca};
+use crate::engine::{Command, Registration};
+use crate::metrics::Metrics;
+use crate::placement::NewOffer;
+use crate::published::Published;
+use crate::writer::Writer;
+
+/// All that answers are made from.
+pub struct Answers {
+    /// Signs certificates.
+    pub ca: Ca,
+    /// What the directory shows of itself.
+    pub identity: Identity,
+    /// Makes tokens recognizable.
+    pub token_key: [u8; 32],
+    /// How long hosts' certificates are good.
+    pub certificate_life: Duration,
+    /// Where hosts find this directory.
+    pub api: Vec<SocketAddr>,
+    /// Where hosts find its DNS.
+    pub dns: Vec<SocketAddr>,
+    /// Makes changes.
+    pub writer: Writer,
+    /// The facts.
+    pub published: Arc<Published>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Answers {
+    pub(super) fn published(&self) -> &Published {
+        &self.published
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Answers a host.
+    pub(super) async fn answer(
+        &self,
+        caller: &HostName,
+        from: SocketAddr,
+        request: Request,
+    ) -> Result<Response, ApiError> {
+        self.check_member(caller)?;
+        let caller = caller.clone();
+        let command = match request {
+            Request::Lookup(key) => {
+                let record = self.published.read(|registry| registry.lookup(&key))?;
+                return Ok(Response::Capsule(Box::new(record)));
+            }
+            Request::List => return Ok(Response::Capsules(self.published.read(|all| all.capsules_shown()))),
+            Request::Hosts => return Ok(Response::Hosts(self.published.read(|all| all.hosts_shown()))),
+            Request::RenewCertificate { csr } => return self.renew_certificate(&caller, &csr),
+            Request::Join { .. } | Request::Watch { .. } => {
+                return Err(ApiError::Denied {
+                    reason: "not with a certificate, or not on this stream".into(),
+                });
+            }
+            Request::RenewLease(lease) => {
+                let address = reached_at(&lease, from)?;
+                Command::RenewLease { caller, address, capsules: lease.capsules }
+            }
+            Request::Register { name, owner, registration: nonce } => {
+                let id = CapsuleId::from_bytes(random()?);
+                Command::Register { caller, registration: Registration { id, name, owner, nonce } }
+            }
+            Request::Offer { capsule, generation, offer: id, target, claim_key_hash } => {
+                Command::Offer { caller, capsule, offer: NewOffer { generation, id, target, claim_key_hash } }
+            }
+            Request::Claim { capsule, offer, key } => Command::Claim { caller, capsule, offer, key },
+            Request::Revoke { capsule, offer } => Command::Revoke { caller, capsule, offer },
+            Request::SetState { capsule, generation, state } => {
+                Command::SetState { caller, capsule, generation, state }
+            }
+            Request::Remove { capsule, generation } => Command::Remove { caller, capsule, generation },
+            Request::RemoveHost { name } => Command::RemoveHost { caller, name },
+        };
+        self.writer.run(command).await
+    }
+
+    /// Lets a new host in.
+    pub(super) async fn join(&self, token: &str, csr: &[u8]) -> Result<Response, ApiError> {
+        let token = Token::verify(token, &self.token_key).map_err(|error| match error {
+            TokenError::Malformed => ApiError::Malformed { reason: error.to_string() },
+            TokenError::Forged => ApiError::TokenUnknown,
+        })?;
+        let request = ca::read(csr).map_err(|error| bad_request(&error))?;
+        if request.host != token.host {
+            return Err(ApiError::TokenForAnotherHost { host: token.host });
+        }
+        let (host, operator) = (token.host.clone(), token.operator);
+        self.writer.run(Command::Spend { token, key_hash: request.key_hash }).await?;
+        let issued = self.issue(request)?;
+        info!(%host, operator, "joined");
+        Ok(issued)
+    }
+
+    /// Whether a host is still one of the mesh: its certificate outlives that by hours.
+    pub(super) fn check_member(&self, caller: &HostName) -> Result<(), ApiError> {
+        if self.published.read(|registry| registry.host(caller).is_some()) {
+            return Ok(());
+        }
+        let reason = format!("the host {caller} was removed from the mesh; it must join again");
+        Err(ApiError::Denied { reason })
+    }
+
+    pub(super) fn renew_own_certificate(&self) -> Result<(), IdentityError> {
+        let now = SystemTime::now();
+        if self.identity.is_due(now) {
+            self.ca.renew_own(&self.identity, now)?;
+            info!("renewed the directory's own certificate");
+        }
+        Ok(())
+    }
+
+    fn renew_certificate(&self, caller: &HostName, csr: &[u8]) -> Result<Response, ApiError> {
+        let request = ca::read(csr).map_err(|error| bad_request(&error))?;
+        if request.host != *caller {
+            let reason = format!("{caller} asks for a certificate of {}", request.host);
+            return Err(ApiError::Denied { reason });
+        }
+        self.issue(request)
+    }
+
+    fn issue(&self, request: ca::Request) -> Result<Response, ApiError> {
+        let leaf = self.ca.certify(request, self.certificate_life, SystemTime::now());
+        let leaf = leaf.map_err(|error| bad_request(&error))?;
+        Ok(Response::Issued(Issued {
+            chain: vec![leaf.to_vec()],
+            ca: self.ca.certificate().to_vec(),
+            api: self.api.clone(),
+            dns: self.dns.clone(),
+        }))
+    }
+}
+
+/// Where a host is reached: where it says, or else where it asks from, at its QUIC port.
+fn reached_at(lease: &LeaseRequest, from: SocketAddr) -> Result<SocketAddr, ApiError> {
+    let address = lease.advertise.unwrap_or_else(|| SocketAddr::new(from.ip(), lease.port));
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let unusable = match address.ip() {
+        IpAddr::V4(v4) => v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
+    };
+    if unusable || address.port() == 0 {
+        return Err(ApiError::Malformed { reason: format!("no host can be reached at {address}") });
+    }
+    Ok(address)
+}
+
+fn bad_request(error: &IdentityError) -> ApiError {
+    ApiError::Malformed { reason: error.to_string() }
+}
+
+fn random<const LENGTH: usize>() -> Result<[u8; LENGTH], ApiError> {
+    let mut bytes = [0; LENGTH];
+    let failed = |_| ApiError::Denied { reason: "the directory has no random numbers".into() };
+    provider().secure_random.fill(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}

@@ -1,0 +1,42 @@
+//! The long streams.
+
+use directory_api::limits::RESPONSE_BYTES_MAX;
+use directory_api::{ApiError, Change, frame};
+use quinn::SendStream;
+
+use crate::published::Published;
+
+/// Sends every change after `from` for as long as the client listens. A slow client holds only itself back: when the
+/// changes it has not seen are no longer kept, it gets a snapshot.
+pub(super) async fn send(
+    stream: &mut SendStream,
+    published: &Published,
+    mut from: u64,
+) -> Result<(), frame::FrameError> {
+    let mut revisions = published.revisions();
+    loop {
+        revisions.borrow_and_update();
+        let changes = published.since(from);
+        if changes.is_empty() {
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return Ok(()) },
+                _ = stream.stopped() => return Ok(()),
+            }
+            continue;
+        }
+        for change in changes {
+            from = change.revision();
+            for piece in change.encode() {
+                frame::write(stream, &piece, RESPONSE_BYTES_MAX).await?;
+            }
+        }
+    }
+}
+
+/// Says why there is nothing to watch.
+pub(super) async fn refuse(stream: &mut SendStream, refusal: &ApiError) -> Result<(), frame::FrameError> {
+    frame::write(stream, &Change::encode_refusal(refusal), RESPONSE_BYTES_MAX).await?;
+    let _ = stream.finish();
+    let _ = stream.stopped().await;
+    Ok(())
+}

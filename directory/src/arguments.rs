@@ -1,0 +1,106 @@
+//! The command line.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use directory_api::Zone;
+use overlay_proto::HostName;
+
+use crate::locators::Prefix;
+
+/// Allocates locators, knows where every capsule is, answers DNS for the zone, runs the CA
+#[derive(Parser)]
+#[command(version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    /// What to do.
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Make a new mesh: its CA, its store, its zone
+    Init {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// The DNS zone of the capsules
+        #[arg(long)]
+        zone: Zone,
+        /// Where IPv4 locators come from
+        #[arg(long, default_value = "10.88.0.0/16")]
+        locators: Prefix<Ipv4Addr>,
+        /// Where IPv6 locators come from
+        #[arg(long, default_value = "fd88::/64")]
+        locators6: Prefix<Ipv6Addr>,
+    },
+    /// Print a one-time token with which a host can join; works while the directory serves
+    Token {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// The host that may join with it
+        #[arg(long)]
+        host: HostName,
+        /// How long it is good: a number with s, m, h or d
+        #[arg(long, default_value = "1h", value_parser = parse_time)]
+        ttl: Duration,
+        /// Refuse verbs that this host forwards, except reads
+        #[arg(long)]
+        no_operator: bool,
+    },
+    /// Serve hosts and resolvers, in the foreground
+    Serve {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// A TOML file with settings
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Where DNS is answered, over UDP and TCP
+        #[arg(long)]
+        dns: Option<SocketAddr>,
+        /// Where requests are taken, by QUIC
+        #[arg(long)]
+        api: Option<SocketAddr>,
+        /// Where /healthz, /readyz and /metrics are
+        #[arg(long)]
+        http: Option<SocketAddr>,
+        /// Only say whether the settings are right
+        #[arg(long)]
+        check_config: bool,
+    },
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{text}` is no time such as 90s, 15m, 1h or 2d");
+    let unit = text.chars().last().ok_or_else(bad)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(bad()),
+    };
+    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| bad())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        for (text, seconds) in [("90s", 90), ("15m", 900), ("1h", 3600), ("2d", 172_800)] {
+            assert_eq!(parse_time(text), Ok(Duration::from_secs(seconds)));
+        }
+        for bad in ["", "h", "1", "1w", "-1s", "1.5h", "99999999999999999999s", "999999999999999999d", "1é"]
+        {
+            assert!(parse_time(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What `serve` is told: defaults < file < `CAPSULE_…` environment < flags. Nothing else reads the environment.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+/// The settings of a running directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where requests are taken, by QUIC.
+    pub api: SocketAddr,
+    /// Where DNS is answered, over UDP and TCP.
+    pub dns: SocketAddr,
+    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    pub http: SocketAddr,
+    /// Where hosts find `api`, when not at the address at which they joined.
+    pub advertise_api: Vec<SocketAddr>,
+    /// Where hosts and resolvers find `dns`, as above.
+    pub advertise_dns: Vec<SocketAddr>,
+    /// How long a host may be silent before its capsules are shown lost, seconds.
+    pub lease_seconds: u64,
+    /// How long hosts' certificates are good, hours.
+    pub certificate_hours: u64,
+    /// Most capsules of one owner.
+    pub owner_capsules_max: usize,
+    /// Which log lines are written, as `RUST_LOG` says it.
+    pub log: String,
+}
+
+/// Settings given as flags.
+#[derive(Debug, Default, Serialize)]
+pub struct Flags {
+    /// `--api`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<SocketAddr>,
+    /// `--dns`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<SocketAddr>,
+    /// `--http`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<SocketAddr>,
+}
+
+/// The settings that `CAPSULE_…` may give; other variables of that prefix belong to other programs.
+const KEYS: [&str; 9] = [
+    "api",
+    "dns",
+    "http",
+    "advertise_api",
+    "advertise_dns",
+    "lease_seconds",
+    "certificate_hours",
+    "owner_capsules_max",
+    "log",
+];
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            api: ([0, 0, 0, 0], 4400).into(),
+            dns: ([0, 0, 0, 0], 53).into(),
+            http: ([127, 0, 0, 1], 9440).into(),
+            advertise_api: vec![],
+            advertise_dns: vec![],
+            lease_seconds: 15,
+            certificate_hours: 24,
+            owner_capsules_max: 1024,
+            log: "info".into(),
+        }
+    }
+}
+
+impl Config {
+    /// Puts the settings together and checks them.
+    pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Self> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(file) = file {
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let figment = figment.merge(Env::prefixed("CAPSULE_").only(&KEYS)).merge(Serialized::defaults(flags));
+        let config: Self = match figment.extract() {
+            Ok(config) => config,
+            Err(errors) => {
+                let faults: Vec<_> = errors.into_iter().map(|error| error.to_string()).collect();
+                bail!("{}", faults.join("\n"));
+            }
+        };
+        let faults = config.faults();
+        if !faults.is_empty() {
+            bail!("{}", faults.join("\n"));
+        }
+        Ok(config)
+    }
+
+    /// The lease as a time.
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds)
+    }
+
+    /// The certificates' time.
+    pub fn certificate_life(&self) -> Duration {
+        Duration::from_secs(self.certificate_hours * 3600)
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |good: bool, fault: &str| {
+            if !good {
+                faults.push(fault.to_owned());
+            }
+        };
+        check((1..=3600).contains(&self.lease_seconds), "lease_seconds: 1 to 3600 are allowed");
+        check((1..=8760).contains(&self.certificate_hours), "certificate_hours: 1 to 8760 are allowed");
+        check(self.owner_capsules_max > 0, "owner_capsules_max: at least 1 is needed");
+        check(self.log.parse::<tracing_subscriber::EnvFilter>().is_ok(), "log: not a filter such as `info`");
+        let usable =
+            |addresses: &[SocketAddr]| addresses.iter().all(|address| !address.ip().is_unspecified());
+        check(usable(&self.advertise_api), "advertise_api: 0.0.0.0 and :: can't be reached");
+        check(usable(&self.advertise_dns), "advertise_dns: 0.0.0.0 and :: can't be reached");
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // `figment::Jail` sets the environment for one test at a time; its error type is as large as it is.
+    #[expect(clippy::result_large_err)]
+    #[test]
+    fn flags_win_over_environment_over_file_over_defaults() {
+        figment::Jail::expect_with(|jail| {
+            jail.create_file(
+                "d.toml",
+                "api = '1.1.1.1:1'\ndns = '1.1.1.1:2'\nhttp = '1.1.1.1:3'\nlease_seconds = 3",
+            )?;
+            jail.set_env("CAPSULE_DNS", "2.2.2.2:2");
+            jail.set_env("CAPSULE_HTTP", "2.2.2.2:3");
+            jail.set_env("CAPSULE_ADMIN", "/run/x.sock");
+            let flags = Flags { http: "3.3.3.3:3".parse().ok(), ..Flags::default() };
+            let config =
+                Config::load(Some(Path::new("d.toml")), &flags).map_err(|error| error.to_string())?;
+            let addresses = [config.api, config.dns, config.http].map(|address| address.to_string());
+            assert_eq!(addresses, ["1.1.1.1:1", "2.2.2.2:2", "3.3.3.3:3"]);
+            assert_eq!((config.lease_seconds, config.certificate_hours), (3, 24));
+            Ok(())
+        });
+    }
+
+    #[expect(clippy::result_large_err)]
+    #[test]
+    fn faults_say_what_and_where() {
+        figment::Jail::expect_with(|jail| {
+            for (text, expected) in [
+                ("lease = 3", "lease"),
+                ("api = 'x'", "api"),
+                ("lease_seconds = 0", "lease_seconds"),
+                ("advertise_dns = ['0.0.0.0:53']", "advertise_dns"),
+                ("log = 'a=b=c'", "log"),
+            ] {
+                jail.create_file("d.toml", text)?;
+                let error =
+                    Config::load(Some(Path::new("d.toml")), &Flags::default()).unwrap_err().to_string();
+                assert!(error.contains(expected), "{text}: {error}");
+            }
+            let error =
+                Config::load(Some(Path::new("none.toml")), &Flags::default()).unwrap_err().to_string();
+            assert!(error.contains("none.toml"), "{error}");
+            Ok(())
+        });
+    }
+}

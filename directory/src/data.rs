@@ -1,0 +1,178 @@
+//! The data directory: what `init` makes and the others read.
+//!
+//! ```text
+//!  DIR/mesh.json    zone and locator pools; written last, so that it stands for a finished init
+//!  DIR/ca.pem       the CA's certificate        DIR/ca.key      its key
+//!  DIR/token.key    signs join tokens           DIR/store.redb  the facts
+//!  DIR/serve.json   where the running directory listens
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use directory_api::identity::{ca_hash, certificates, provider};
+use directory_api::{Token, Zone};
+use overlay_proto::HostName;
+use serde::{Deserialize, Serialize};
+
+use crate::ca::{self, Ca};
+use crate::limits::TOKEN_LIFE_MAX;
+use crate::locators::Pools;
+use crate::store::Embedded;
+
+/// A data directory that `init` made.
+pub struct Data {
+    path: PathBuf,
+    /// The mesh's zone.
+    pub zone: Zone,
+    /// Where locators come from.
+    pub pools: Pools,
+}
+
+/// Where a running directory listens.
+#[derive(Debug, Serialize)]
+pub struct Listening {
+    /// Requests.
+    pub api: SocketAddr,
+    /// DNS, over UDP and TCP.
+    pub dns: SocketAddr,
+    /// Metrics and health.
+    pub http: SocketAddr,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MeshFile {
+    version: u32,
+    zone: String,
+    locators: String,
+    locators6: String,
+}
+
+const VERSION: u32 = 1;
+
+impl Data {
+    /// Makes a new directory: CA, token key, empty store.
+    pub fn init(path: &Path, zone: Zone, pools: Pools) -> Result<Self> {
+        let data = Self { path: path.to_owned(), zone, pools };
+        let mesh = data.file("mesh.json");
+        if fs::exists(&mesh).with_context(|| mesh.display().to_string())? {
+            bail!("{} is initialised already; nothing was changed", path.display());
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        let (key, certificate) = ca::create(&data.zone, SystemTime::now())?;
+        data.write("ca.key", &key)?;
+        data.write("ca.pem", &certificate)?;
+        data.write("token.key", &data_encoding::HEXLOWER.encode(&random::<32>()?))?;
+        Embedded::open(&data.file("store.redb"))?;
+        let file = MeshFile {
+            version: VERSION,
+            zone: data.zone.to_string(),
+            locators: data.pools.v4.to_string(),
+            locators6: data.pools.v6.to_string(),
+        };
+        data.write("mesh.json", &serde_json::to_string_pretty(&file)?)?;
+        Ok(data)
+    }
+
+    /// Reads a directory that [`Data::init`] made.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mesh = path.join("mesh.json");
+        let text = match fs::read_to_string(&mesh) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("{} is not initialised: capsule-directory init --data {0} --zone ZONE", path.display())
+            }
+            other => other.with_context(|| format!("cannot read {}", mesh.display()))?,
+        };
+        let read = || -> Result<Self> {
+            let file: MeshFile = serde_json::from_str(&text)?;
+            if file.version != VERSION {
+                bail!("version {} is unknown, {VERSION} is needed", file.version);
+            }
+            let pools = Pools { v4: file.locators.parse()?, v6: file.locators6.parse()? };
+            Ok(Self { path: path.to_owned(), zone: file.zone.parse()?, pools })
+        };
+        read().with_context(|| format!("{} is broken", mesh.display()))
+    }
+
+    /// Takes up the CA.
+    pub fn ca(&self) -> Result<Ca> {
+        let (key, certificate) = (self.read("ca.key")?, self.read("ca.pem")?);
+        Ca::load(self.zone.clone(), &key, &certificate)
+            .with_context(|| self.file("ca.pem").display().to_string())
+    }
+
+    /// Opens the store.
+    pub fn store(&self) -> Result<Embedded> {
+        Ok(Embedded::open(&self.file("store.redb"))?)
+    }
+
+    /// The key that signs tokens.
+    pub fn token_key(&self) -> Result<[u8; 32]> {
+        let text = self.read("token.key")?;
+        let bytes = data_encoding::HEXLOWER.decode(text.trim().as_bytes()).ok();
+        let key = bytes.and_then(|bytes| bytes.try_into().ok());
+        key.ok_or_else(|| anyhow!("{} is broken", self.file("token.key").display()))
+    }
+
+    /// Makes a join token. Touches neither the store nor a running directory.
+    pub fn token(&self, host: HostName, life: Duration, operator: bool) -> Result<String> {
+        if life.is_zero() || life > TOKEN_LIFE_MAX {
+            bail!("a token lives between 1 s and {} days", TOKEN_LIFE_MAX.as_secs() / 86_400);
+        }
+        let ca = certificates(&self.read("ca.pem")?)?;
+        let ca = ca.first().ok_or_else(|| anyhow!("{} is broken", self.file("ca.pem").display()))?;
+        let token = Token {
+            zone: self.zone.clone(),
+            host,
+            operator,
+            expires_at: SystemTime::now() + life,
+            nonce: random()?,
+            ca_hash: ca_hash(ca),
+        };
+        Ok(token.sign(&self.token_key()?))
+    }
+
+    /// Says where the running directory listens; with port 0, nobody else knows.
+    pub fn announce(&self, listening: &Listening) -> Result<()> {
+        self.write("serve.json", &serde_json::to_string(listening)?)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn read(&self, name: &str) -> Result<String> {
+        let path = self.file(name);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Writes a file, for its owner's eyes only, so that a crash leaves the old content or the new.
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.file(name);
+        let write = || -> io::Result<()> {
+            let fresh = self.file(&format!("{name}.new"));
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&fresh, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn random<const LENGTH: usize>() -> Result<[u8; LENGTH]> {
+    let mut bytes = [0; LENGTH];
+    provider().secure_random.fill(&mut bytes).map_err(|_| anyhow!("the system has no random numbers"))?;
+    Ok(bytes)
+}

@@ -1,0 +1,229 @@
+//! What each change to the facts does: checks, then writes, changes for watchers, and an answer. No IO, no randomness;
+//! the time is an argument.
+//!
+//! ```text
+//!  command ─► handle ─► working registry (ahead) ─┐
+//!                └────► batch: writes, updates ───┴─► commit ok ─► published registry, watchers, answers
+//!                                                     └── failed ─► recover: working registry as it was, refusals
+//! ```
+
+mod batch;
+mod command;
+mod hosts;
+
+use std::collections::HashMap;
+
+use directory_api::{ApiError, CapsuleRecord, CapsuleState, LookupKey, Response};
+use overlay_proto::{CapsuleId, CapsuleName, Generation, HostName};
+
+use crate::lease::Leases;
+use crate::locators::Pools;
+use crate::placement;
+use crate::registry::{HostEntry, Registry};
+use crate::store::{Contents, SpentToken, Write};
+
+pub use batch::Batch;
+pub use command::{Command, Now, Registration};
+
+/// Names that the zone needs for itself.
+const NAMES_RESERVED: [&str; 4] = ["directory", "hosts", "localhost", "ns"];
+
+/// What the operator decided.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Where locators come from.
+    pub pools: Pools,
+    /// Most capsules of one owner.
+    pub owner_capsules_max: usize,
+}
+
+/// The facts ahead of the store, and the changes between the two.
+pub struct Engine {
+    rules: Rules,
+    working: Registry,
+    leases: Leases,
+    spent: HashMap<[u8; 16], SpentToken>,
+    locator_next: u64,
+    batch: Batch,
+}
+
+impl Engine {
+    /// Begins with what the store holds. Every host that was up has a fresh lease, and the revision rises by one, so
+    /// that watchers from before begin anew with a snapshot.
+    pub fn new(rules: Rules, contents: Contents, lease: std::time::Duration, now: Now) -> Self {
+        let up = contents.hosts.iter().filter(|host| host.address.is_some()).map(|host| host.name.clone());
+        let leases = Leases::new(lease, up, now.clock);
+        let mut engine = Self {
+            rules,
+            working: Registry::default(),
+            leases,
+            spent: HashMap::new(),
+            locator_next: 0,
+            batch: Batch::default(),
+        };
+        engine.recover(contents, now);
+        engine.working.revision += 1;
+        engine.batch.begin(engine.working.revision);
+        engine
+    }
+
+    /// Goes back to what the store holds, after a commit failed.
+    pub fn recover(&mut self, contents: Contents, now: Now) {
+        let mut registry = Registry::at(contents.revision);
+        for host in contents.hosts {
+            let alive = self.leases.is_live(&host.name);
+            let (name, operator, address) = (host.name, host.operator, host.address);
+            registry.put_host(HostEntry { name, operator, address, alive, last_seen: now.wall });
+        }
+        for record in contents.capsules {
+            registry.put_capsule(record);
+        }
+        self.working = registry;
+        self.spent = contents.spent.into_iter().map(|token| (token.nonce, token)).collect();
+        self.locator_next = contents.locator_next;
+        self.batch = Batch::default();
+    }
+
+    /// The facts, ahead of the store.
+    pub fn registry(&self) -> &Registry {
+        &self.working
+    }
+
+    /// What has to be committed and then published.
+    pub fn take_batch(&mut self) -> Batch {
+        std::mem::take(&mut self.batch)
+    }
+
+    /// Carries out one command.
+    ///
+    /// # Errors
+    /// Says why it is refused; nothing is changed then.
+    pub fn handle(&mut self, command: Command, now: Now) -> Result<Response, ApiError> {
+        match command {
+            Command::Spend { token, key_hash } => self.spend(&token, key_hash, now),
+            Command::Expire => Ok(self.expire(now)),
+            Command::RenewLease { caller, address, capsules } => {
+                self.renew_lease(&caller, address, &capsules, now)
+            }
+            Command::RemoveHost { caller, name } => self.remove_host(&caller, &name),
+            Command::Register { caller, registration } => self.register(&caller, registration, now),
+            Command::Offer { caller, capsule, offer } => {
+                if self.working.host(&offer.target).and_then(HostEntry::shown).is_none() {
+                    return Err(ApiError::UnknownHost { name: offer.target.to_string() });
+                }
+                self.place(&caller, capsule, |record| placement::offer(record, &caller, &offer))
+            }
+            Command::Claim { caller, capsule, offer, key } => {
+                self.place(&caller, capsule, |record| placement::claim(record, &caller, offer, &key))
+            }
+            Command::Revoke { caller, capsule, offer } => {
+                self.place(&caller, capsule, |record| placement::revoke(record, &caller, offer))
+            }
+            Command::SetState { caller, capsule, generation, state } => {
+                self.place(&caller, capsule, |record| {
+                    placement::set_state(record, &caller, generation, state)
+                })
+            }
+            Command::Remove { caller, capsule, generation } => self.remove(&caller, capsule, generation),
+        }
+    }
+
+    /// One step of the placement: from the record that is to the record that it makes.
+    fn place(
+        &mut self,
+        caller: &HostName,
+        capsule: CapsuleId,
+        step: impl FnOnce(&CapsuleRecord) -> Result<CapsuleRecord, ApiError>,
+    ) -> Result<Response, ApiError> {
+        self.check_caller(caller)?;
+        let record = self.working.capsule(capsule).ok_or_else(|| unknown(capsule))?;
+        let after = step(record)?;
+        if after != *record {
+            self.put_capsule(after.clone());
+        }
+        Ok(Response::Capsule(Box::new(self.working.shown(&after))))
+    }
+
+    fn register(&mut self, caller: &HostName, new: Registration, now: Now) -> Result<Response, ApiError> {
+        self.check_caller(caller)?;
+        if let Some(record) = self.working.capsule_named(&new.name) {
+            let again =
+                record.registration == new.nonce && record.host == *caller && record.owner == new.owner;
+            if again {
+                return Ok(Response::Capsule(Box::new(self.working.shown(record))));
+            }
+            return Err(ApiError::NameTaken { name: new.name.to_string() });
+        }
+        check_name(&new.name)?;
+        if self.working.owned_by(&new.owner) >= self.rules.owner_capsules_max {
+            let limit = u64::try_from(self.rules.owner_capsules_max).unwrap_or(u64::MAX);
+            return Err(ApiError::QuotaExceeded { owner: new.owner.to_string(), limit });
+        }
+        let free = |locators: &_| self.working.is_free(locators);
+        let allocated = self.rules.pools.allocate(self.locator_next, free);
+        let (number, locators) = allocated.ok_or(ApiError::LocatorsExhausted)?;
+        self.locator_next = number + 1;
+        self.batch.write(Write::LocatorNext(self.locator_next));
+        let record = CapsuleRecord {
+            id: new.id,
+            name: new.name,
+            owner: new.owner,
+            locators,
+            host: caller.clone(),
+            generation: Generation::new(1),
+            state: CapsuleState::Stopped,
+            offer: None,
+            last_outcome: None,
+            created_at: now.wall,
+            registration: new.nonce,
+        };
+        self.put_capsule(record.clone());
+        Ok(Response::Capsule(Box::new(record)))
+    }
+
+    fn remove(
+        &mut self,
+        caller: &HostName,
+        id: CapsuleId,
+        generation: Generation,
+    ) -> Result<Response, ApiError> {
+        self.check_caller(caller)?;
+        let record = self.working.capsule(id).ok_or_else(|| unknown(id))?;
+        placement::check_remove(record, caller, generation)?;
+        let name = record.name.clone();
+        self.working.remove_capsule(id);
+        self.working.revision += 1;
+        self.batch.capsule_removed(self.working.revision, id, name);
+        Ok(Response::Done)
+    }
+
+    fn put_capsule(&mut self, record: CapsuleRecord) {
+        self.working.put_capsule(record.clone());
+        self.working.revision += 1;
+        let shown = self.working.shown(&record);
+        self.batch.capsule(self.working.revision, record, shown);
+    }
+
+    /// A certificate outlives the host's place in the mesh by hours, so it does not suffice.
+    fn check_caller(&self, caller: &HostName) -> Result<(), ApiError> {
+        if self.working.host(caller).is_some() {
+            return Ok(());
+        }
+        let reason = format!("the host {caller} was removed from the mesh; it must join again");
+        Err(ApiError::Denied { reason })
+    }
+}
+
+fn check_name(name: &CapsuleName) -> Result<(), ApiError> {
+    if NAMES_RESERVED.contains(&name.as_str()) {
+        return Err(ApiError::NameReserved { name: name.to_string() });
+    }
+    Ok(())
+}
+
+fn unknown(id: CapsuleId) -> ApiError {
+    ApiError::UnknownCapsule { what: LookupKey::Id(id).to_string() }
+}
+
+#[cfg(test)]
+mod tests;

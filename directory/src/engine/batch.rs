@@ -1,0 +1,103 @@
+//! What happened since the last commit.
+
+use std::time::SystemTime;
+
+use directory_api::{CapsuleRecord, Change};
+use overlay_proto::{CapsuleId, CapsuleName, HostName};
+
+use crate::registry::{HostEntry, Registry};
+use crate::store::Write;
+
+/// Changes that are to become true together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// For the store; the revision, when there is one, comes last.
+    pub writes: Vec<Write>,
+    /// For the published registry.
+    pub updates: Vec<Update>,
+    /// For watchers.
+    pub changes: Vec<Change>,
+}
+
+/// One change to a registry.
+#[derive(Debug)]
+pub enum Update {
+    /// The revision alone.
+    Revision(u64),
+    /// A capsule, new or changed, as it is kept.
+    Capsule(Box<CapsuleRecord>),
+    /// A capsule is gone.
+    CapsuleRemoved(CapsuleId),
+    /// A host, new or changed.
+    Host(HostEntry),
+    /// A host is gone.
+    HostRemoved(HostName),
+    /// A host was seen.
+    Seen(HostName, SystemTime),
+}
+
+impl Batch {
+    pub(super) fn begin(&mut self, revision: u64) {
+        self.revise(revision);
+    }
+
+    pub(super) fn write(&mut self, write: Write) {
+        self.writes.push(write);
+    }
+
+    pub(super) fn capsule(&mut self, revision: u64, kept: CapsuleRecord, shown: CapsuleRecord) {
+        self.writes.push(Write::Capsule(Box::new(kept.clone())));
+        self.updates.push(Update::Capsule(Box::new(kept)));
+        self.shown_anew(revision, shown);
+    }
+
+    /// A capsule is shown otherwise, though its record stays.
+    pub(super) fn shown_anew(&mut self, revision: u64, shown: CapsuleRecord) {
+        self.changes.push(Change::Capsule { revision, record: Box::new(shown) });
+        self.revise(revision);
+    }
+
+    pub(super) fn capsule_removed(&mut self, revision: u64, id: CapsuleId, name: CapsuleName) {
+        self.writes.push(Write::CapsuleRemoved(id));
+        self.updates.push(Update::CapsuleRemoved(id));
+        self.changes.push(Change::CapsuleRemoved { revision, id, name });
+        self.revise(revision);
+    }
+
+    pub(super) fn host(&mut self, revision: u64, entry: HostEntry) {
+        self.writes.push(Write::Host(entry.stored()));
+        self.changes.extend(entry.shown().map(|record| Change::Host { revision, record }));
+        self.updates.push(Update::Host(entry));
+        self.revise(revision);
+    }
+
+    pub(super) fn host_removed(&mut self, revision: u64, name: HostName) {
+        self.writes.push(Write::HostRemoved(name.clone()));
+        self.updates.push(Update::HostRemoved(name.clone()));
+        self.changes.push(Change::HostRemoved { revision, name });
+        self.revise(revision);
+    }
+
+    pub(super) fn seen(&mut self, host: &HostName, now: SystemTime) {
+        self.updates.push(Update::Seen(host.clone(), now));
+    }
+
+    fn revise(&mut self, revision: u64) {
+        self.writes.push(Write::Revision(revision));
+        self.updates.push(Update::Revision(revision));
+    }
+}
+
+impl Registry {
+    /// Carries out one update.
+    pub fn apply(&mut self, update: Update) {
+        match update {
+            Update::Revision(revision) => self.revision = revision,
+            Update::Capsule(record) => self.put_capsule(*record),
+            Update::CapsuleRemoved(id) => drop(self.remove_capsule(id)),
+            Update::Host(entry) => self.put_host(entry),
+            Update::HostRemoved(name) => self.remove_host(&name),
+            Update::Seen(name, now) => self.touch(&name, now),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What the engine is told to do.
+
+use std::net::SocketAddr;
+use std::time::{Instant, SystemTime};
+
+use directory_api::{CapsuleState, HeldCapsule, Token};
+use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, Generation, HostName, OfferId, Owner};
+
+use crate::placement::NewOffer;
+
+/// The time on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For records and tokens.
+    pub wall: SystemTime,
+    /// For leases: not set back by anyone.
+    pub clock: Instant,
+}
+
+/// One change that somebody wants; `caller` is the host that its certificate names.
+#[derive(Debug)]
+pub enum Command {
+    /// A new host has shown a token that this directory made.
+    Spend {
+        /// The token.
+        token: Token,
+        /// Hash of the public key to be certified.
+        key_hash: [u8; 32],
+    },
+    /// Time has passed.
+    Expire,
+    /// A host lives.
+    RenewLease {
+        /// Who.
+        caller: HostName,
+        /// Where it is reached.
+        address: SocketAddr,
+        /// What it holds.
+        capsules: Vec<HeldCapsule>,
+    },
+    /// A host is to be forgotten.
+    RemoveHost {
+        /// Who asks.
+        caller: HostName,
+        /// Which host.
+        name: HostName,
+    },
+    /// A new capsule.
+    Register {
+        /// Where it is.
+        caller: HostName,
+        /// What it is.
+        registration: Registration,
+    },
+    /// An offer.
+    Offer {
+        /// Who offers.
+        caller: HostName,
+        /// What.
+        capsule: CapsuleId,
+        /// To whom.
+        offer: NewOffer,
+    },
+    /// A claim.
+    Claim {
+        /// Who claims.
+        caller: HostName,
+        /// What.
+        capsule: CapsuleId,
+        /// By which offer.
+        offer: OfferId,
+        /// With which key.
+        key: ClaimKey,
+    },
+    /// A revocation.
+    Revoke {
+        /// Who revokes.
+        caller: HostName,
+        /// What.
+        capsule: CapsuleId,
+        /// Which offer.
+        offer: OfferId,
+    },
+    /// News of a capsule.
+    SetState {
+        /// Who says so.
+        caller: HostName,
+        /// Of what.
+        capsule: CapsuleId,
+        /// Held at this generation.
+        generation: Generation,
+        /// What it does.
+        state: CapsuleState,
+    },
+    /// The end of a capsule.
+    Remove {
+        /// Who wants it.
+        caller: HostName,
+        /// Which.
+        capsule: CapsuleId,
+        /// Held at this generation.
+        generation: Generation,
+    },
+}
+
+/// A capsule to be.
+#[derive(Debug)]
+pub struct Registration {
+    /// Drawn by the directory.
+    pub id: CapsuleId,
+    /// Its name.
+    pub name: CapsuleName,
+    /// Its owner.
+    pub owner: Owner,
+    /// Drawn by the host.
+    pub nonce: [u8; 16],
+}

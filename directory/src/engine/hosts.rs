@@ -1,0 +1,144 @@
+//! Hosts: joining, leases, leaving.
+
+use std::net::SocketAddr;
+
+use directory_api::{ApiError, HeldCapsule, Lease, Response, StaleCapsule, Token};
+use overlay_proto::HostName;
+
+use super::{Engine, Now};
+use crate::placement;
+use crate::registry::HostEntry;
+use crate::store::{SpentToken, Write};
+
+impl Engine {
+    /// Uses a token up. The same key may ask again: its first answer may have been lost.
+    pub(super) fn spend(
+        &mut self,
+        token: &Token,
+        key_hash: [u8; 32],
+        now: Now,
+    ) -> Result<Response, ApiError> {
+        match self.spent.get(&token.nonce) {
+            Some(spent) if spent.key_hash != key_hash => return Err(ApiError::TokenUsed),
+            Some(_) => return Ok(Response::Done),
+            None if token.expires_at <= now.wall => return Err(ApiError::TokenExpired),
+            None => {}
+        }
+        let spent = SpentToken { nonce: token.nonce, expires_at: token.expires_at, key_hash };
+        self.batch.write(Write::TokenSpent(spent.clone()));
+        self.spent.insert(token.nonce, spent);
+        let entry = match self.working.host(&token.host) {
+            Some(entry) => HostEntry { operator: token.operator, ..entry.clone() },
+            None => HostEntry {
+                name: token.host.clone(),
+                operator: token.operator,
+                address: None,
+                alive: false,
+                last_seen: now.wall,
+            },
+        };
+        self.put_host(entry);
+        Ok(Response::Done)
+    }
+
+    pub(super) fn renew_lease(
+        &mut self,
+        caller: &HostName,
+        address: SocketAddr,
+        capsules: &[HeldCapsule],
+        now: Now,
+    ) -> Result<Response, ApiError> {
+        self.check_caller(caller)?;
+        let Some(entry) = self.working.host(caller) else { return Err(ApiError::StoreFailed) };
+        let changed = !entry.alive || entry.address != Some(address);
+        let returned = !entry.alive;
+        let entry = HostEntry { address: Some(address), alive: true, last_seen: now.wall, ..entry.clone() };
+        self.leases.renew(caller, now.clock);
+        if changed {
+            self.put_host(entry.clone());
+        } else {
+            self.working.touch(caller, now.wall);
+            self.batch.seen(caller, now.wall);
+        }
+        if returned {
+            self.show_anew(caller);
+        }
+        let stale = capsules.iter().filter_map(|held| self.reported(caller, held)).collect();
+        let host = entry.shown().ok_or(ApiError::StoreFailed)?;
+        Ok(Response::Lease(Lease { duration: self.leases.duration(), host, stale }))
+    }
+
+    /// Takes over what a host says of one capsule, or says what is wrong with it.
+    fn reported(&mut self, caller: &HostName, held: &HeldCapsule) -> Option<StaleCapsule> {
+        let Some(record) = self.working.capsule(held.id) else {
+            return Some(StaleCapsule { id: held.id, placed: None });
+        };
+        match placement::set_state(record, caller, held.generation, held.state) {
+            Ok(after) if after == *record => None,
+            Ok(after) => {
+                self.put_capsule(after);
+                None
+            }
+            Err(ApiError::NotPlacedHere { .. } | ApiError::WrongGeneration { .. }) => {
+                let placed = Some((record.host.clone(), record.generation));
+                Some(StaleCapsule { id: held.id, placed })
+            }
+            // A state that no host may give; its place is right.
+            Err(_) => None,
+        }
+    }
+
+    /// Ends leases and forgets tokens whose time is over.
+    pub(super) fn expire(&mut self, now: Now) -> Response {
+        for host in self.leases.expire(now.clock) {
+            if let Some(entry) = self.working.host(&host) {
+                self.put_host(HostEntry { alive: false, ..entry.clone() });
+                self.show_anew(&host);
+            }
+        }
+        let over = |token: &&SpentToken| token.expires_at <= now.wall;
+        let forgotten: Vec<_> = self.spent.values().filter(over).map(|token| token.nonce).collect();
+        for nonce in forgotten {
+            self.spent.remove(&nonce);
+            self.batch.write(Write::TokenForgotten(nonce));
+        }
+        Response::Done
+    }
+
+    pub(super) fn remove_host(&mut self, caller: &HostName, name: &HostName) -> Result<Response, ApiError> {
+        self.check_caller(caller)?;
+        if !self.working.host(caller).is_some_and(|entry| entry.operator) {
+            return Err(ApiError::Denied {
+                reason: format!("the host {caller} joined without operator rights"),
+            });
+        }
+        if self.working.host(name).is_none() {
+            return Err(ApiError::UnknownHost { name: name.to_string() });
+        }
+        let capsules = self.working.capsules_at(name).count();
+        if capsules > 0 {
+            let capsules = u64::try_from(capsules).unwrap_or(u64::MAX);
+            return Err(ApiError::HostNotEmpty { host: name.clone(), capsules });
+        }
+        self.leases.remove(name);
+        self.working.remove_host(name);
+        self.working.revision += 1;
+        self.batch.host_removed(self.working.revision, name.clone());
+        Ok(Response::Done)
+    }
+
+    fn put_host(&mut self, entry: HostEntry) {
+        self.working.put_host(entry.clone());
+        self.working.revision += 1;
+        self.batch.host(self.working.revision, entry);
+    }
+
+    /// Tells watchers of a host's capsules whose state is shown otherwise since the host came or went.
+    fn show_anew(&mut self, host: &HostName) {
+        let all: Vec<_> = self.working.capsules_at(host).map(|record| self.working.shown(record)).collect();
+        for shown in all {
+            self.working.revision += 1;
+            self.batch.shown_anew(self.working.revision, shown);
+        }
+    }
+}

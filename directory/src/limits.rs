@@ -1,0 +1,54 @@
+//! Every bound of the directory.
+
+use std::time::Duration;
+
+/// Changes kept for watchers that resume, entries. Who comes later than that gets a snapshot.
+pub const HISTORY_CHANGES: usize = 8_192;
+
+/// Changes sent to one watcher before its progress is looked at again, entries.
+pub const WATCH_BATCH: usize = 256;
+
+/// Commands that wait for the writer, entries. Behind that, callers wait to hand theirs over.
+pub const WRITER_QUEUE: usize = 4_096;
+
+/// Commands that share one commit, and so one `fsync`.
+pub const COMMIT_BATCH: usize = 256;
+
+/// How often leases are looked at.
+pub const LEASE_TICK: Duration = Duration::from_millis(500);
+
+/// QUIC connections, all together.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// QUIC connections of clients without a certificate: they can only join.
+pub const CONNECTIONS_JOINING_MAX: usize = 64;
+
+/// How long a client without a certificate may stay.
+pub const JOINING_TIME: Duration = Duration::from_secs(10);
+
+/// How long a request may take to arrive in full.
+pub const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// How long DNS over TCP may be quiet.
+pub const DNS_TCP_IDLE: Duration = Duration::from_secs(10);
+
+/// Answers that may wait for one DNS client over TCP, entries.
+pub const DNS_TCP_RESPONSES: usize = 32;
+
+/// Largest DNS answer over UDP, bytes: fits a packet of 1,280 bytes (DNS flag day 2020).
+pub const DNS_UDP_BYTES: u16 = 1_232;
+
+/// Connections to the HTTP port, all together.
+pub const HTTP_CONNECTIONS_MAX: usize = 64;
+
+/// Longest HTTP request head, bytes.
+pub const HTTP_HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// How long an HTTP exchange may take.
+pub const HTTP_TIME: Duration = Duration::from_secs(5);
+
+/// How long open requests may take to finish when the directory stops.
+pub const STOP_TIME: Duration = Duration::from_secs(3);
+
+/// Longest life of a join token.
+pub const TOKEN_LIFE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);

@@ -1,0 +1,184 @@
+//! All facts in memory, with their indexes; what requests and DNS are answered from. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::SystemTime;
+
+use directory_api::{ApiError, CapsuleRecord, CapsuleState, HostRecord, LookupKey};
+use overlay_proto::{CapsuleId, CapsuleName, HostName, Locators, Owner};
+
+use crate::store::StoredHost;
+
+/// The facts at one revision.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    /// Rises by one with each change.
+    pub revision: u64,
+    capsules: HashMap<CapsuleId, CapsuleRecord>,
+    by_name: BTreeMap<CapsuleName, CapsuleId>,
+    by_v4: HashMap<Ipv4Addr, CapsuleId>,
+    by_v6: HashMap<Ipv6Addr, CapsuleId>,
+    hosts: BTreeMap<HostName, HostEntry>,
+}
+
+/// A host: what the store keeps of it, and what is only known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostEntry {
+    /// Its name.
+    pub name: HostName,
+    /// Whether verbs forwarded from it are taken.
+    pub operator: bool,
+    /// Where it is reached; `None` before its first lease.
+    pub address: Option<SocketAddr>,
+    /// Whether its lease is good.
+    pub alive: bool,
+    /// When it last renewed.
+    pub last_seen: SystemTime,
+}
+
+impl Registry {
+    /// Begins empty, at a revision.
+    pub fn at(revision: u64) -> Self {
+        Self { revision, ..Self::default() }
+    }
+
+    /// Puts a capsule in, or in its older record's place.
+    pub fn put_capsule(&mut self, record: CapsuleRecord) {
+        self.by_name.insert(record.name.clone(), record.id);
+        self.by_v4.insert(record.locators.v4, record.id);
+        self.by_v6.insert(record.locators.v6, record.id);
+        self.capsules.insert(record.id, record);
+    }
+
+    /// Takes a capsule out.
+    pub fn remove_capsule(&mut self, id: CapsuleId) -> Option<CapsuleRecord> {
+        let record = self.capsules.remove(&id)?;
+        self.by_name.remove(&record.name);
+        self.by_v4.remove(&record.locators.v4);
+        self.by_v6.remove(&record.locators.v6);
+        Some(record)
+    }
+
+    /// Puts a host in, or in its older entry's place.
+    pub fn put_host(&mut self, entry: HostEntry) {
+        self.hosts.insert(entry.name.clone(), entry);
+    }
+
+    /// Takes a host out.
+    pub fn remove_host(&mut self, name: &HostName) {
+        self.hosts.remove(name);
+    }
+
+    /// Notes when a host was seen.
+    pub fn touch(&mut self, name: &HostName, now: SystemTime) {
+        if let Some(entry) = self.hosts.get_mut(name) {
+            entry.last_seen = now;
+        }
+    }
+
+    /// A capsule's record as it is kept.
+    pub fn capsule(&self, id: CapsuleId) -> Option<&CapsuleRecord> {
+        self.capsules.get(&id)
+    }
+
+    /// A capsule's record by name, as it is kept.
+    pub fn capsule_named(&self, name: &CapsuleName) -> Option<&CapsuleRecord> {
+        self.capsules.get(self.by_name.get(name)?)
+    }
+
+    /// A capsule's record as it is shown.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn lookup(&self, key: &LookupKey) -> Result<CapsuleRecord, ApiError> {
+        let id = match key {
+            LookupKey::Id(id) => Some(id),
+            LookupKey::Name(name) => self.by_name.get(name),
+            LookupKey::Locator(locator) => match locator.to_canonical() {
+                IpAddr::V4(v4) => self.by_v4.get(&v4),
+                IpAddr::V6(v6) => self.by_v6.get(&v6),
+            },
+        };
+        let record = id.and_then(|id| self.capsules.get(id));
+        let unknown = || ApiError::UnknownCapsule { what: key.to_string() };
+        record.map(|record| self.shown(record)).ok_or_else(unknown)
+    }
+
+    /// The record with the state that people see: a capsule that should be up, on a host that is not heard of, is lost.
+    pub fn shown(&self, record: &CapsuleRecord) -> CapsuleRecord {
+        CapsuleRecord { state: self.shown_state(record), ..record.clone() }
+    }
+
+    /// The state in [`Registry::shown`].
+    pub fn shown_state(&self, record: &CapsuleRecord) -> CapsuleState {
+        let alive = self.hosts.get(&record.host).is_some_and(|host| host.alive);
+        match record.state {
+            CapsuleState::Running | CapsuleState::Moving if !alive => CapsuleState::Lost,
+            state @ (CapsuleState::Running
+            | CapsuleState::Moving
+            | CapsuleState::Suspended
+            | CapsuleState::Lost
+            | CapsuleState::Stopped) => state,
+        }
+    }
+
+    /// All capsules as they are shown, by name.
+    pub fn capsules_shown(&self) -> Vec<CapsuleRecord> {
+        self.by_name
+            .values()
+            .filter_map(|id| self.capsules.get(id))
+            .map(|record| self.shown(record))
+            .collect()
+    }
+
+    /// The records of the capsules placed at a host, as they are kept, by name.
+    pub fn capsules_at<'a>(&'a self, host: &'a HostName) -> impl Iterator<Item = &'a CapsuleRecord> {
+        self.by_name
+            .values()
+            .filter_map(|id| self.capsules.get(id))
+            .filter(move |record| record.host == *host)
+    }
+
+    /// How many capsules an owner has.
+    pub fn owned_by(&self, owner: &Owner) -> usize {
+        self.capsules.values().filter(|record| record.owner == *owner).count()
+    }
+
+    /// Whether no capsule has these addresses.
+    pub fn is_free(&self, locators: &Locators) -> bool {
+        !self.by_v4.contains_key(&locators.v4) && !self.by_v6.contains_key(&locators.v6)
+    }
+
+    /// A host.
+    pub fn host(&self, name: &HostName) -> Option<&HostEntry> {
+        self.hosts.get(name)
+    }
+
+    /// All hosts, by name.
+    pub fn hosts(&self) -> impl Iterator<Item = &HostEntry> {
+        self.hosts.values()
+    }
+
+    /// The hosts that others may know of, by name.
+    pub fn hosts_shown(&self) -> Vec<HostRecord> {
+        self.hosts.values().filter_map(HostEntry::shown).collect()
+    }
+}
+
+impl HostEntry {
+    /// What others may know; nothing before the host came up once.
+    pub fn shown(&self) -> Option<HostRecord> {
+        Some(HostRecord {
+            name: self.name.clone(),
+            address: self.address?,
+            last_seen: self.last_seen,
+            alive: self.alive,
+            operator: self.operator,
+        })
+    }
+
+    /// What the store keeps.
+    pub fn stored(&self) -> StoredHost {
+        StoredHost { name: self.name.clone(), operator: self.operator, address: self.address }
+    }
+}

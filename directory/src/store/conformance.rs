@@ -1,0 +1,108 @@
+//! What every store must do, run against each.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use directory_api::{CapsuleRecord, CapsuleState};
+use overlay_proto::{CapsuleId, Generation, Locators};
+
+use super::*;
+
+fn capsule(number: u8) -> CapsuleRecord {
+    CapsuleRecord {
+        id: CapsuleId::from_bytes([number; 16]),
+        name: format!("c{number}").parse().unwrap(),
+        owner: "me".parse().unwrap(),
+        locators: Locators {
+            v4: [10, 88, 0, number].into(),
+            v6: [0xfd88, 0, 0, 0, 0, 0, 0, number.into()].into(),
+        },
+        host: "a".parse().unwrap(),
+        generation: Generation::new(1),
+        state: CapsuleState::Stopped,
+        offer: None,
+        last_outcome: None,
+        created_at: UNIX_EPOCH + Duration::from_secs(7),
+        registration: [number; 16],
+    }
+}
+
+fn host(name: &str, address: Option<&str>) -> StoredHost {
+    StoredHost {
+        name: name.parse().unwrap(),
+        operator: true,
+        address: address.map(|address| address.parse().unwrap()),
+    }
+}
+
+fn token(number: u8) -> SpentToken {
+    SpentToken {
+        nonce: [number; 16],
+        expires_at: UNIX_EPOCH + Duration::from_secs(9),
+        key_hash: [number; 32],
+    }
+}
+
+/// `reopen` gives the store as another process would find it.
+fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
+    assert_eq!(store.load().unwrap(), Contents::default());
+    let writes = [
+        Write::Revision(7),
+        Write::LocatorNext(3),
+        Write::Capsule(Box::new(capsule(2))),
+        Write::Capsule(Box::new(capsule(1))),
+        Write::Host(host("b", Some("[fd00::1]:4433"))),
+        Write::Host(host("a", None)),
+        Write::TokenSpent(token(2)),
+        Write::TokenSpent(token(1)),
+    ];
+    store.commit(&writes).unwrap();
+    let expected = Contents {
+        revision: 7,
+        locator_next: 3,
+        capsules: vec![capsule(1), capsule(2)],
+        hosts: vec![host("a", None), host("b", Some("[fd00::1]:4433"))],
+        spent: vec![token(1), token(2)],
+    };
+    assert_eq!(store.load().unwrap(), expected);
+    let mut store = reopen(store);
+    assert_eq!(store.load().unwrap(), expected);
+
+    let moved = CapsuleRecord { generation: Generation::new(2), ..capsule(1) };
+    let writes = [
+        Write::Capsule(Box::new(capsule(1))),
+        Write::Capsule(Box::new(moved.clone())),
+        Write::CapsuleRemoved(capsule(2).id),
+        Write::CapsuleRemoved(capsule(3).id),
+        Write::Host(host("a", Some("192.0.2.1:1"))),
+        Write::HostRemoved("b".parse().unwrap()),
+        Write::TokenForgotten([2; 16]),
+        Write::Revision(8),
+    ];
+    store.commit(&writes).unwrap();
+    store.commit(&[]).unwrap();
+    let expected = Contents {
+        revision: 8,
+        locator_next: 3,
+        capsules: vec![moved],
+        hosts: vec![host("a", Some("192.0.2.1:1"))],
+        spent: vec![token(1)],
+    };
+    assert_eq!(reopen(store).load().unwrap(), expected);
+}
+
+#[test]
+fn memory_conforms() {
+    conforms(Memory::default(), |store| store);
+}
+
+#[test]
+fn embedded_conforms_and_is_held_by_one() {
+    let directory = crate::testing::Scratch::new("store");
+    let path = directory.path().join("store.redb");
+    conforms(Embedded::open(&path).unwrap(), |store| {
+        drop(store);
+        Embedded::open(&path).unwrap()
+    });
+    let _held = Embedded::open(&path).unwrap();
+    assert!(matches!(Embedded::open(&path), Err(StoreError::InUse(_))));
+}

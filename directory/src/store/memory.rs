@@ -1,0 +1,47 @@
+//! A store that forgets, for tests of what stands above it.
+
+use std::collections::BTreeMap;
+
+use super::{Contents, Store, StoreError, Write};
+
+/// Facts in memory.
+#[derive(Debug, Default)]
+pub struct Memory {
+    contents: Contents,
+    /// The next commit fails.
+    pub fails: bool,
+}
+
+impl Store for Memory {
+    fn load(&self) -> Result<Contents, StoreError> {
+        Ok(self.contents.clone())
+    }
+
+    fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.fails) {
+            return Err(StoreError::Told);
+        }
+        let Contents { revision, locator_next, capsules, hosts, spent } = &mut self.contents;
+        let mut capsules_by_id: BTreeMap<_, _> =
+            capsules.drain(..).map(|record| (record.id, record)).collect();
+        let mut hosts_by_name: BTreeMap<_, _> =
+            hosts.drain(..).map(|host| (host.name.clone(), host)).collect();
+        let mut spent_by_nonce: BTreeMap<_, _> = spent.drain(..).map(|token| (token.nonce, token)).collect();
+        for write in writes.iter().cloned() {
+            match write {
+                Write::Revision(value) => *revision = value,
+                Write::LocatorNext(value) => *locator_next = value,
+                Write::Capsule(record) => drop(capsules_by_id.insert(record.id, *record)),
+                Write::CapsuleRemoved(id) => drop(capsules_by_id.remove(&id)),
+                Write::Host(host) => drop(hosts_by_name.insert(host.name.clone(), host)),
+                Write::HostRemoved(name) => drop(hosts_by_name.remove(&name)),
+                Write::TokenSpent(token) => drop(spent_by_nonce.insert(token.nonce, token)),
+                Write::TokenForgotten(nonce) => drop(spent_by_nonce.remove(&nonce)),
+            }
+        }
+        capsules.extend(capsules_by_id.into_values());
+        hosts.extend(hosts_by_name.into_values());
+        spent.extend(spent_by_nonce.into_values());
+        Ok(())
+    }
+}
