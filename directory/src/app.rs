@@ -42,6 +42,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let ca = data.ca()?;
     let token_key = data.token_key()?;
     let store = data.store()?;
+    data.withdraw()?;
     let sockets = Sockets::bind(&config).await?;
 
     let metrics = Arc::new(Metrics::default());
@@ -90,6 +91,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
         None => timeout(STOP_TIME, ended).await.context("the writer does not end")?,
     };
     result.context("the writer broke; see above")?.context("the store is lost")?;
+    data.withdraw()?;
     info!("stopped");
     Ok(())
 }

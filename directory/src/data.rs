@@ -146,6 +146,17 @@ impl Data {
         self.write("serve.json", &serde_json::to_string(listening)?)
     }
 
+    /// Takes back what an earlier process announced.
+    pub fn withdraw(&self) -> Result<()> {
+        let path = self.file("serve.json");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

@@ -22,7 +22,7 @@ use crate::placement;
 use crate::registry::{HostEntry, Registry};
 use crate::store::{Contents, SpentToken, Write};
 
-pub use batch::Batch;
+pub use batch::{Batch, Update};
 pub use command::{Command, Now, Registration};
 
 /// Names that the zone needs for itself.

@@ -1,6 +1,6 @@
 //! `capsule-directory`: the command.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -39,7 +39,12 @@ fn run(verb: Verb) -> Result<()> {
                 return Ok(());
             }
             let filter = config.log.parse::<tracing_subscriber::EnvFilter>()?;
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            let colours = std::io::stderr().is_terminal();
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_ansi(colours)
+                .with_writer(std::io::stderr)
+                .init();
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(capsule_directory::app::serve(Data::open(&data)?, config))
         }

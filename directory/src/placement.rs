@@ -19,7 +19,8 @@
 //!   capsule at the generation which the outcome made. If the capsule has gone on since (it was offered onwards, or taken
 //!   over), the answer says so instead: an old success must thaw nothing.
 //! * The other verb gets the outcome that stands against it.
-//! * An id that ended is not offered again.
+//! * The id that ended last is not offered again. Older ones are not remembered: ids are drawn at random, and an old offer
+//!   that arrives late is at an old generation.
 //! * A lease that runs out changes nothing here.
 
 use directory_api::{ApiError, CapsuleRecord, CapsuleState, OfferRecord, Outcome, OutcomeRecord};

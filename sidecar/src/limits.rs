@@ -77,8 +77,9 @@ pub const SESSIONS_BYTES_MAX: u64 = 1 << 34;
 /// Time that dials under way may take before a capsule leaves without them.
 pub const QUIESCE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Time that what is on its way inside a capsule's network may take to arrive after the pause.
-pub const SETTLE_TIMEOUT: Duration = Duration::from_millis(20);
+/// Time that what is on its way inside a capsule's network may take to arrive after the pause. It takes
+/// microseconds on loopback; only an acknowledgement that a frozen kernel delays takes longer, and that may be late.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Rounds of private files that are sent while the capsule runs, at most.
 pub const FILE_ROUNDS: usize = 4;

@@ -1,1 +1,253 @@
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
 
+use directory_api::{Change, HeldCapsule, Lease, Token};
+use overlay_proto::{ClaimKey, OfferId};
+
+use super::*;
+use crate::placement::NewOffer;
+use crate::store::{Memory, Store as _};
+
+const LEASE: Duration = Duration::from_secs(10);
+
+struct Desk {
+    engine: Engine,
+    store: Memory,
+    now: Now,
+    changes: Vec<Change>,
+}
+
+impl Desk {
+    fn new(owner_capsules_max: usize) -> Self {
+        let pools = Pools { v4: "10.88.0.0/29".parse().unwrap(), v6: "fd88::/64".parse().unwrap() };
+        let now = Now { wall: SystemTime::now(), clock: Instant::now() };
+        let engine = Engine::new(Rules { pools, owner_capsules_max }, Contents::default(), LEASE, now);
+        Self { engine, store: Memory::default(), now, changes: vec![] }
+    }
+
+    /// With hosts a and b up.
+    fn with_hosts() -> Self {
+        let mut desk = Self::new(100);
+        for (number, name) in [(1, "a"), (2, "b")] {
+            desk.run(desk.spend(name, number, number)).unwrap();
+            desk.lease(name, &[]);
+        }
+        desk
+    }
+
+    fn run(&mut self, command: Command) -> Result<Response, ApiError> {
+        let result = self.engine.handle(command, self.now);
+        let batch = self.engine.take_batch();
+        assert!(result.is_ok() || batch.writes.is_empty(), "a refusal changes nothing");
+        self.store.commit(&batch.writes).unwrap();
+        self.changes.extend(batch.changes);
+        assert_eq!(self.store.load().unwrap().revision, self.engine.registry().revision);
+        result
+    }
+
+    fn capsule(&mut self, command: Command) -> Result<CapsuleRecord, ApiError> {
+        match self.run(command)? {
+            Response::Capsule(record) => Ok(*record),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn spend(&self, host: &str, nonce: u8, key: u8) -> Command {
+        let token = Token {
+            zone: "capsule.internal".parse().unwrap(),
+            host: name(host),
+            operator: host != "guest",
+            expires_at: self.now.wall + Duration::from_secs(60),
+            nonce: [nonce; 16],
+            ca_hash: [0; 32],
+        };
+        Command::Spend { token, key_hash: [key; 32] }
+    }
+
+    fn lease(&mut self, host: &str, capsules: &[HeldCapsule]) -> Lease {
+        let address: SocketAddr = "192.0.2.1:4433".parse().unwrap();
+        match self
+            .run(Command::RenewLease { caller: name(host), address, capsules: capsules.to_vec() })
+            .unwrap()
+        {
+            Response::Lease(lease) => lease,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn register(&mut self, host: &str, capsule: &str, nonce: u8) -> Result<CapsuleRecord, ApiError> {
+        let id = CapsuleId::from_bytes([u8::try_from(self.engine.registry().revision).unwrap(); 16]);
+        let capsule = capsule.parse().unwrap();
+        let registration =
+            Registration { id, name: capsule, owner: "me".parse().unwrap(), nonce: [nonce; 16] };
+        self.capsule(Command::Register { caller: name(host), registration })
+    }
+
+    fn state(&mut self, record: &CapsuleRecord, state: CapsuleState) -> CapsuleRecord {
+        let (caller, capsule, generation) = (record.host.clone(), record.id, record.generation);
+        self.capsule(Command::SetState { caller, capsule, generation, state }).unwrap()
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = Now { wall: self.now.wall + time, clock: self.now.clock + time };
+        self.run(Command::Expire).unwrap();
+    }
+
+    fn shown(&self, id: CapsuleId) -> CapsuleState {
+        self.engine.registry().lookup(&LookupKey::Id(id)).unwrap().state
+    }
+}
+
+fn name(text: &str) -> HostName {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_token_is_used_once_but_may_be_repeated_by_the_same_key() {
+    let mut desk = Desk::new(1);
+    desk.run(desk.spend("a", 1, 1)).unwrap();
+    desk.run(desk.spend("a", 1, 1)).unwrap();
+    assert_eq!(desk.run(desk.spend("a", 1, 2)), Err(ApiError::TokenUsed));
+    let late = desk.spend("a", 9, 9);
+    desk.pass(Duration::from_secs(61));
+    assert_eq!(desk.run(late), Err(ApiError::TokenExpired));
+    assert!(desk.store.load().unwrap().spent.is_empty(), "expired tokens are forgotten");
+}
+
+#[test]
+fn names_locators_and_generations_begin_right() {
+    let mut desk = Desk::with_hosts();
+    let db = desk.register("a", "db", 1).unwrap();
+    assert_eq!((db.generation, db.state, &db.host), (Generation::new(1), CapsuleState::Stopped, &name("a")));
+    assert_eq!(db.locators.v4.to_string(), "10.88.0.1");
+    assert_eq!(desk.register("a", "db", 1).unwrap(), db, "the same request again");
+    assert_eq!(desk.register("a", "db", 2), Err(ApiError::NameTaken { name: "db".into() }));
+    assert_eq!(desk.register("b", "db", 1), Err(ApiError::NameTaken { name: "db".into() }));
+    assert_eq!(desk.register("a", "hosts", 3), Err(ApiError::NameReserved { name: "hosts".into() }));
+    for number in 2..=6 {
+        desk.register("b", &format!("c{number}"), number).unwrap();
+    }
+    assert_eq!(desk.register("a", "more", 7), Err(ApiError::LocatorsExhausted));
+    desk.run(Command::Remove { caller: name("a"), capsule: db.id, generation: db.generation }).unwrap();
+    let again = desk.register("a", "db", 8).unwrap();
+    assert_ne!(again.id, db.id);
+    assert_eq!(again.locators, db.locators, "the only address left");
+}
+
+#[test]
+fn an_owner_has_a_quota_and_a_stranger_nothing() {
+    let mut desk = Desk::new(1);
+    assert!(matches!(desk.register("a", "db", 1), Err(ApiError::Denied { .. })));
+    desk.run(desk.spend("a", 1, 1)).unwrap();
+    desk.register("a", "db", 1).unwrap();
+    assert_eq!(desk.register("a", "x", 2), Err(ApiError::QuotaExceeded { owner: "me".into(), limit: 1 }));
+}
+
+#[test]
+fn a_silent_host_is_shown_lost_and_comes_back_with_its_place() {
+    let mut desk = Desk::with_hosts();
+    let running = desk.register("a", "db", 1).unwrap();
+    let running = desk.state(&running, CapsuleState::Running);
+    let stopped = desk.register("a", "off", 2).unwrap();
+    desk.pass(LEASE / 2);
+    desk.lease("b", &[]);
+    desk.changes.clear();
+    desk.pass(LEASE * 3 / 4);
+    assert_eq!((desk.shown(running.id), desk.shown(stopped.id)), (CapsuleState::Lost, CapsuleState::Stopped));
+    assert!(!desk.engine.registry().host(&name("a")).unwrap().alive);
+    assert!(desk.engine.registry().host(&name("b")).unwrap().alive);
+    let told = |change: &Change| matches!(change, Change::Capsule { record, .. } if record.state == CapsuleState::Lost);
+    assert_eq!(desk.changes.iter().filter(|change| told(change)).count(), 1);
+    assert_eq!(desk.store.load().unwrap().capsules.iter().find(|kept| kept.id == running.id), Some(&running));
+    desk.changes.clear();
+    desk.lease("a", &[]);
+    assert_eq!(desk.shown(running.id), CapsuleState::Running);
+    assert!(
+        desk.changes
+            .iter()
+            .any(|change| matches!(change, Change::Capsule { record, .. } if **record == running))
+    );
+    let revision = desk.engine.registry().revision;
+    desk.lease("a", &[]);
+    assert_eq!(desk.engine.registry().revision, revision, "a quiet renewal changes nothing");
+}
+
+#[test]
+fn a_lease_reports_states_and_hears_what_is_stale() {
+    let mut desk = Desk::with_hosts();
+    let mine = desk.register("a", "mine", 1).unwrap();
+    let theirs = desk.register("b", "theirs", 2).unwrap();
+    let held = |record: &CapsuleRecord| HeldCapsule {
+        id: record.id,
+        generation: record.generation,
+        state: CapsuleState::Running,
+    };
+    let gone = HeldCapsule { id: CapsuleId::from_bytes([99; 16]), ..held(&mine) };
+    let lease = desk.lease("a", &[held(&mine), held(&theirs), gone]);
+    let stale: Vec<_> = lease.stale.into_iter().map(|stale| (stale.id, stale.placed)).collect();
+    assert_eq!(stale, [(theirs.id, Some((name("b"), Generation::new(1)))), (gone.id, None)]);
+    assert_eq!((desk.shown(mine.id), desk.shown(theirs.id)), (CapsuleState::Running, CapsuleState::Stopped));
+    let old = HeldCapsule { generation: Generation::new(0), ..held(&mine) };
+    assert_eq!(desk.lease("a", &[old]).stale.len(), 1);
+}
+
+#[test]
+fn an_offer_needs_a_target_that_came_up() {
+    let mut desk = Desk::with_hosts();
+    desk.run(desk.spend("c", 3, 3)).unwrap();
+    let db = desk.register("a", "db", 1).unwrap();
+    let key = ClaimKey::from_bytes([1; 32]);
+    let offer = |target: &str| Command::Offer {
+        caller: name("a"),
+        capsule: db.id,
+        offer: NewOffer {
+            generation: db.generation,
+            id: OfferId::from_bytes([1; 16]),
+            target: name(target),
+            claim_key_hash: key.hash(),
+        },
+    };
+    for absent in ["c", "d"] {
+        assert_eq!(desk.run(offer(absent)), Err(ApiError::UnknownHost { name: absent.into() }));
+    }
+    desk.run(offer("b")).unwrap();
+    let claim = || Command::Claim {
+        caller: name("b"),
+        capsule: db.id,
+        offer: OfferId::from_bytes([1; 16]),
+        key: key,
+    };
+    let claimed = desk.capsule(claim()).unwrap();
+    assert_eq!((&claimed.host, claimed.generation), (&name("b"), Generation::new(2)));
+    let revision = desk.engine.registry().revision;
+    assert_eq!(desk.capsule(claim()).unwrap(), claimed);
+    assert_eq!(desk.engine.registry().revision, revision, "a repetition is no change");
+}
+
+#[test]
+fn a_host_is_removed_by_operators_when_it_is_empty() {
+    let mut desk = Desk::with_hosts();
+    desk.run(desk.spend("guest", 3, 3)).unwrap();
+    let db = desk.register("b", "db", 1).unwrap();
+    let remove = |caller: &str| Command::RemoveHost { caller: name(caller), name: name("b") };
+    assert!(matches!(desk.run(remove("guest")), Err(ApiError::Denied { .. })));
+    assert_eq!(desk.run(remove("a")), Err(ApiError::HostNotEmpty { host: name("b"), capsules: 1 }));
+    desk.run(Command::Remove { caller: name("b"), capsule: db.id, generation: db.generation }).unwrap();
+    desk.run(remove("a")).unwrap();
+    assert!(matches!(desk.register("b", "db", 2), Err(ApiError::Denied { .. })));
+    assert_eq!(desk.run(remove("a")), Err(ApiError::UnknownHost { name: "b".into() }));
+}
+
+#[test]
+fn what_was_committed_is_all_that_a_restart_needs() {
+    let mut desk = Desk::with_hosts();
+    let db = desk.register("a", "db", 1).unwrap();
+    let db = desk.state(&db, CapsuleState::Running);
+    let contents = desk.store.load().unwrap();
+    let revision = contents.revision;
+    let mut again = Engine::new(desk.engine.rules.clone(), contents, LEASE, desk.now);
+    assert_eq!(again.registry().revision, revision + 1, "watchers from before begin anew");
+    assert_eq!(again.registry().lookup(&LookupKey::Id(db.id)).unwrap(), db, "hosts have a fresh lease");
+    let used = again.handle(desk.spend("a", 1, 7), desk.now);
+    assert_eq!(used, Err(ApiError::TokenUsed));
+}

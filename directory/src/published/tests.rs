@@ -1,1 +1,56 @@
+use std::time::SystemTime;
 
+use super::*;
+use crate::engine::Update;
+use crate::registry::HostEntry;
+
+fn step(revision: u64) -> Batch {
+    let entry = HostEntry {
+        name: format!("h{revision}").parse().unwrap(),
+        operator: true,
+        address: "192.0.2.1:1".parse().ok(),
+        alive: true,
+        last_seen: SystemTime::UNIX_EPOCH,
+    };
+    let record = entry.shown().unwrap();
+    Batch {
+        writes: vec![],
+        changes: vec![Change::Host { revision, record }],
+        updates: vec![Update::Host(entry), Update::Revision(revision)],
+    }
+}
+
+fn revisions(changes: &[Change]) -> Vec<u64> {
+    changes.iter().map(Change::revision).collect()
+}
+
+#[test]
+fn a_watcher_goes_on_where_it_was_or_begins_anew() {
+    let published = Published::new(Registry::at(10));
+    assert!(published.since(10).is_empty());
+    for revision in 11..=13 {
+        published.publish(step(revision));
+    }
+    assert_eq!(revisions(&published.since(10)), [11, 12, 13]);
+    assert_eq!(revisions(&published.since(12)), [13]);
+    assert!(published.since(13).is_empty());
+    for anew in [0, 9, 14] {
+        let changes = published.since(anew);
+        assert!(
+            matches!(&changes[..], [Change::Snapshot { revision: 13, hosts, .. }] if hosts.len() == 3),
+            "{anew}"
+        );
+    }
+}
+
+#[test]
+fn history_is_bounded() {
+    let published = Published::new(Registry::at(0));
+    let last = u64::try_from(HISTORY_CHANGES).unwrap() + 5;
+    for revision in 1..=last {
+        published.publish(step(revision));
+    }
+    assert_eq!(revisions(&published.since(4)), [last], "a snapshot");
+    let batch = published.since(5);
+    assert_eq!((batch.len(), batch[0].revision()), (WATCH_BATCH, 6));
+}

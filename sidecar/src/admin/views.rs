@@ -42,7 +42,7 @@ async fn view(sidecar: &Arc<Sidecar>, record: &CapsuleRecord) -> CapsuleView {
         silent_s: silent,
         ..CapsuleView::default()
     };
-    if let Some(capsule) = sidecar.capsules.get(&record.id) {
+    if let Some(capsule) = sidecar.capsules.get(&record.id).filter(|_| record.host == sidecar.me) {
         let sessions = sidecar.table.describe(Some(record.id)).await;
         view.sessions = sessions.len() as u64;
         view.sessions_held = sessions.iter().filter(|session| session.state == "held").count() as u64;
@@ -181,7 +181,7 @@ pub(super) async fn inspect(sidecar: &Arc<Sidecar>, name: &str) -> Result<Inspec
         dns_name: Some(format!("{}.{}", record.name, sidecar.zone)),
         ..InspectResult::default()
     };
-    if let Some(capsule) = sidecar.capsules.get(&record.id) {
+    if let Some(capsule) = sidecar.capsules.get(&record.id).filter(|_| record.host == sidecar.me) {
         let file = capsule.file();
         result.argv = file.run.argv;
         result.env = file.run.env;
