@@ -89,7 +89,9 @@ impl Server {
             (self.signals.as_fd(), PollFlags::IN, Event::ChildEnded),
             (self.listener.as_fd(), PollFlags::IN, Event::Connection),
         ];
-        watched.extend(self.output.pipes().map(|(fd, stream)| (fd, PollFlags::IN, Event::Output(stream))));
+        // What runc writes before the program is alive is not the program's: it is kept or thrown away at its end.
+        let pipes = self.output.pipes().filter(|_| !self.program.is_being_born());
+        watched.extend(pipes.map(|(fd, stream)| (fd, PollFlags::IN, Event::Output(stream))));
         watched.extend(self.gate.as_ref().map(|gate| (gate.as_fd(), PollFlags::IN, Event::Gate)));
         for (id, client) in self.clients.iter() {
             let (flags, event) = match client.is_taking() {

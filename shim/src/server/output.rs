@@ -63,6 +63,12 @@ impl Output {
         }
     }
 
+    /// Throws away what the pipes hold, and the pipes.
+    pub(super) fn discard(&mut self) {
+        self.out = None;
+        self.err = None;
+    }
+
     fn read_once(&mut self, stream: Stream) -> Pipe {
         let end = match stream {
             Stream::Out => &mut self.out,

@@ -90,9 +90,14 @@ impl Program {
         !matches!(self.state, State::None | State::Exited(_))
     }
 
+    /// Whether runc is at work.
+    pub(super) fn is_being_born(&self) -> bool {
+        matches!(self.state, State::Starting(_) | State::AtGate(_))
+    }
+
     /// Remembers the end of a child that may turn out to be the program.
     pub(super) fn remember(&mut self, pid: Pid, code: i32) {
-        if matches!(self.state, State::Starting(_) | State::AtGate(_)) {
+        if self.is_being_born() {
             self.early.truncate(EARLY_EXITS_MAX - 1);
             self.early.push_front((pid, code));
         }
@@ -192,6 +197,7 @@ impl Server {
             }
             None => {
                 self.program.state = State::None;
+                self.output.discard();
                 self.tell_watchers(&failed("the program did not start", String::new()));
                 match runc.aborted {
                     true => Reply::Done,
