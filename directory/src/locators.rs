@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn the_smaller_pool_decides() {
         assert_eq!(pools("10.0.0.0/8", "fd88::/124").last_number(), 14);
-        assert_eq!(pools("10.0.0.0/30", "fd88::/8").last_number(), 2);
+        assert_eq!(pools("10.0.0.0/30", "fd00::/8").last_number(), 2);
     }
 
     #[test]

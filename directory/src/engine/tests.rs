@@ -21,8 +21,10 @@ impl Desk {
     fn new(owner_capsules_max: usize) -> Self {
         let pools = Pools { v4: "10.88.0.0/29".parse().unwrap(), v6: "fd88::/64".parse().unwrap() };
         let now = Now { wall: SystemTime::now(), clock: Instant::now() };
-        let engine = Engine::new(Rules { pools, owner_capsules_max }, Contents::default(), LEASE, now);
-        Self { engine, store: Memory::default(), now, changes: vec![] }
+        let mut engine = Engine::new(Rules { pools, owner_capsules_max }, Contents::default(), LEASE, now);
+        let mut store = Memory::default();
+        store.commit(&engine.take_batch().writes).unwrap();
+        Self { engine, store, now, changes: vec![] }
     }
 
     /// With hosts a and b up.

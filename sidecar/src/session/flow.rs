@@ -4,6 +4,7 @@
 //! accepted by the other stays in `pending`.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,6 +21,8 @@ pub(super) struct Outgoing {
     stream: Option<Sender>,
     pending: Bytes,
     peek_bytes: usize,
+    /// The next bytes may be such that were peeked before: the runtime does not tell of them again.
+    sought: bool,
     /// The program's stream has ended and the core knows.
     ended: bool,
     discarding: bool,
@@ -42,6 +45,8 @@ impl Outgoing {
     /// Opens a stream on `link` at the next step.
     pub(super) fn start(&mut self, link: Arc<Link>, header: StreamHeader) {
         self.stop();
+        self.ended = false;
+        self.sought = true;
         self.opening = Some((link, header));
     }
 
@@ -95,7 +100,15 @@ impl Outgoing {
                 return std::future::pending().await;
             }
             let bytes_max = self.peek_bytes.clamp(PEEK_BYTES_MIN, READ_CHUNK_BYTES);
-            match program.peek(ahead, bytes_max).await {
+            let at_once = match std::mem::take(&mut self.sought) {
+                true => program.peek_at_once(ahead, bytes_max),
+                false => Err(io::ErrorKind::WouldBlock.into()),
+            };
+            let peeked = match at_once {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => program.peek(ahead, bytes_max).await,
+                at_once => at_once,
+            };
+            match peeked {
                 Ok(Peeked::Bytes(bytes)) => {
                     self.peek_bytes = if bytes.len() == bytes_max { bytes_max * 4 } else { bytes.len() * 2 };
                     self.pending = bytes;

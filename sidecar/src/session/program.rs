@@ -90,19 +90,21 @@ impl Socket {
         if let (Some(byte), 0) = (self.prefix, ahead) {
             return Ok(Peeked::Bytes(Bytes::copy_from_slice(&[byte])));
         }
-        let mut buffer = BytesMut::zeroed(bytes_max);
-        let count = loop {
+        loop {
             let mut ready = self.fd.readable().await?;
-            match ready.try_io(|fd| tcp::peek(fd.get_ref(), &mut buffer)) {
-                Ok(count) => break count?,
+            // The buffer is made when there is something: thousands of idle sessions need none.
+            match ready.try_io(|fd| peek_now(fd.get_ref(), bytes_max)) {
+                Ok(peeked) => return peeked,
                 Err(_would_block) => {}
             }
-        };
-        if count == 0 {
-            return Ok(Peeked::End(EndKind::Fin));
         }
-        buffer.truncate(count);
-        Ok(Peeked::Bytes(buffer.freeze()))
+    }
+
+    fn peek_at_once(&self, ahead: u64, bytes_max: usize) -> io::Result<Peeked> {
+        match (self.prefix, ahead) {
+            (Some(byte), 0) => Ok(Peeked::Bytes(Bytes::copy_from_slice(&[byte]))),
+            _ => peek_now(self.fd.get_ref(), bytes_max),
+        }
     }
 
     fn consume(&mut self, bytes: u64) -> io::Result<()> {
@@ -151,6 +153,18 @@ impl Program {
                 Ok(Peeked::Bytes(remains.bytes.slice(start..end)))
             }
             Self::Gone(remains) => Ok(Peeked::End(remains.ending)),
+        }
+    }
+
+    /// As [`Program::peek`], without waiting: after a [`Program::seek`] back there is something that the runtime was
+    /// told of long ago.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing; or the connection was reset.
+    pub fn peek_at_once(&self, ahead: u64, bytes_max: usize) -> io::Result<Peeked> {
+        match self {
+            Self::Socket(socket) => socket.peek_at_once(ahead, bytes_max),
+            Self::Gone(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -261,6 +275,17 @@ impl Program {
                 Err(_) => true,
             },
             Self::Gone(_) => true,
+        }
+    }
+}
+
+fn peek_now(fd: &OwnedFd, bytes_max: usize) -> io::Result<Peeked> {
+    let mut buffer = BytesMut::zeroed(bytes_max);
+    match tcp::peek(fd, &mut buffer)? {
+        0 => Ok(Peeked::End(EndKind::Fin)),
+        count => {
+            buffer.truncate(count);
+            Ok(Peeked::Bytes(buffer.freeze()))
         }
     }
 }
