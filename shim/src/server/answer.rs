@@ -16,9 +16,12 @@ impl Server {
             Request::Restore { argv, gate } => later(self.bring_to_life(id, &argv, &Birth::Restore { gate })),
             Request::OpenGate => later(self.open_gate(id)),
             Request::AbortGate => later(self.abort_gate(id)),
-            Request::Exec { id: exec, argv } => {
-                later(self.execs.start(id, exec, &argv, fds).map_err(|error| format!("exec: {error}")))
-            }
+            Request::Exec { id: exec, argv } => later(
+                self.clients
+                    .network(id)
+                    .and_then(|network| self.execs.start(id, exec, &argv, fds, network))
+                    .map_err(|error| format!("exec: {error}")),
+            ),
             Request::Signal { signal, exec } => Some(done(self.signal(signal, exec))),
             Request::Hold { session } => Some(done(match fds.into_iter().next() {
                 Some(socket) => self.held.hold(session, socket),

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use shim::wire::{self, Received};
 use shim::{Reply, Request};
 
-use super::Table;
+use super::{Table, children};
 use crate::start::note;
 
 /// A connection, while it lasts; never used again.
@@ -49,6 +49,12 @@ impl Clients {
             Some(client) => wire::receive(&client.socket, &mut self.buffer),
             None => Ok(None),
         }
+    }
+
+    /// The network namespace that a client is in.
+    pub(super) fn network(&self, id: ClientId) -> io::Result<OwnedFd> {
+        let client = self.connected.get(&id.0).ok_or(io::ErrorKind::NotConnected)?;
+        children::network_of(rustix::net::sockopt::socket_peercred(&client.socket)?.pid)
     }
 
     /// Answers a client, if it is still there. One that does not read its few answers is let go.

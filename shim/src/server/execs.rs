@@ -25,6 +25,7 @@ impl Execs {
         id: u64,
         argv: &[String],
         fds: Vec<OwnedFd>,
+        network: OwnedFd,
     ) -> io::Result<()> {
         let [program, arguments @ ..] = argv else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "an empty command line"));
@@ -38,7 +39,7 @@ impl Execs {
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::from(stdout))
             .stderr(Stdio::from(stderr));
-        let pid = children::spawn(command)?;
+        let pid = children::spawn(command, network)?;
         self.0.insert(pid.as_raw_nonzero().get(), Exec { id, pid, client });
         Ok(())
     }

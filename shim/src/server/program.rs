@@ -156,7 +156,11 @@ impl Server {
         if matches!(birth, Birth::Run) {
             children::in_new_time_namespace(&mut command);
         }
-        let pid = children::spawn(command).map_err(|error| format!("{runc} can't be started: {error}"))?;
+        let pid = self
+            .clients
+            .network(client)
+            .and_then(|network| children::spawn(command, network))
+            .map_err(|error| format!("{runc} can't be started: {error}"))?;
         self.program.early.clear();
         self.program.state = State::Starting(Runc { pid, client: Some(client), aborted: false });
         Ok(())

@@ -164,3 +164,16 @@ fn quitting_under_a_running_program_is_refused() {
     assert!(matches!(capsule.program(), Program::Running { .. }));
     capsule.remove();
 }
+
+/// In the capsule's own, locked network CRIU can wait for minutes.
+#[test]
+fn runc_works_in_the_network_of_who_asks() {
+    let capsule = Capsule::new("a", "network");
+    let seen = capsule.dir.path().join("seen");
+    let script = format!("readlink /proc/self/ns/net > {}; exit 1", seen.display());
+    let reply = capsule.ask(&Request::Run { argv: vec!["sh".into(), "-c".into(), script] });
+    assert!(matches!(reply, Reply::Failed { .. }), "{reply:?}");
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_eq!(std::fs::read_to_string(seen).unwrap().trim(), own.to_str().unwrap());
+    capsule.remove();
+}
