@@ -163,8 +163,8 @@ fn local(sidecar: &Sidecar, name: &str) -> Result<Arc<crate::capsule::Capsule>, 
             "capsule/not-here",
             format!("{name} is placed on this host, but this sidecar does not have it"),
         )
-        .why("it was started by a sidecar that ended")
-        .next(format!("capsule rm --force {name}"))
+        .why("its files could not be read when the sidecar started: see its log")
+        .next("try again in a moment if it has just moved")
     })
 }
 

@@ -22,7 +22,7 @@ use crate::requests::Taker;
 use crate::session::{Routes, Table};
 use crate::sidecar::Sidecar;
 use crate::switchboard::Switchboard;
-use crate::{admin, moving, telemetry};
+use crate::{admin, capsule, moving, telemetry};
 
 /// Does what the command line says.
 ///
@@ -116,6 +116,7 @@ async fn assemble(
     data: std::path::PathBuf,
     data_plane: tokio::runtime::Handle,
 ) -> anyhow::Result<Arc<Sidecar>> {
+    let programs = std::env::current_exe()?.parent().context("this program lies nowhere")?.to_owned();
     let zone = membership.zone.to_string();
     let directory = Client::connect(membership.api.clone(), membership.identity.clone())?;
     let finder = Finder::new(zone.clone(), &membership.dns)?;
@@ -137,6 +138,7 @@ async fn assemble(
         dns: membership.dns.clone(),
         config,
         data,
+        programs,
         places: places.clone(),
         links,
         table: table.clone(),
@@ -150,8 +152,21 @@ async fn assemble(
     let taker = Taker(Arc::downgrade(&sidecar), tokio::runtime::Handle::current());
     switchboard.complete(around, Arc::new(taker));
     tokio::spawn(places::follow(places, move |id| table.place_changed(id)));
+    look_at_kernel().await;
+    capsule::adopt::adopt_all(&sidecar).await;
     tokio::spawn(telemetry::renew(sidecar.clone(), membership));
     Ok(sidecar)
+}
+
+/// What CRIU finds out about the kernel is kept, so that it need not look again while a capsule stands still.
+async fn look_at_kernel() {
+    match tokio::task::spawn_blocking(runtime::criu::look_at_kernel).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "no capsule can move from or to this host; capsule preflight says more")
+        }
+        Err(error) => tracing::warn!(%error, "looking at the kernel"),
+    }
 }
 
 fn start_links(config: &Config, membership: &Membership, upcalls: Arc<Switchboard>) -> anyhow::Result<Links> {

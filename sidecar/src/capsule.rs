@@ -8,6 +8,7 @@
 //!                                 └───── committed ──→ Left
 //! ```
 
+pub(crate) mod adopt;
 pub mod engine;
 pub mod file;
 pub mod lifecycle;
@@ -84,6 +85,11 @@ impl Capsule {
         let capsule = Self::make(sidecar, file, Stage::Starting)?;
         sidecar.capsules.add(capsule.clone());
         Ok(capsule)
+    }
+
+    /// A capsule that an earlier sidecar left here.
+    pub(crate) fn adopted(sidecar: &Sidecar, file: CapsuleFile) -> anyhow::Result<Arc<Self>> {
+        Self::created(sidecar, file)
     }
 
     /// A capsule that is coming here by a move.

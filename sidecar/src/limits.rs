@@ -81,5 +81,8 @@ pub const QUIESCE_TIMEOUT: Duration = Duration::from_millis(300);
 /// microseconds on loopback; only an acknowledgement that a frozen kernel delays takes longer, and that may be late.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_millis(5);
 
+/// A round of private files that sent fewer than this was the last one worth its time before the freeze.
+pub const FEW_FILES: usize = 8;
+
 /// Rounds of private files that are sent while the capsule runs, at most.
 pub const FILE_ROUNDS: usize = 4;

@@ -25,6 +25,8 @@ pub struct Sidecar {
     pub config: Config,
     /// Where it keeps everything.
     pub data: PathBuf,
+    /// Where this program's file and the shim's lie; found at the start, since an upgrade replaces the files.
+    pub programs: PathBuf,
     /// Where capsules and hosts are.
     pub places: Places,
     /// Links to other hosts.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use admin_api::request::Exec;
 use admin_api::result::LogsResult;
-use admin_api::{ErrorView, Frame, Moved};
+use admin_api::{ErrorView, Frame, FrameError, Moved};
 use bytes::Bytes;
 use directory_api::CapsuleRecord;
 use overlay_proto::CapsuleId;
@@ -163,6 +163,7 @@ pub(super) async fn exec(
             let wanted = |stage: &Stage| matches!(stage, Stage::Left { .. } | Stage::Removed);
             let _ = stages.wait_for(wanted).await;
         };
+        let room = running.room();
         tokio::select! {
             count = running.stdout.read(&mut out), if out_open => match count {
                 Ok(count) if count > 0 => write(output, &Frame::Stdout(Bytes::copy_from_slice(&out[..count]))).await?,
@@ -175,12 +176,8 @@ pub(super) async fn exec(
             ended = &mut running.exit, if code.is_none() => {
                 code = Some(ended.ok().flatten().unwrap_or(125));
             }
-            said = input.next(), if listening => match said {
-                Ok(Some(Frame::Stdin(bytes))) => {
-                    if !running.feed(bytes) {
-                        tracing::debug!("a program does not read its input");
-                    }
-                }
+            said = next_with_room(input, room), if listening => match said {
+                Ok(Some(Frame::Stdin(bytes))) => running.feed(bytes),
                 Ok(Some(Frame::StdinEnd)) => running.end_input(),
                 Ok(Some(Frame::Signal(number))) => running.signal(number),
                 Ok(Some(_)) => {}
@@ -196,4 +193,13 @@ pub(super) async fn exec(
         }
     }
     write(output, &Frame::Exit(code.unwrap_or(125))).await
+}
+
+/// The client's next frame, read only while the program's input has room for what it may bring.
+async fn next_with_room(
+    input: &mut Input,
+    room: impl Future<Output = ()>,
+) -> Result<Option<Frame>, FrameError> {
+    room.await;
+    input.next().await
 }

@@ -28,8 +28,11 @@ use crate::sidecar::Sidecar;
 /// Time that starting a program, or a shim, may take.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Input of an exec that may wait for a program that does not read.
-const EXEC_INPUT_CHUNKS: usize = 64;
+/// Time that a restore may take: a hundred gigabytes at the pace of memory.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Pieces of input that may wait for a program that does not read; more stays with the client.
+const EXEC_INPUT_CHUNKS: usize = 256;
 
 /// What is needed to run one capsule.
 #[derive(Debug, Clone)]
@@ -40,6 +43,8 @@ pub(crate) struct Engine {
     cgroup: Cgroup,
     /// Directories of this host that no capsule may see.
     masks: Vec<PathBuf>,
+    /// Where this sidecar's program and the shim's lie.
+    programs: PathBuf,
     zone: String,
 }
 
@@ -58,6 +63,7 @@ impl Engine {
             runc: Runc::new(&sidecar.data.join("runc")),
             dir,
             masks,
+            programs: sidecar.programs.clone(),
             zone: sidecar.zone.clone(),
             id,
         })
@@ -92,7 +98,7 @@ pub(crate) fn clear(sidecar: &Sidecar, directory: &Path, file: &CapsuleFile) -> 
 /// Starts the capsule's shim; its network namespace is the capsule's.
 pub(crate) fn start_shim(capsule: &Capsule) -> anyhow::Result<Netns> {
     let engine = &capsule.engine;
-    let program = std::env::current_exe()?.with_file_name("capsule-shim");
+    let program = engine.programs.join("capsule-shim");
     let output = Command::new(&program)
         .arg("--dir")
         .arg(engine.dir.path())
@@ -107,6 +113,47 @@ pub(crate) fn start_shim(capsule: &Capsule) -> anyhow::Result<Netns> {
         Reply::Status { netns_pid, .. } => Ok(Netns::of_process(netns_pid)?),
         other => bail!("the shim said {other:?}"),
     }
+}
+
+/// What an earlier sidecar left of a capsule.
+pub(crate) enum Found {
+    /// Its program runs, or stands still in the middle of a move.
+    Running { frozen: bool },
+    /// Its program ended.
+    Stopped(Option<i32>),
+    /// It never ran here.
+    HalfRestored,
+}
+
+/// Looks at what is there of a capsule.
+pub(crate) fn find(capsule: &Capsule) -> Found {
+    let engine = &capsule.engine;
+    match engine.program() {
+        Some(Program::Running { .. }) => {
+            Found::Running { frozen: engine.cgroup.is_frozen().unwrap_or(false) }
+        }
+        Some(Program::Exited { code }) => Found::Stopped(Some(code)),
+        Some(Program::None | Program::Starting | Program::AtGate) => Found::HalfRestored,
+        None => Found::Stopped(None),
+    }
+}
+
+/// The network namespace of a capsule that runs; the sockets that the shim kept of its sessions are reset.
+pub(crate) fn netns_of(capsule: &Capsule) -> anyhow::Result<Netns> {
+    let engine = &capsule.engine;
+    let Reply::Status { netns_pid, .. } = engine.ask(&Request::Status)? else {
+        bail!("the shim does not say its pid")
+    };
+    let netns = Netns::of_process(netns_pid)?;
+    kernel::netns::Worker::start(&netns)?.run(kernel::rules::unlock)?;
+    for (session, socket) in engine.shim()?.take_sockets()? {
+        let _ = kernel::repair::resume(&socket);
+        if let Err(error) = kernel::tcp::reset(&socket) {
+            tracing::debug!(%session, %error, "reset of a session's socket");
+        }
+        engine.ask(&Request::Release { session })?;
+    }
+    Ok(netns)
 }
 
 /// Where the shim answers.
@@ -173,13 +220,21 @@ fn write_bundle(capsule: &Capsule, gate: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The shim lives in the capsule's network, which is locked during a restore: runc and CRIU, which tries the kernel's
+/// TCP on loopback, are started in this sidecar's own.
+fn in_host_network(argv: Vec<String>) -> Vec<String> {
+    let network = format!("--net=/proc/{}/ns/net", std::process::id());
+    ["nsenter".to_owned(), network, "--".to_owned()].into_iter().chain(argv).collect()
+}
+
 /// Starts the capsule's program.
 pub(crate) fn run(capsule: &Capsule) -> anyhow::Result<()> {
     let engine = &capsule.engine;
     write_bundle(capsule, false)?;
     let mut shim = engine.shim()?;
     shim.set_timeout(Some(START_TIMEOUT))?;
-    shim.ask(&Request::Run { argv: engine.runc.run_argv(&engine.id, &engine.dir) }, &[])?;
+    let argv = in_host_network(engine.runc.run_argv(&engine.id, &engine.dir));
+    shim.ask(&Request::Run { argv }, &[])?;
     Ok(())
 }
 
@@ -213,7 +268,7 @@ pub(crate) fn dump(capsule: &Capsule) -> anyhow::Result<()> {
 /// Everything of a restore that needs no image.
 pub(crate) fn prepare_restore(capsule: &Capsule) -> anyhow::Result<()> {
     let dir = &capsule.engine.dir;
-    let shim_program = std::env::current_exe()?.with_file_name("capsule-shim");
+    let shim_program = capsule.engine.programs.join("capsule-shim");
     std::fs::write(dir.gate_script(), shim::gate::script(&shim_program, dir.path()))?;
     std::fs::set_permissions(dir.gate_script(), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     Ok(())
@@ -226,8 +281,10 @@ pub(crate) fn restore(capsule: &Capsule) -> anyhow::Result<()> {
     let _expedite = Expedite::begin();
     runtime::shm::load(&images, &engine.dir.shm())?;
     write_bundle(capsule, true)?;
-    let argv = engine.runc.restore_argv(&engine.id, &engine.dir, &images);
-    match engine.ask(&Request::Restore { argv, gate: true }) {
+    let argv = in_host_network(engine.runc.restore_argv(&engine.id, &engine.dir, &images));
+    let mut shim = engine.shim()?;
+    shim.set_timeout(Some(RESTORE_TIMEOUT))?;
+    match shim.ask(&Request::Restore { argv, gate: true }, &[]).map_err(anyhow::Error::from) {
         Ok(Reply::AtGate) => Ok(()),
         Ok(other) => bail!("the shim said {other:?}"),
         Err(error) => {
@@ -334,19 +391,12 @@ pub(crate) fn immovable(pids: &[u32]) -> Vec<(u32, String)> {
 
 /// The tools that this host needs, with their versions.
 pub(crate) fn tools() -> Vec<(String, Option<String>)> {
-    let tools = [
-        ("runc", "--version"),
-        ("criu", "--version"),
-        ("rsync", "--version"),
-        ("nft", "--version"),
-        ("iptables-legacy", "--version"),
-    ];
-    let version = |tool: &str, flag: &str| {
-        let output = Command::new(tool).arg(flag).stdin(Stdio::null()).output().ok()?;
+    let version = |tool: &str| {
+        let output = Command::new(tool).arg("--version").stdin(Stdio::null()).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         output.status.success().then(|| text.lines().next().unwrap_or_default().to_owned())
     };
-    tools.into_iter().map(|(tool, flag)| (tool.to_owned(), version(tool, flag))).collect()
+    ["runc", "criu", "rsync"].into_iter().map(|tool| (tool.to_owned(), version(tool))).collect()
 }
 
 /// A program run by `exec`.
@@ -354,15 +404,29 @@ pub(crate) struct Running {
     pub stdout: pipe::Receiver,
     pub stderr: pipe::Receiver,
     pub exit: oneshot::Receiver<Option<i32>>,
-    input: Option<std::sync::mpsc::SyncSender<Bytes>>,
+    input: Option<tokio::sync::mpsc::Sender<Bytes>>,
     engine: Engine,
     exec: u64,
 }
 
 impl Running {
-    /// Gives the program input; what it does not read in time is dropped with it.
-    pub(crate) fn feed(&mut self, bytes: Bytes) -> bool {
-        self.input.as_ref().is_some_and(|input| input.try_send(bytes).is_ok())
+    /// Ends when the program's input has room for one more piece.
+    pub(crate) fn room(&self) -> impl Future<Output = ()> + Send + use<> {
+        let input = self.input.clone();
+        async move {
+            if let Some(input) = input {
+                let _ = input.reserve().await;
+            }
+        }
+    }
+
+    /// Gives the program input, for which there is [room](Self::room).
+    pub(crate) fn feed(&mut self, bytes: Bytes) {
+        if let Some(input) = &self.input {
+            if input.try_send(bytes).is_err() {
+                tracing::debug!("a program no longer reads its input");
+            }
+        }
     }
 
     /// Ends the program's input.
@@ -390,7 +454,7 @@ pub(crate) fn exec(capsule: &Capsule, exec: &Exec) -> anyhow::Result<Running> {
         workdir: exec.workdir.clone(),
         user: exec.user.as_deref().map(|user| numeric_user(&engine, user)).transpose()?,
     };
-    let argv = engine.runc.exec_argv(&engine.id, &spec);
+    let argv = in_host_network(engine.runc.exec_argv(&engine.id, &spec));
     let (stdin, to_stdin) = std::io::pipe()?;
     let (from_stdout, stdout) = std::io::pipe()?;
     let (from_stderr, stderr) = std::io::pipe()?;
@@ -409,10 +473,10 @@ pub(crate) fn exec(capsule: &Capsule, exec: &Exec) -> anyhow::Result<Running> {
             }
         });
     })?;
-    let (input, inputs) = std::sync::mpsc::sync_channel::<Bytes>(EXEC_INPUT_CHUNKS);
+    let (input, mut inputs) = tokio::sync::mpsc::channel::<Bytes>(EXEC_INPUT_CHUNKS);
     std::thread::Builder::new().name("exec input".into()).spawn(move || {
         let mut to_stdin = to_stdin;
-        while let Ok(bytes) = inputs.recv() {
+        while let Some(bytes) = inputs.blocking_recv() {
             if to_stdin.write_all(&bytes).is_err() {
                 return;
             }

@@ -9,10 +9,11 @@ use admin_api::request::Run;
 use admin_api::result::{RmResult, RunResult, StopResult};
 use anyhow::Context;
 use directory_api::{ApiError, CapsuleState, ClientError};
+use kernel::netns::Netns;
 use overlay_proto::{CapsuleName, Owner};
 
 use super::file::CapsuleFile;
-use super::network::{Identity, Network};
+use super::network::{Identity, Namespace, Network};
 use super::resolver::{self, Upstreams};
 use super::{Capsule, Stage, engine};
 use crate::intercept::connect::Connector;
@@ -146,13 +147,31 @@ pub(crate) async fn open_network(
     capsule: &Arc<Capsule>,
     arriving: bool,
 ) -> anyhow::Result<Arc<Network>> {
+    let state = if arriving { Namespace::FreshAndLocked } else { Namespace::Fresh };
+    serve_network(sidecar, capsule, state, engine::start_shim).await
+}
+
+/// As [`open_network`], for a capsule that runs already.
+pub(crate) async fn reopen_network(
+    sidecar: &Arc<Sidecar>,
+    capsule: &Arc<Capsule>,
+) -> anyhow::Result<Arc<Network>> {
+    serve_network(sidecar, capsule, Namespace::SetUp, engine::netns_of).await
+}
+
+async fn serve_network(
+    sidecar: &Arc<Sidecar>,
+    capsule: &Arc<Capsule>,
+    state: Namespace,
+    find: impl FnOnce(&Capsule) -> anyhow::Result<Netns> + Send + 'static,
+) -> anyhow::Result<Arc<Network>> {
     let of = capsule.clone();
     let network = tokio::task::spawn_blocking(move || -> anyhow::Result<Arc<Network>> {
-        let netns = engine::start_shim(&of)?;
+        let netns = find(&of)?;
         let file = of.file();
         let who =
             Identity { id: file.id, name: file.name, locators: file.locators, generation: file.generation };
-        Network::set_up(&who, &netns, &engine::shim_socket(&of), arriving)
+        Network::set_up(&who, &netns, &engine::shim_socket(&of), state)
     })
     .await??;
     sidecar.networks.add(network.clone());

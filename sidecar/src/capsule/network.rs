@@ -58,12 +58,23 @@ pub struct Identity {
     pub generation: Generation,
 }
 
+/// What a namespace is to become, or is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    /// Empty: it is set up.
+    Fresh,
+    /// Empty: it is set up, and nothing arrives in it yet.
+    FreshAndLocked,
+    /// Set up by an earlier sidecar.
+    SetUp,
+}
+
 impl Network {
     /// Sets up interception in the namespace of a capsule's shim.
     ///
     /// # Errors
     /// The kernel refuses a part of it.
-    pub fn set_up(who: &Identity, netns: &Netns, shim: &Path, locked: bool) -> anyhow::Result<Arc<Self>> {
+    pub fn set_up(who: &Identity, netns: &Netns, shim: &Path, state: Namespace) -> anyhow::Result<Arc<Self>> {
         let worker = Worker::start(netns).context("entering the capsule's network namespace")?;
         let interception = Interception {
             v4: who.locators.v4,
@@ -72,9 +83,10 @@ impl Network {
             queue: SYN_QUEUE,
         };
         let sockets = worker.run(move || -> anyhow::Result<Diag> {
-            match locked {
-                true => rules::set_up_locked(&interception)?,
-                false => rules::set_up(&interception)?,
+            match state {
+                Namespace::Fresh => rules::set_up(&interception)?,
+                Namespace::FreshAndLocked => rules::set_up_locked(&interception)?,
+                Namespace::SetUp => {}
             }
             Ok(Diag::open()?)
         })?;
@@ -88,7 +100,7 @@ impl Network {
             generation: AtomicU64::new(who.generation.number()),
             worker,
             sockets: Arc::new(Mutex::new(sockets)),
-            quiet: Quiet::new(locked),
+            quiet: Quiet::new(state == Namespace::FreshAndLocked),
             closed: CancellationToken::new(),
             connecting: AtomicUsize::new(0),
             keeper,

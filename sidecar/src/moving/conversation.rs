@@ -104,6 +104,15 @@ pub(super) enum ToSource {
         /// From claimed to running.
         thaw_ms: f64,
     },
+    /// It could not run after the claim. The target has destroyed its copy and offers the capsule back.
+    TakeBack {
+        /// The offer.
+        offer: OfferId,
+        /// Its key.
+        key: ClaimKey,
+        /// What went wrong.
+        why: String,
+    },
     /// Its sessions attached.
     Attached {
         /// How many.

@@ -43,7 +43,7 @@ pub(super) async fn send(
     pace: Pace,
 ) -> anyhow::Result<Ended> {
     let meeting = Meeting::make(&sidecar.data.join("moves").join(format!("{offer}.rsync")))?;
-    let program = std::env::current_exe().context("finding this program's own file")?;
+    let program = sidecar.programs.join("capsule-sidecar");
     let command = rsync_sender(directory, &program, &meeting.socket, paths)?;
     let mut command = tokio::process::Command::from(command);
     let rsync = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().context("starting rsync")?;

@@ -64,6 +64,24 @@ impl Phase {
         }
     }
 
+    /// Whether this phase may be cut short at any await: it waits for others, and nothing is lost with it.
+    pub(super) fn can_be_left(self) -> bool {
+        match self {
+            Self::Preflight | Self::Files | Self::Quiesce | Self::Hold | Self::Transfer | Self::Restore => {
+                true
+            }
+            Self::Pause
+            | Self::Settle
+            | Self::Lock
+            | Self::Snapshot
+            | Self::Dump
+            | Self::Claim
+            | Self::Thaw
+            | Self::Attach
+            | Self::Release => false,
+        }
+    }
+
     /// Whether the program stands still in this phase.
     fn is_paused(self) -> bool {
         (Self::Pause..Self::Attach).contains(&self)

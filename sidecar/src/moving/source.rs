@@ -21,7 +21,7 @@ use super::{examine, files, image, sockets};
 use crate::admin::{Input, Output};
 use crate::capsule::network::Network;
 use crate::capsule::{Capsule, Stage, engine};
-use crate::limits::{FILE_ROUNDS, QUIESCE_TIMEOUT};
+use crate::limits::{FEW_FILES, FILE_ROUNDS, QUIESCE_TIMEOUT};
 use crate::requests::{self, Kind};
 use crate::session::Parked;
 use crate::sidecar::Sidecar;
@@ -246,7 +246,7 @@ impl Departure {
         tokio::select! {
             biased;
             done = work(self) => done.with_context(|| format!("phase {}", phase.word()))?,
-            () = cancelled.cancelled(), if phase == Phase::Files => bail!(Undone),
+            () = cancelled.cancelled(), if phase.can_be_left() => bail!(Undone),
         }
         self.clock.finish(phase, began);
         tell(output, self.clock.progress(phase, Some(began.elapsed().as_secs_f64() * 1e3))).await;
@@ -297,6 +297,8 @@ impl Departure {
             ToSource::Ready => {}
             other => return unexpected(other),
         }
+        // Before the answer: an offer whose answer is lost stands too.
+        self.done.offered = true;
         let offered = self
             .sidecar
             .places
@@ -304,7 +306,6 @@ impl Departure {
             .offer(self.capsule.id(), self.generation, self.offer, self.target.clone(), self.key.hash())
             .await
             .context("offering the capsule at the directory")?;
-        self.done.offered = true;
         self.sidecar.places.take(offered);
         Ok(())
     }
@@ -323,14 +324,12 @@ impl Departure {
                 self.rounds.note(round, Ended::Complete);
                 break;
             }
-            let few = round.paths().len() < 8;
+            let few = round.paths().len() < FEW_FILES;
             let ended =
                 self.send_files(Tree::Private, &self.capsule.upper(), round.paths(), Pace::Running).await?;
-            if ended == Ended::Complete {
-                self.rounds.note(round, Ended::Complete);
-                if few {
-                    break;
-                }
+            self.rounds.note(round, ended);
+            if ended == Ended::Complete && few {
+                break;
             }
         }
         if !self.differences.is_empty() {
@@ -497,11 +496,42 @@ impl Departure {
         self.clock.finish(Phase::Claim, began);
         let (generation, thaw_ms) = match hear(&mut self.receive).await? {
             ToSource::Running { generation, thaw_ms } => (generation, thaw_ms),
+            ToSource::TakeBack { offer, key, why } => return self.take_back(offer, key, why).await,
             other => return unexpected(other),
         };
         self.clock.running();
         self.clock.note(Phase::Thaw, thaw_ms);
         Ok(self.finish(generation, output).await)
+    }
+
+    /// The target claimed, could not let the capsule run, destroyed its copy and offers it back: ours is the only
+    /// one, and it goes on once the directory gave it to us.
+    async fn take_back(&mut self, offer: OfferId, key: ClaimKey, why: String) -> anyhow::Result<MoveResult> {
+        loop {
+            match self.sidecar.places.directory().claim(self.capsule.id(), offer, key).await {
+                Ok(record) => {
+                    self.settle_generation(record)?;
+                    self.done.offered = false;
+                    self.done.key_sent = false;
+                    bail!("the target claimed it, could not let it run, and gave it back: {why}");
+                }
+                Err(ClientError::Refused(error)) => {
+                    bail!("the target gave up ({why}), and the directory refuses: {error}")
+                }
+                Err(error) => {
+                    tracing::warn!(capsule = %self.capsule.name(), %error, "frozen until the directory answers");
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// The directory placed the capsule here anew.
+    fn settle_generation(&self, record: CapsuleRecord) -> anyhow::Result<()> {
+        self.network.set_generation(record.generation);
+        self.capsule.set_generation(record.generation)?;
+        self.sidecar.places.take(record);
+        Ok(())
     }
 
     /// The capsule runs at the target: nothing of it stays here.
@@ -557,8 +587,9 @@ impl Departure {
             match directory.revoke(self.capsule.id(), self.offer).await {
                 Ok(record) => {
                     self.done.offered = false;
-                    self.network.set_generation(record.generation);
-                    self.sidecar.places.take(record);
+                    if let Err(error) = self.settle_generation(record) {
+                        tracing::error!(error = format!("{error:#}"), "its generation was not written down");
+                    }
                     self.undo().await;
                     return Err(self.failed(&error));
                 }
@@ -665,6 +696,9 @@ async fn withdraw(sidecar: Arc<Sidecar>, capsule: Arc<Capsule>, network: Arc<Net
         match sidecar.places.directory().revoke(capsule.id(), offer).await {
             Ok(record) => {
                 network.set_generation(record.generation);
+                if let Err(error) = capsule.set_generation(record.generation) {
+                    tracing::error!(error = format!("{error:#}"), "its generation was not written down");
+                }
                 sidecar.places.take(record);
                 return;
             }

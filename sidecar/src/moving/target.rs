@@ -107,6 +107,7 @@ struct Arrival {
     sidecar: Arc<Sidecar>,
     capsule: Arc<Capsule>,
     network: Arc<Network>,
+    source: HostName,
     offer: OfferId,
     staged: PathBuf,
     image: MemoryDirectory,
@@ -124,7 +125,7 @@ impl Arrival {
             std::fs::create_dir_all(&staged)?;
             let image = MemoryDirectory::of(&capsule)?;
             engine::prepare_restore(&capsule)?;
-            sidecar.arrivals.begin(offer, host, capsule.upper(), staged.clone());
+            sidecar.arrivals.begin(offer, host.clone(), capsule.upper(), staged.clone());
             let network = lifecycle::open_network(&sidecar, &capsule, true).await?;
             anyhow::Ok((image, network))
         };
@@ -138,7 +139,7 @@ impl Arrival {
             }
         };
         warm_links(&sidecar, peers);
-        Ok(Self { sidecar, capsule, network, offer, staged, image, halves: Vec::new() })
+        Ok(Self { sidecar, capsule, network, source: host, offer, staged, image, halves: Vec::new() })
     }
 
     async fn take(
@@ -166,7 +167,9 @@ impl Arrival {
         let record = self.claim(key).await?;
         say(send, &ToSource::Claimed { claim_ms: ms(began.elapsed()) }).await.ok();
         let began = Instant::now();
-        self.thaw(&record).await?;
+        if let Err(error) = self.thaw(&record).await {
+            return self.give_back(&record, &error, send).await;
+        }
         let (generation, thaw_ms) = (record.generation.number(), ms(began.elapsed()));
         say(send, &ToSource::Running { generation, thaw_ms }).await.ok();
         let (began, total) = (Instant::now(), self.halves.len() as u64);
@@ -239,11 +242,37 @@ impl Arrival {
         self.network.set_generation(record.generation);
         self.capsule.set_generation(record.generation)?;
         self.capsule.journal(&format!("thawed {}", record.generation))?;
+        crate::faults::reach("target-thaw")?;
         self.network.in_netns(kernel::rules::unlock).await?;
         let capsule = self.capsule.clone();
         tokio::task::spawn_blocking(move || engine::open_gate(&capsule)).await??;
         self.capsule.set_stage(Stage::Running);
         Ok(())
+    }
+
+    /// The capsule can't run here although it is placed here: our copy is destroyed first, and then the source, which
+    /// keeps its frozen one, is offered the place.
+    async fn give_back(
+        &mut self,
+        record: &CapsuleRecord,
+        error: &anyhow::Error,
+        send: &mut quinn::SendStream,
+    ) -> anyhow::Result<()> {
+        let source = self.source.clone();
+        tracing::error!(capsule = %self.capsule.name(), error = format!("{error:#}"), %source, "claimed, but it can't run here: it is given back");
+        self.discard().await;
+        let (offer, key) =
+            (OfferId::from_bytes(crate::random::bytes()), ClaimKey::from_bytes(crate::random::bytes()));
+        let directory = self.sidecar.places.directory();
+        while let Err(error) =
+            directory.offer(record.id, record.generation, offer, source.clone(), key.hash()).await
+        {
+            if let ClientError::Refused(error) = error {
+                bail!("the directory refuses to take it back: {error}");
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        say(send, &ToSource::TakeBack { offer, key, why: format!("{error:#}") }).await
     }
 
     /// Joins the halves again; returns how many did not within [`ATTACH_WAIT`].

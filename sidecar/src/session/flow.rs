@@ -105,7 +105,9 @@ impl Outgoing {
                 false => Err(io::ErrorKind::WouldBlock.into()),
             };
             let peeked = match at_once {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => program.peek(ahead, bytes_max).await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    program.peek(ahead, bytes_max).await
+                }
                 at_once => at_once,
             };
             match peeked {
