@@ -31,7 +31,7 @@ pub use tls::{
     ALPN_DIRECTORY, ALPN_LINK, directory_client, directory_server, joining_client, link_client, link_server,
     provider,
 };
-pub use transport::{TransportSettings, endpoint, udp_socket};
+pub use transport::{TransportSettings, endpoint, restartable_endpoint, udp_socket};
 
 /// A key, the certificates that vouch for it, and the CA that both sides trust.
 #[derive(Clone)]

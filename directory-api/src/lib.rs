@@ -6,7 +6,7 @@
 //!   with tagged fields, so that old and new versions understand each other.
 //! * [`identity`]: keys, certificates with SPIFFE names, and the TLS and QUIC settings of the directory and of the links
 //!   between hosts.
-//! * [`Client`] and [`join`](client::join).
+//! * [`Client`] and [`join`].
 //!
 //! ```text
 //!            ALPN capsule-directory/1                      ALPN capsule-link/1

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
-use directory_api::identity::{TransportSettings, directory_server, endpoint, udp_socket};
+use directory_api::identity::{TransportSettings, directory_server, restartable_endpoint, udp_socket};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -52,7 +52,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
 
     let identity = ca.own_identity(SystemTime::now())?;
     let server = directory_server(&identity, &TransportSettings::directory())?;
-    let api_endpoint = endpoint(sockets.api, Some(server))?;
+    let api_endpoint = restartable_endpoint(sockets.api, Some(server), &token_key)?;
     let dns_addresses = advertised(&config.advertise_dns, sockets.listening.dns);
     let servers =
         dns_addresses.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect();

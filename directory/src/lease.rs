@@ -63,7 +63,7 @@ mod tests {
         let mut leases = Leases::new(10 * second, [a.clone()], start);
         assert!(leases.renew(&b, start + 5 * second));
         assert!(leases.expire(start + 10 * second).is_empty());
-        assert_eq!(leases.expire(start + 11 * second), [a.clone()]);
+        assert_eq!(leases.expire(start + 11 * second), std::slice::from_ref(&a));
         assert!(leases.expire(start + 11 * second).is_empty());
         assert!(leases.renew(&a, start + 12 * second));
         assert!(!leases.renew(&b, start + 13 * second));

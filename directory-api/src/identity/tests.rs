@@ -130,3 +130,28 @@ fn a_membership_is_read_back() {
     assert_eq!(read.identity.chain(), membership.identity.chain());
     assert_eq!(read.identity.ca(), membership.identity.ca());
 }
+
+#[tokio::test]
+async fn links_find_the_largest_packets_that_gso_takes() {
+    let ca = Ca::new();
+    let b = ca.identity("b");
+    let (listening, address) = listen(&b);
+    let accepting = tokio::spawn(async move {
+        let connection = listening.accept().await.unwrap().await.unwrap();
+        connection.closed().await;
+    });
+    let socket = udp_socket("127.0.0.1:0".parse().unwrap(), 1 << 20).unwrap();
+    let client = endpoint(socket, None).unwrap();
+    let config = link_client(&ca.identity("a"), &TransportSettings::link()).unwrap();
+    let connection =
+        client.connect_with(config, address, &zone().host(b.host().unwrap())).unwrap().await.unwrap();
+    let begin = std::time::Instant::now();
+    // The search ends within 20 bytes of its upper bound (quinn's default).
+    while connection.stats().path.current_mtu < crate::limits::MTU_MAX - 20 {
+        let mtu = connection.stats().path.current_mtu;
+        assert!(begin.elapsed() < Duration::from_secs(10), "stuck at {mtu} bytes");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    connection.close(0u32.into(), b"");
+    accepting.await.unwrap();
+}

@@ -120,5 +120,82 @@ pub fn udp_socket(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSoc
 /// # Errors
 /// When the socket cannot be used.
 pub fn endpoint(socket: UdpSocket, server: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
-    quinn::Endpoint::new(quinn::EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime))
+    open(socket, server, quinn::EndpointConfig::default())
+}
+
+/// As [`endpoint`], for a server that may die and be started anew at the same address with the same secret: peers that
+/// still believe in a connection to the old process learn from its first answer that it is gone (a stateless reset,
+/// RFC 9000, section 10.3), and need not wait for the idle timeout.
+///
+/// # Errors
+/// When the socket cannot be used.
+pub fn restartable_endpoint(
+    socket: UdpSocket,
+    server: Option<quinn::ServerConfig>,
+    secret: &[u8; 32],
+) -> io::Result<quinn::Endpoint> {
+    let mut config =
+        quinn::EndpointConfig::new(Arc::new(ResetKey(blake3::derive_key(RESET_CONTEXT, secret))));
+    // quinn's own generator marks its ids with a key of the process, and would not answer for those of another.
+    config.cid_generator(|| Box::new(RandomIds));
+    open(socket, server, config)
+}
+
+/// Separates this use of the secret from all others.
+const RESET_CONTEXT: &str = "capsule 2026 QUIC stateless reset";
+
+fn open(
+    socket: UdpSocket,
+    server: Option<quinn::ServerConfig>,
+    mut config: quinn::EndpointConfig,
+) -> io::Result<quinn::Endpoint> {
+    // The other side probes no further than this, whatever its own limit is.
+    config.max_udp_payload_size(MTU_MAX).map_err(io::Error::other)?;
+    quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
+}
+
+struct ResetKey([u8; 32]);
+
+impl quinn::crypto::HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.copy_from_slice(blake3::keyed_hash(&self.0, data).as_bytes());
+    }
+
+    fn signature_len(&self) -> usize {
+        blake3::OUT_LEN
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn::crypto::CryptoError> {
+        let given = <[u8; blake3::OUT_LEN]>::try_from(signature).map_err(|_| quinn::crypto::CryptoError)?;
+        // blake3's comparison takes the same time wherever the difference is.
+        match blake3::keyed_hash(&self.0, data) == blake3::Hash::from_bytes(given) {
+            true => Ok(()),
+            false => Err(quinn::crypto::CryptoError),
+        }
+    }
+}
+
+/// Connection ids without a mark.
+struct RandomIds;
+
+/// Bytes of a connection id: what quinn's own generators use.
+const CONNECTION_ID_BYTES: usize = 8;
+
+impl quinn::ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        let mut bytes = [0; CONNECTION_ID_BYTES];
+        super::provider()
+            .secure_random
+            .fill(&mut bytes)
+            .expect("the kernel has random numbers once TLS has used them");
+        quinn::ConnectionId::new(&bytes)
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }

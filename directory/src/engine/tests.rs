@@ -213,12 +213,8 @@ fn an_offer_needs_a_target_that_came_up() {
         assert_eq!(desk.run(offer(absent)), Err(ApiError::UnknownHost { name: absent.into() }));
     }
     desk.run(offer("b")).unwrap();
-    let claim = || Command::Claim {
-        caller: name("b"),
-        capsule: db.id,
-        offer: OfferId::from_bytes([1; 16]),
-        key: key,
-    };
+    let claim =
+        || Command::Claim { caller: name("b"), capsule: db.id, offer: OfferId::from_bytes([1; 16]), key };
     let claimed = desk.capsule(claim()).unwrap();
     assert_eq!((&claimed.host, claimed.generation), (&name("b"), Generation::new(2)));
     let revision = desk.engine.registry().revision;

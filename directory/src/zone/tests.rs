@@ -75,7 +75,7 @@ fn hosts_and_the_zone_itself_have_names() {
     let servers = ask(&registry, "capsule.internal", Kind::Ns);
     assert_eq!(data(&servers.answers), [("capsule.internal", Data::Ns("directory.capsule.internal".into()))]);
     let server = ("directory.capsule.internal", Data::A("192.0.2.53".parse().unwrap()));
-    assert_eq!(data(&servers.additional), [server.clone()]);
+    assert_eq!(data(&servers.additional), std::slice::from_ref(&server));
     assert_eq!(data(&ask(&registry, "directory.capsule.internal", Kind::A).answers), [server]);
     let soa = ask(&registry, "capsule.internal", Kind::Soa);
     assert!(matches!(&soa.answers[..], [Entry { data: Data::Soa { serial: 41, .. }, ttl: TTL_ZONE_S, .. }]));

@@ -1,0 +1,12 @@
+//! The directory as a process, asked over loopback.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
+
+mod serve {
+    mod dns;
+    mod joining;
+    mod placing;
+    mod process;
+    mod restarting;
+    mod watching;
+}

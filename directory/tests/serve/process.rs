@@ -1,0 +1,167 @@
+//! A directory that runs for one test.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use directory_api::{CapsuleRecord, Client, LeaseRequest, Membership, join};
+use overlay_proto::{ClaimKey, HostName, OfferId};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_capsule-directory");
+
+/// A directory process and its data, which go with it.
+pub(super) struct Directory {
+    data: PathBuf,
+    child: Option<Child>,
+    pub(super) api: SocketAddr,
+    pub(super) dns: SocketAddr,
+    pub(super) http: SocketAddr,
+    config: &'static str,
+}
+
+/// A host that joined.
+pub(super) struct Host {
+    pub(super) name: HostName,
+    pub(super) membership: Membership,
+    pub(super) client: Client,
+}
+
+impl Directory {
+    /// Makes a mesh and serves it on free ports.
+    pub(super) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// As [`Directory::start`], with settings.
+    pub(super) fn start_with(config: &'static str) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let data = std::env::temp_dir().join(format!("capsule-serve-{}-{number}", std::process::id()));
+        let unbound: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut directory = Self { data, child: None, api: unbound, dns: unbound, http: unbound, config };
+        let made = directory.run(&["init", "--zone", "capsule.internal"]);
+        assert!(made.status.success(), "{made:?}");
+        directory.serve();
+        directory
+    }
+
+    /// Runs a verb to its end.
+    pub(super) fn run(&self, arguments: &[&str]) -> std::process::Output {
+        let (verb, rest) = arguments.split_first().unwrap();
+        Command::new(BINARY).arg(verb).arg("--data").arg(&self.data).args(rest).output().unwrap()
+    }
+
+    /// Serves again, at the same addresses.
+    pub(super) fn serve(&mut self) {
+        let file = self.data.join("directory.toml");
+        std::fs::write(&file, self.config).unwrap();
+        let flags = [("--api", self.api), ("--dns", self.dns), ("--http", self.http)];
+        let mut command = Command::new(BINARY);
+        command.arg("serve").arg("--data").arg(&self.data).arg("--config").arg(file);
+        for (flag, address) in flags {
+            command.arg(flag).arg(address.to_string());
+        }
+        self.child = Some(command.stdout(Stdio::null()).spawn().unwrap());
+        let listening = self.data.join("serve.json");
+        let begin = Instant::now();
+        while !listening.exists() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the directory did not come up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let listening: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(listening).unwrap()).unwrap();
+        let address = |name: &str| listening[name].as_str().unwrap().parse().unwrap();
+        (self.api, self.dns, self.http) = (address("api"), address("dns"), address("http"));
+    }
+
+    /// `kill -9`.
+    pub(super) fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_file(self.data.join("serve.json")).unwrap();
+    }
+
+    /// SIGTERM; gives the exit code.
+    pub(super) fn stop(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            if begin.elapsed() > Duration::from_secs(20) {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("the directory did not stop");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A token for a host, with more flags.
+    pub(super) fn token(&self, host: &str, flags: &[&str]) -> String {
+        let output = self.run(&[&["token", "--host", host], flags].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Has a host join, without a lease.
+    pub(super) async fn joined(&self, name: &str, flags: &[&str]) -> Host {
+        let membership = join(self.api, &self.token(name, flags)).await.unwrap();
+        let client = Client::connect(membership.api.clone(), membership.identity.clone()).unwrap();
+        Host { name: name.parse().unwrap(), membership, client }
+    }
+
+    /// Has a host join and come up at `PORT`.
+    pub(super) async fn host(&self, name: &str, port: u16) -> Host {
+        let host = self.joined(name, &[]).await;
+        host.lease(port).await;
+        host
+    }
+
+    pub(super) fn data(&self) -> &Path {
+        &self.data
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.data);
+    }
+}
+
+impl Host {
+    pub(super) async fn lease(&self, port: u16) -> directory_api::Lease {
+        self.client.renew_lease(LeaseRequest { port, advertise: None, capsules: vec![] }).await.unwrap()
+    }
+
+    pub(super) async fn register(&self, name: &str) -> CapsuleRecord {
+        self.client.register(name.parse().unwrap(), "me".parse().unwrap()).await.unwrap()
+    }
+
+    pub(super) async fn offer(&self, record: &CapsuleRecord, number: u8, target: &Host) -> CapsuleRecord {
+        let (generation, target) = (record.generation, target.name.clone());
+        self.client.offer(record.id, generation, offer_id(number), target, key(number).hash()).await.unwrap()
+    }
+
+    pub(super) async fn claim(&self, record: &CapsuleRecord, number: u8) -> CapsuleRecord {
+        self.client.claim(record.id, offer_id(number), key(number)).await.unwrap()
+    }
+}
+
+pub(super) fn offer_id(number: u8) -> OfferId {
+    OfferId::from_bytes([number; 16])
+}
+
+pub(super) fn key(number: u8) -> ClaimKey {
+    ClaimKey::from_bytes([number; 32])
+}
