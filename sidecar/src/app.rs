@@ -127,7 +127,8 @@ async fn assemble(
     let switchboard = Switchboard::new(networks.clone());
     let links = {
         let (config, membership, upcalls) = (config.clone(), membership.clone(), switchboard.clone());
-        data_plane.spawn(async move { start_links(&config, &membership, upcalls) }).await??
+        let secret = restart_secret(&data.join("identity").join("restart.key"))?;
+        data_plane.spawn(async move { start_links(&config, &membership, upcalls, &secret) }).await??
     };
     routes.complete(links.clone(), table.clone());
     let opens = Opens::default();
@@ -169,7 +170,26 @@ async fn look_at_kernel() {
     }
 }
 
-fn start_links(config: &Config, membership: &Membership, upcalls: Arc<Switchboard>) -> anyhow::Result<Links> {
+/// The secret by which other hosts are told at their first packet that this sidecar was restarted.
+fn restart_secret(path: &std::path::Path) -> anyhow::Result<[u8; 32]> {
+    use std::os::unix::fs::OpenOptionsExt;
+    if let Ok(Ok(secret)) = std::fs::read(path).map(<[u8; 32]>::try_from) {
+        return Ok(secret);
+    }
+    let secret = crate::random::bytes();
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).truncate(true).write(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, &secret));
+    written.with_context(|| format!("writing {}", path.display()))?;
+    Ok(secret)
+}
+
+fn start_links(
+    config: &Config,
+    membership: &Membership,
+    upcalls: Arc<Switchboard>,
+    secret: &[u8; 32],
+) -> anyhow::Result<Links> {
     let settings = TransportSettings {
         mtu_initial: config.mtu_initial_bytes,
         idle_timeout: Duration::from_secs(config.link_idle_s),
@@ -180,6 +200,6 @@ fn start_links(config: &Config, membership: &Membership, upcalls: Arc<Switchboar
     let client = identity::link_client(&membership.identity, &settings)?;
     let socket = identity::udp_socket(config.listen, directory_api::limits::SOCKET_BUFFER_BYTES)
         .with_context(|| format!("binding UDP {} for links", config.listen))?;
-    let endpoint = identity::endpoint(socket, Some(server))?;
+    let endpoint = identity::restartable_endpoint(socket, Some(server), secret)?;
     Ok(Links::start(membership.host.clone(), membership.zone.clone(), endpoint, client, upcalls))
 }
