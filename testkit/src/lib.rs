@@ -28,6 +28,7 @@ mod bounded;
 mod directory;
 pub mod figures;
 mod host;
+mod lacking;
 mod leftovers;
 mod mesh;
 mod network;
@@ -40,6 +41,7 @@ mod wait;
 
 pub use directory::Directory;
 pub use host::Host;
+pub use lacking::{Lacking, lacking};
 pub use leftovers::{Leftovers, leftovers};
 pub use mesh::Mesh;
 pub use process::{Output, Process};

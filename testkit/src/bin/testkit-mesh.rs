@@ -9,7 +9,12 @@ fn main() {
     let mesh = testkit::Mesh::running("play", if names.is_empty() { &["a", "b", "c"] } else { &names });
     for name in if names.is_empty() { vec!["a", "b", "c"] } else { names } {
         let host = mesh.host(name);
-        eprintln!("{name}: CAPSULE_ADMIN={} (netns {}, {})", host.data().join("admin.sock").display(), host.netns(), host.address());
+        eprintln!(
+            "{name}: CAPSULE_ADMIN={} (netns {}, {})",
+            host.data().join("admin.sock").display(),
+            host.netns(),
+            host.address()
+        );
     }
     eprintln!("end of input (Ctrl-D) removes the mesh");
     let mut rest = Vec::new();
