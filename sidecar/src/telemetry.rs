@@ -98,13 +98,13 @@ pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
                 Duration::from_secs(1)
             }
         };
-        if membership.identity.is_due(SystemTime::now()) {
-            if let Err(error) = renew_certificate(&sidecar, &membership).await {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "the certificate was not renewed; it is tried again"
-                );
-            }
+        if membership.identity.is_due(SystemTime::now())
+            && let Err(error) = renew_certificate(&sidecar, &membership).await
+        {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the certificate was not renewed; it is tried again"
+            );
         }
     }
 }

@@ -150,6 +150,15 @@ impl Capsule {
         command
     }
 
+    /// Drops all that comes in, as during a move.
+    pub(crate) fn lock_network(&self) {
+        assert!(self.inside(&["iptables-legacy", "-A", "INPUT", "-j", "DROP"]).status().unwrap().success());
+    }
+
+    pub(crate) fn unlock_network(&self) {
+        assert!(self.inside(&["iptables-legacy", "-F", "INPUT"]).status().unwrap().success());
+    }
+
     /// Everything in the log.
     pub(crate) fn output(&self) -> String {
         let mut reader = shim::log::Reader::open(self.dir.path()).unwrap();

@@ -226,6 +226,7 @@ fn redis_moves_five_times() {
 /// Moves with the files gone ahead; returns the milliseconds of each part of the pause.
 fn go(here: &Capsule, there: &Capsule, program: &ProgramSpec, images: &Images) -> [f64; 4] {
     there.take_files(here, program);
+    there.lock_network();
     let _expedite = Expedite::begin();
     let began = Instant::now();
     here.cgroup.freeze().unwrap();
@@ -237,6 +238,7 @@ fn go(here: &Capsule, there: &Capsule, program: &ProgramSpec, images: &Images) -
     assert_eq!(reply, Reply::AtGate, "{}", runtime::runc::restore_complaints(&images.0));
     let at_gate = began.elapsed();
     assert!(matches!(there.ask(&Request::OpenGate), Reply::Started { .. }));
+    there.unlock_network();
     let spans = [frozen, dumped - frozen, at_gate - dumped, began.elapsed() - at_gate];
     spans.map(|span| span.as_secs_f64() * 1e3)
 }

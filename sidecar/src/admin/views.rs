@@ -146,7 +146,7 @@ pub(super) async fn sessions(
     let own = name.map(|name| record(sidecar, name)).transpose()?.map(|record| record.id);
     let name_of = |id: CapsuleId| sidecar.places.capsule(&id).map(|record| record.name.to_string());
     let mut sessions: Vec<_> = sidecar.table.describe(own).await;
-    sessions.sort_by(|a, b| a.facts.began.cmp(&b.facts.began));
+    sessions.sort_by_key(|a| a.facts.began);
     let sessions = sessions.into_iter().map(|session| SessionView {
         id: session.id.to_string(),
         capsule: name_of(session.facts.own).unwrap_or_default(),

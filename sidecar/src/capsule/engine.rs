@@ -422,10 +422,10 @@ impl Running {
 
     /// Gives the program input, for which there is [room](Self::room).
     pub(crate) fn feed(&mut self, bytes: Bytes) {
-        if let Some(input) = &self.input {
-            if input.try_send(bytes).is_err() {
-                tracing::debug!("a program no longer reads its input");
-            }
+        if let Some(input) = &self.input
+            && input.try_send(bytes).is_err()
+        {
+            tracing::debug!("a program no longer reads its input");
         }
     }
 

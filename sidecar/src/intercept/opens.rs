@@ -38,20 +38,20 @@ impl Opens {
     /// An ANSWER arrived.
     pub fn answer(&self, link: &Link, session: SessionId, outcome: OpenOutcome) {
         let mut opens = self.0.lock().expect("no panics under this lock");
-        if let Some(waiting) = opens.get_mut(&session).filter(|waiting| waiting.link == link.serial) {
-            if let Some(answer) = waiting.answer.take() {
-                let _ = answer.send(outcome);
-            }
+        if let Some(waiting) = opens.get_mut(&session).filter(|waiting| waiting.link == link.serial)
+            && let Some(answer) = waiting.answer.take()
+        {
+            let _ = answer.send(outcome);
         }
     }
 
     /// Keeps a data stream for a session that is being opened.
     pub fn keep_early(&self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
         let mut opens = self.0.lock().expect("no panics under this lock");
-        if let Some(waiting) = opens.get_mut(&header.session).filter(|waiting| waiting.link == link.serial) {
-            if waiting.early.len() < EARLY_STREAMS {
-                waiting.early.push((link.clone(), header, stream));
-            }
+        if let Some(waiting) = opens.get_mut(&header.session).filter(|waiting| waiting.link == link.serial)
+            && waiting.early.len() < EARLY_STREAMS
+        {
+            waiting.early.push((link.clone(), header, stream));
         }
     }
 

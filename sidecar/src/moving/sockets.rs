@@ -75,13 +75,13 @@ pub(super) fn settle(parked: &mut [Parked], sockets: &mut Diag) -> io::Result<()
     for half in parked.iter_mut() {
         let owner = owner(half, sockets)?;
         let facts = &half.facts;
-        if let (Owner::Orphan, Program::Socket(socket)) = (owner, &mut half.program) {
-            if socket.prefix().is_none() {
-                let taken = tcp::flush_orphan(socket.fd(), |_| Ok(()))?;
-                tracing::debug!(local = %facts.local, remote = %facts.remote, flushed = taken.is_some(), "orphan");
-                if let Some(byte) = taken {
-                    socket.set_prefix(byte);
-                }
+        if let (Owner::Orphan, Program::Socket(socket)) = (owner, &mut half.program)
+            && socket.prefix().is_none()
+        {
+            let taken = tcp::flush_orphan(socket.fd(), |_| Ok(()))?;
+            tracing::debug!(local = %facts.local, remote = %facts.remote, flushed = taken.is_some(), "orphan");
+            if let Some(byte) = taken {
+                socket.set_prefix(byte);
             }
         }
     }
@@ -168,10 +168,10 @@ fn remaining(socket: &Socket) -> io::Result<Vec<u8>> {
 /// Brings captured sockets back to life.
 pub(super) fn undo(parked: &[Parked]) {
     for half in parked {
-        if let Some(fd) = half.program.fd() {
-            if let Err(error) = repair::resume(fd) {
-                tracing::error!(local = %half.facts.local, remote = %half.facts.remote, %error, "a connection was not brought back");
-            }
+        if let Some(fd) = half.program.fd()
+            && let Err(error) = repair::resume(fd)
+        {
+            tracing::error!(local = %half.facts.local, remote = %half.facts.remote, %error, "a connection was not brought back");
         }
     }
 }
@@ -230,11 +230,11 @@ pub(super) fn rebuild(image: HalfImage, own: CapsuleId) -> anyhow::Result<Arrive
 
 /// Brings a rebuilt connection to life; the program's end is there and the lock is off.
 pub(super) fn activate(arrived: &Arrived) {
-    if let ArrivedProgram::Open { fd, tcp, .. } = &arrived.program {
-        if let Err(error) = repair::activate(fd.as_fd(), tcp) {
-            let facts = &arrived.facts;
-            tracing::error!(local = %facts.local, remote = %facts.remote, %error, "a connection was not brought to life");
-        }
+    if let ArrivedProgram::Open { fd, tcp, .. } = &arrived.program
+        && let Err(error) = repair::activate(fd.as_fd(), tcp)
+    {
+        let facts = &arrived.facts;
+        tracing::error!(local = %facts.local, remote = %facts.remote, %error, "a connection was not brought to life");
     }
 }
 

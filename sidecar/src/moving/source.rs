@@ -624,10 +624,10 @@ impl Departure {
         if self.done.captured {
             sockets::undo(parked.as_deref().unwrap_or_default());
         }
-        if self.done.locked {
-            if let Err(error) = self.network.in_netns(kernel::rules::unlock).await {
-                tracing::error!(capsule = %self.capsule.name(), %error, "the capsule's network stays locked");
-            }
+        if self.done.locked
+            && let Err(error) = self.network.in_netns(kernel::rules::unlock).await
+        {
+            tracing::error!(capsule = %self.capsule.name(), %error, "the capsule's network stays locked");
         }
         if self.done.paused {
             let capsule = self.capsule.clone();

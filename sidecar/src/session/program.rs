@@ -212,9 +212,8 @@ impl Program {
     pub async fn discard(&self) {
         let Self::Socket(socket) = self else { return };
         while let Ok(mut ready) = socket.fd.readable().await {
-            match ready.try_io(|fd| tcp::consume(fd.get_ref(), 1 << 20)) {
-                Ok(Ok(0) | Err(_)) => return,
-                Ok(Ok(_)) | Err(_) => {}
+            if let Ok(Ok(0) | Err(_)) = ready.try_io(|fd| tcp::consume(fd.get_ref(), 1 << 20)) {
+                return;
             }
         }
     }
@@ -250,19 +249,19 @@ impl Program {
 
     /// Ends our direction after everything that was sent.
     pub fn shutdown(&self) {
-        if let Self::Socket(socket) = self {
-            if let Err(error) = tcp::shutdown_write(socket.fd.get_ref()) {
-                tracing::debug!(%error, "shutdown of a session's socket");
-            }
+        if let Self::Socket(socket) = self
+            && let Err(error) = tcp::shutdown_write(socket.fd.get_ref())
+        {
+            tracing::debug!(%error, "shutdown of a session's socket");
         }
     }
 
     /// Resets the connection.
     pub fn reset(&mut self) {
-        if let Self::Socket(socket) = self {
-            if let Err(error) = tcp::reset(socket.fd.get_ref()) {
-                tracing::debug!(%error, "reset of a session's socket");
-            }
+        if let Self::Socket(socket) = self
+            && let Err(error) = tcp::reset(socket.fd.get_ref())
+        {
+            tracing::debug!(%error, "reset of a session's socket");
         }
         *self = Self::Gone(Remains::new(Bytes::new(), EndKind::Reset));
     }

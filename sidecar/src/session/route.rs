@@ -157,10 +157,10 @@ impl Routes {
         let table = self.table().clone();
         let (local, remote) = (facts.local, facts.remote);
         network.with_sockets(move |sockets| {
-            if let Ok(Some(socket)) = sockets.find(local, remote) {
-                if socket.inode != 0 {
-                    let _ = table.tell(&key, Event::Accepted);
-                }
+            if let Ok(Some(socket)) = sockets.find(local, remote)
+                && socket.inode != 0
+            {
+                let _ = table.tell(&key, Event::Accepted);
             }
         });
     }

@@ -107,12 +107,12 @@ impl Table {
 
     fn bid_farewell(&self, key: Key, farewell: Farewell) {
         let mut entries = self.entries();
-        if let Some(entry) = entries.halves.remove(&key) {
-            if let Some(keys) = entries.by_peer.get_mut(&entry.peer) {
-                keys.remove(&key);
-                if keys.is_empty() {
-                    entries.by_peer.remove(&entry.peer);
-                }
+        if let Some(entry) = entries.halves.remove(&key)
+            && let Some(keys) = entries.by_peer.get_mut(&entry.peer)
+        {
+            keys.remove(&key);
+            if keys.is_empty() {
+                entries.by_peer.remove(&entry.peer);
             }
         }
         if entries.ended.insert(key, farewell).is_none() {
