@@ -1,0 +1,118 @@
+//! A failure in each phase before the commit leaves the capsule where it was, with its sessions going on.
+
+use std::time::Duration;
+
+use testkit::{Host, Mesh};
+use tests::{
+    FaultySidecar, Peer, Talk, capsule_id, checked, end, ended, move_to, nothing_left_of, on_disk, place,
+};
+
+/// Every phase before the commit, and the gate at the target.
+const POINTS: [&str; 13] = [
+    "preflight",
+    "files",
+    "quiesce",
+    "hold",
+    "pause",
+    "settle",
+    "lock",
+    "snapshot",
+    "dump",
+    "transfer",
+    "restore",
+    "claim",
+    "target-gate",
+];
+
+struct Faulty {
+    mesh: Mesh,
+    a: Host,
+    b: Host,
+    c: Host,
+    source: FaultySidecar,
+    target: FaultySidecar,
+}
+
+/// Hosts a and c have sidecars with fault points; b is as ever.
+fn faulty_mesh(name: &str) -> Faulty {
+    let mesh = Mesh::running(name, &["b"]);
+    let (a, b, c) = (mesh.host("a"), mesh.host("b"), mesh.host("c"));
+    let source = FaultySidecar::start(&a, mesh.directory());
+    let target = FaultySidecar::start(&c, mesh.directory());
+    Faulty { mesh, a, b, c, source, target }
+}
+
+impl Faulty {
+    /// Tries the move of `name` from a to c with a failure at `point`.
+    #[track_caller]
+    fn fails(&self, name: &str, point: &str) {
+        let id = capsule_id(&self.a, name);
+        self.source.fail_at(point);
+        self.target.fail_at(point);
+        let output = self.a.capsule(["move", name, "--to", "c"]);
+        self.source.heal();
+        self.target.heal();
+        assert_eq!(output.code, 1, "{point}: {output:?}");
+        for word in [format!("{name} stays on a and runs"), format!("fault point {point}")] {
+            assert!(output.stderr.contains(&word), "{point}: nothing of {word:?} in {}", output.stderr);
+        }
+        let place = place(&self.b, name);
+        assert_eq!(place.host, "a", "{point}: {place:?}");
+        assert!(!on_disk(&self.c, &id), "{point}: the target kept its copy");
+        nothing_left_of(&self.c, &id);
+    }
+
+    /// Sidecars end before their mesh does, capsules before their sidecars.
+    fn end(self, capsules: &[&str]) {
+        for name in capsules {
+            self.b.capsule(["rm", "--force", name]).ok();
+        }
+        drop((self.source, self.target));
+        end(self.mesh);
+    }
+}
+
+#[test]
+fn in_each_phase_a_talk_goes_on() {
+    let faulty = faulty_mesh("phases");
+    let mut talk = Talk::start(&faulty.a, &faulty.b);
+    for point in POINTS {
+        faulty.fails("redis", point);
+        talk.goes_on();
+        testkit::wait_until(Duration::from_secs(5), "the offer's withdrawal", || {
+            place(&faulty.b, "redis").state == "running"
+        });
+    }
+    // After all that it still moves, there and back.
+    move_to(&faulty.a, "redis", "c");
+    talk.goes_on();
+    move_to(&faulty.a, "redis", "a");
+    talk.goes_on();
+    faulty.end(&["redis", "counter"]);
+}
+
+/// In the phases that touch connections, with full queues both ways and connections not accepted yet.
+#[test]
+fn in_late_phases_no_byte_is_lost() {
+    let faulty = faulty_mesh("late");
+    let flags = ["--send", "48M", "--receive", "48M", "--read-rate", "2M"];
+    Peer::listen(&faulty.a, "sink", &flags);
+    Peer::connect(&faulty.b, "source", "sink.capsule.internal:7000", &flags);
+    let each = ["--send", "64K", "--receive", "64K", "--connections", "4"];
+    Peer::listen(&faulty.a, "server", &[&each[..], &["--accept-after", "18"]].concat());
+    Peer::connect(&faulty.b, "clients", "server.capsule.internal:7000", &each);
+    for point in ["hold", "snapshot", "transfer", "target-gate"] {
+        faulty.fails("sink", point);
+        faulty.fails("server", point);
+    }
+    for name in ["sink", "source"] {
+        assert_eq!(place(&faulty.b, name).state, "running", "the failures took longer than the stream");
+    }
+    for name in ["server", "clients"] {
+        checked(&ended(&faulty.b, name, Duration::from_secs(40)), 4 * (64 << 10), 4 * (64 << 10));
+    }
+    for name in ["sink", "source"] {
+        checked(&ended(&faulty.b, name, Duration::from_secs(60)), 48 << 20, 48 << 20);
+    }
+    faulty.end(&["sink", "source", "server", "clients"]);
+}
