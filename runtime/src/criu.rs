@@ -52,7 +52,7 @@ pub fn complaints(images: &Path, log: &str) -> String {
     errors.get(first..).unwrap_or_default().join("; ")
 }
 
-/// Lets CRIU look at this kernel once, so that it need not at each of the four starts of a move (7 ms each here).
+/// Lets CRIU look at this kernel once, so that it need not at each of the four starts of a move: 25 ms of its pause.
 ///
 /// CRIU keeps what it finds below `/run`, but only if that is a tmpfs, lest it outlive the kernel. Where it is none
 /// the cache is made in a private mount namespace and put there by us. So call this at every start of the sidecar.

@@ -2,7 +2,9 @@
 //!
 //! A dump and a restore make the kernel wait for RCU grace periods (cgroup moves, breakpoints of the parasite, mounts
 //! that come and go), each about 10 ms and all of them pause. `/sys/kernel/rcu_expedited` is the kernel's own switch
-//! for short ones; it costs interrupts to the other CPUs, so it is only on while a capsule stands still.
+//! for short ones; it costs interrupts to the other CPUs, so it is only on while a capsule stands still. Without it a
+//! ticker that is moved on an idle machine sees a gap of 83 ms, with it 75 (medians of 120 moves, 2026-11, Linux 6.18,
+//! 2 cores); on a busy one 182 and 167.
 //!
 //! A sidecar that is killed while it is on leaves it on. The next one that begins and ends switches it off, so do
 //! that once at the start.
