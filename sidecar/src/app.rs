@@ -152,7 +152,8 @@ async fn assemble(
     });
     let taker = Taker(Arc::downgrade(&sidecar), tokio::runtime::Handle::current());
     switchboard.complete(around, Arc::new(taker));
-    tokio::spawn(places::follow(places, move |id| table.place_changed(id)));
+    places.on_change(move |id| table.place_changed(id));
+    tokio::spawn(places::follow(places));
     look_at_kernel().await;
     capsule::adopt::adopt_all(&sidecar).await;
     tokio::spawn(telemetry::renew(sidecar.clone(), membership));

@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use directory_api::{CapsuleRecord, CapsuleState, Change, Client, HostRecord, LookupKey};
+use anyhow::bail;
+use directory_api::{
+    ApiError, CapsuleRecord, CapsuleState, Change, Client, ClientError, HostRecord, LookupKey,
+};
 use overlay_proto::{CapsuleId, CapsuleName, HostName};
 use tokio::sync::watch;
 
@@ -20,9 +22,13 @@ pub struct Places(Arc<Inner>);
 struct Inner {
     known: RwLock<Known>,
     changes: watch::Sender<u64>,
+    on_change: OnceLock<OnChange>,
     directory: Client,
     finder: Finder,
 }
+
+/// Told of every capsule whose record changed.
+type OnChange = Box<dyn Fn(CapsuleId) + Send + Sync>;
 
 #[derive(Default)]
 struct Known {
@@ -74,15 +80,28 @@ impl Places {
     /// An empty picture.
     pub fn new(directory: Client, finder: Finder) -> Self {
         let known = RwLock::default();
-        Self(Arc::new(Inner { known, changes: watch::Sender::new(0), directory, finder }))
+        let (changes, on_change) = (watch::Sender::new(0), OnceLock::new());
+        Self(Arc::new(Inner { known, changes, on_change, directory, finder }))
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Known> {
         self.0.known.read().expect("no panics under this lock")
     }
 
-    /// Takes a change of the watch; returns the capsules whose records changed.
-    pub fn apply(&self, change: Change) -> Vec<CapsuleId> {
+    /// Says who is told when a capsule's record changed, whether by the watch or by an answer.
+    pub fn on_change(&self, told: impl Fn(CapsuleId) + Send + Sync + 'static) {
+        let _ = self.0.on_change.set(Box::new(told));
+    }
+
+    fn tell(&self, changed: impl IntoIterator<Item = CapsuleId>) {
+        self.0.changes.send_modify(|count| *count += 1);
+        if let Some(on_change) = self.0.on_change.get() {
+            changed.into_iter().for_each(on_change);
+        }
+    }
+
+    /// Takes a change of the watch.
+    fn apply(&self, change: Change) {
         let mut touched = Vec::new();
         {
             let mut known = self.0.known.write().expect("no panics under this lock");
@@ -122,8 +141,7 @@ impl Places {
             }
         }
         self.0.finder.forget_all();
-        self.0.changes.send_modify(|count| *count += 1);
-        touched
+        self.tell(touched);
     }
 
     /// The record of a capsule.
@@ -176,16 +194,25 @@ impl Places {
     /// # Errors
     /// The directory can't be reached, or does not know the capsule.
     pub async fn refresh(&self, id: &CapsuleId) -> anyhow::Result<()> {
-        let record = self.0.directory.lookup(LookupKey::Id(*id)).await?;
-        self.take(record);
-        Ok(())
+        match self.0.directory.lookup(LookupKey::Id(*id)).await {
+            Ok(record) => {
+                self.take(record);
+                Ok(())
+            }
+            Err(ClientError::Refused(refusal @ ApiError::UnknownCapsule { .. })) => {
+                self.0.known.write().expect("no panics under this lock").remove(id);
+                self.tell([*id]);
+                Err(refusal.into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes a record that came as an answer.
     pub fn take(&self, record: CapsuleRecord) {
-        let changed = self.0.known.write().expect("no panics under this lock").put(record);
-        if changed {
-            self.0.changes.send_modify(|count| *count += 1);
+        let id = record.id;
+        if self.0.known.write().expect("no panics under this lock").put(record) {
+            self.tell([id]);
         }
     }
 
@@ -240,12 +267,9 @@ pub fn can_never_answer(record: &CapsuleRecord) -> bool {
 }
 
 /// Follows the directory's watch for the life of the sidecar.
-pub async fn follow(places: Places, on_change: impl Fn(CapsuleId) + Send + 'static) -> anyhow::Result<()> {
+pub async fn follow(places: Places) {
     let mut changes = places.directory().watch(0);
     while let Some(change) = changes.recv().await {
-        for id in places.apply(change) {
-            on_change(id);
-        }
+        places.apply(change);
     }
-    Err(anyhow::anyhow!("it ended")).context("the directory's watch")
 }

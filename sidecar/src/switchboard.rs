@@ -67,6 +67,10 @@ impl Upcalls for Switchboard {
             | Frame::Unknown { .. }
             | Frame::NotHere { .. } => {
                 if let (Some(session), Some(to)) = (frame.session(), frame.to()) {
+                    if to == Role::Opener && around.opens.waits(&session) {
+                        // The acceptor's link broke before our half was there: it is joined when it begins.
+                        return;
+                    }
                     around.table.frame(link, (session, to), frame);
                 }
             }

@@ -220,20 +220,13 @@ fn write_bundle(capsule: &Capsule, gate: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The shim lives in the capsule's network, which is locked during a restore: runc and CRIU, which tries the kernel's
-/// TCP on loopback, are started in this sidecar's own.
-fn in_host_network(argv: Vec<String>) -> Vec<String> {
-    let network = format!("--net=/proc/{}/ns/net", std::process::id());
-    ["nsenter".to_owned(), network, "--".to_owned()].into_iter().chain(argv).collect()
-}
-
 /// Starts the capsule's program.
 pub(crate) fn run(capsule: &Capsule) -> anyhow::Result<()> {
     let engine = &capsule.engine;
     write_bundle(capsule, false)?;
     let mut shim = engine.shim()?;
     shim.set_timeout(Some(START_TIMEOUT))?;
-    let argv = in_host_network(engine.runc.run_argv(&engine.id, &engine.dir));
+    let argv = engine.runc.run_argv(&engine.id, &engine.dir);
     shim.ask(&Request::Run { argv }, &[])?;
     Ok(())
 }
@@ -281,7 +274,7 @@ pub(crate) fn restore(capsule: &Capsule) -> anyhow::Result<()> {
     let _expedite = Expedite::begin();
     runtime::shm::load(&images, &engine.dir.shm())?;
     write_bundle(capsule, true)?;
-    let argv = in_host_network(engine.runc.restore_argv(&engine.id, &engine.dir, &images));
+    let argv = engine.runc.restore_argv(&engine.id, &engine.dir, &images);
     let mut shim = engine.shim()?;
     shim.set_timeout(Some(RESTORE_TIMEOUT))?;
     match shim.ask(&Request::Restore { argv, gate: true }, &[]).map_err(anyhow::Error::from) {
@@ -454,7 +447,7 @@ pub(crate) fn exec(capsule: &Capsule, exec: &Exec) -> anyhow::Result<Running> {
         workdir: exec.workdir.clone(),
         user: exec.user.as_deref().map(|user| numeric_user(&engine, user)).transpose()?,
     };
-    let argv = in_host_network(engine.runc.exec_argv(&engine.id, &spec));
+    let argv = engine.runc.exec_argv(&engine.id, &spec);
     let (stdin, to_stdin) = std::io::pipe()?;
     let (from_stdout, stdout) = std::io::pipe()?;
     let (from_stderr, stderr) = std::io::pipe()?;

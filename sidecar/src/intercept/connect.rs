@@ -51,6 +51,8 @@ struct Opened {
     peer: CapsuleId,
     opener_generation: Generation,
     acceptor_generation: Generation,
+    /// The OPEN went out more than once: the acceptor may have tried to attach meanwhile.
+    repeated: bool,
     since: Instant,
 }
 
@@ -216,8 +218,12 @@ impl Connector {
             began: SystemTime::now(),
         };
         let key = (opened.session, Role::Opener);
-        let half =
+        let mut half =
             Half::new(opened.session, Role::Opener, opened.opener_generation, opened.acceptor_generation);
+        if opened.repeated {
+            half.link_lost();
+            half.link_up();
+        }
         let _ = tcp::set_receive_buffer(&fd, crate::limits::RECEIVE_BUFFER_BYTES);
         self.network.keep(key, fd.as_fd());
         let program = match Socket::new(fd, None) {
@@ -290,6 +296,7 @@ impl Dial {
         let session = self.session;
         let began = Instant::now();
         let mut pause = RETRY_FIRST;
+        let mut repeated = false;
         loop {
             let Some(peer) = self.around.places.by_locator(self.destination.ip()).await else {
                 return Err(Verdict::Unreachable);
@@ -310,6 +317,7 @@ impl Dial {
                                 peer: peer.id,
                                 opener_generation,
                                 acceptor_generation: generation,
+                                repeated,
                                 since: Instant::now(),
                             });
                         }
@@ -322,7 +330,8 @@ impl Dial {
                         Some(OpenOutcome::NotHere) => {
                             let _ = self.around.places.refresh(&peer.id).await;
                         }
-                        Some(OpenOutcome::Wait) | None => {}
+                        Some(OpenOutcome::Wait) => {}
+                        None => repeated = true,
                     }
                 }
                 Err(error) => {

@@ -45,6 +45,11 @@ impl Opens {
         }
     }
 
+    /// True while the answer to an OPEN, or the program's connection, is waited for.
+    pub fn waits(&self, session: &SessionId) -> bool {
+        self.0.lock().expect("no panics under this lock").contains_key(session)
+    }
+
     /// Keeps a data stream for a session that is being opened.
     pub fn keep_early(&self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
         let mut opens = self.0.lock().expect("no panics under this lock");
