@@ -22,8 +22,10 @@ mod stage;
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 88);
 
 /// Directories of a host that hold secrets.
-const SECRET_DIRECTORIES: [&str; 5] =
-    ["/etc/ssl/private", "/etc/wireguard", "/root/.ssh", "/root/.gnupg", "/var/lib/private"];
+const SECRET_DIRECTORIES: [&str; 4] = ["/etc/wireguard", "/root/.ssh", "/root/.gnupg", "/var/lib/private"];
+/// Where a host has the keys of its TLS servers, and the one among them that is no secret: Debian makes it at
+/// installation for programs that want any key at all, PostgreSQL's default settings among them.
+const TLS_KEYS: (&str, &str) = ("/etc/ssl/private", "ssl-cert-snakeoil.key");
 /// Files of a host that hold secrets.
 const SECRET_FILES: [&str; 7] = [
     "/etc/shadow",
@@ -100,6 +102,7 @@ pub fn mask(dir: &CapsuleDir, base: &Base, private: &[PathBuf]) -> Result<(), Ru
         stage.hide_directory(&hidden)?;
     }
     let Base::Host(path) = base else { return Ok(()) };
+    stage.hide_directory_except(Path::new(TLS_KEYS.0), &[TLS_KEYS.1])?;
     for secret in SECRET_DIRECTORIES.iter().map(PathBuf::from).chain(keys_of_users(path)) {
         stage.hide_directory(&secret)?;
     }

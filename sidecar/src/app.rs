@@ -163,7 +163,8 @@ async fn assemble(
 /// What CRIU finds out about the kernel is kept, so that it need not look again while a capsule stands still.
 async fn look_at_kernel() {
     match tokio::task::spawn_blocking(runtime::criu::look_at_kernel).await {
-        Ok(Ok(())) => {}
+        // One that was killed in the middle of a move may have left the kernel's switch on.
+        Ok(Ok(())) => drop(runtime::expedite::Expedite::begin()),
         Ok(Err(error)) => {
             tracing::warn!(%error, "no capsule can move from or to this host; capsule preflight says more")
         }

@@ -52,11 +52,23 @@ impl<'a> Stage<'a> {
 
     /// Hides a directory of the base behind an empty one of the same owner and mode.
     pub(super) fn hide_directory(&self, path: &Path) -> Result<(), RuntimeError> {
+        self.hide_directory_except(path, &[])
+    }
+
+    /// Hides a directory of the base behind one of the same owner and mode that has these files of it and no others.
+    pub(super) fn hide_directory_except(&self, path: &Path, shown: &[&str]) -> Result<(), RuntimeError> {
         if !self.shows(path, |metadata| metadata.is_dir())? {
             return Ok(());
         }
         let staged = self.directory()?;
         like(&staged, &self.in_base(path))?;
+        for name in shown {
+            let (model, copy) = (self.in_base(path).join(name), staged.join(name));
+            if model.is_file() {
+                std::fs::copy(&model, &copy).map_err(|error| RuntimeError::io("copy", &model, error))?;
+                like(&copy, &model)?;
+            }
+        }
         self.put(&staged, path)
     }
 

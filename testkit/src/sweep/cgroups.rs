@@ -51,10 +51,25 @@ pub(super) fn thaw(pid: i32) {
     }
 }
 
-/// Removes a group with all groups below it.
+/// Removes a group with all groups below it, and those above it that are empty then: a sidecar's own group goes with
+/// its last capsule.
 pub(super) fn remove(group: &Path) -> io::Result<()> {
+    remove_tree(group)?;
+    let above = hierarchies().into_iter().find(|place| group.starts_with(place));
+    for parent in
+        group.ancestors().skip(1).take_while(|parent| above.as_deref().is_some_and(|top| *parent != top))
+    {
+        // The kernel refuses while another capsule or process is inside.
+        if fs::remove_dir(parent).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(group: &Path) -> io::Result<()> {
     for child in children(group) {
-        remove(&child)?;
+        remove_tree(&child)?;
     }
     let mut tries = 0;
     loop {
