@@ -1,0 +1,70 @@
+//! Stream, round trip and connects, plain and through two sidecars in turns.
+
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use testkit::Mesh;
+
+use crate::Extent;
+use crate::machine::busy_seconds;
+use crate::report::Report;
+use crate::sides::{CONNECTS, ROUNDTRIP, Sides, THROUGHPUT, Way};
+
+/// The start of a program inside a capsule takes CPU too: that of a stream is counted after it.
+const STARTED: Duration = Duration::from_millis(600);
+/// And only for so much of the time that it is told to take.
+const COUNTED_SHARE: f64 = 0.6;
+
+pub(crate) fn measure(_: &Mesh, sides: &Sides, extent: &Extent, report: &mut Report) {
+    for round in 1..=extent.repetitions {
+        eprintln!("bench: stream, round trip and connects, {round} of {}", extent.repetitions);
+        for way in [Way::Plain, Way::Capsules] {
+            stream(sides, extent, way, report);
+            round_trip(sides, extent, way, report);
+            connects(sides, extent, way, report);
+        }
+    }
+}
+
+fn stream(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
+    let directions: [(&[&str], &str, &str); 2] = [
+        (&[], "stream_forward_gbit_per_s", "cpu_forward_s_per_gib"),
+        (&["--reverse"], "stream_reverse_gbit_per_s", "cpu_reverse_s_per_gib"),
+    ];
+    for (flags, speed, cost) in directions {
+        let seconds = extent.stream_seconds.to_string();
+        let more: Vec<&str> = ["--seconds", &seconds].iter().chain(flags).copied().collect();
+        let counted = Duration::from_secs_f64(extent.stream_seconds * COUNTED_SHARE);
+        let (found, busy) = thread::scope(|scope| {
+            let running = scope.spawn(|| sides.run(way, "throughput", THROUGHPUT, &more));
+            thread::sleep(STARTED);
+            let before = busy_seconds();
+            thread::sleep(counted);
+            let busy = busy_seconds() - before;
+            (running.join().expect("a failed measurement has said why"), busy)
+        });
+        let gbit_per_s = number(&found, "gbit_per_s");
+        let gib = gbit_per_s * 1e9 / 8.0 / f64::from(1 << 30) * counted.as_secs_f64();
+        report.sample(speed, way, gbit_per_s);
+        report.sample(cost, way, busy / gib);
+    }
+}
+
+fn round_trip(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
+    let found = sides.run(way, "roundtrip", ROUNDTRIP, &["--seconds", &extent.small_seconds.to_string()]);
+    report.sample("round_trip_p50_us", way, number(&found, "p50_us"));
+    report.sample("round_trip_p99_us", way, number(&found, "p99_us"));
+}
+
+fn connects(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
+    for (parallel, name) in [("1", "connects_per_s"), ("16", "connects_at_once_per_s")] {
+        let seconds = extent.small_seconds.to_string();
+        let found = sides.run(way, "connects", CONNECTS, &["--seconds", &seconds, "--parallel", parallel]);
+        report.sample(name, way, number(&found, "per_second"));
+    }
+}
+
+fn number(found: &Value, key: &str) -> f64 {
+    found[key].as_f64().unwrap_or_else(|| panic!("no {key} in {found}"))
+}
