@@ -1,14 +1,14 @@
 //! The seam to shim, OCI runtime and CRIU. Everything here blocks: call it where that is allowed.
 
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+mod exec;
+mod log;
+mod status;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use admin_api::request::Exec;
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use kernel::netns::Netns;
 use runtime::bundle::{self, Placement, ProgramSpec, SharedVolume};
 use runtime::cgroup::Cgroup;
@@ -16,23 +16,22 @@ use runtime::criu;
 use runtime::dir::CapsuleDir;
 use runtime::expedite::Expedite;
 use runtime::root::{self, Base, Names};
-use runtime::runc::{ExecSpec, Runc, restore_complaints};
+use runtime::runc::{Runc, restore_complaints};
 use shim::{Client, Program, Reply, Request};
-use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
 
 use super::Capsule;
 use super::file::CapsuleFile;
 use crate::sidecar::Sidecar;
+
+pub(crate) use exec::exec;
+pub(crate) use log::{log_bytes, read_log};
+pub(crate) use status::{immovable, pids, tools};
 
 /// Time that starting a program, or a shim, may take.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time that a restore may take: a hundred gigabytes at the pace of memory.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Pieces of input that may wait for a program that does not read; more stays with the client.
-const EXEC_INPUT_CHUNKS: usize = 256;
 
 /// What is needed to run one capsule.
 #[derive(Debug, Clone)]
@@ -332,200 +331,5 @@ impl Engine {
             failures.extend(shim.ask(&Request::Quit, &[]).err().map(anyhow::Error::from));
         }
         failures
-    }
-}
-
-/// Output in the log so far, in bytes.
-pub(crate) fn log_bytes(capsule: &Capsule) -> u64 {
-    read_log(capsule, u64::MAX).map_or(0, |(_, end)| end)
-}
-
-/// One piece of output: whether it is standard error, and the bytes.
-pub(crate) type Chunk = (bool, Vec<u8>);
-
-/// The output after a position (bytes of output since the log began), and the position after that.
-pub(crate) fn read_log(capsule: &Capsule, position: u64) -> anyhow::Result<(Vec<Chunk>, u64)> {
-    let mut reader = shim::log::Reader::open(capsule.engine.dir.path())?;
-    let (mut at, mut bytes, mut chunks) = (0_u64, 0, Vec::new());
-    while bytes < admin_api::limits::GROUP_BYTES_MAX / 2 {
-        let Some(mut chunk) = reader.next_chunk()? else { break };
-        let end = at + chunk.bytes.len() as u64;
-        if end > position {
-            let skip = usize::try_from(position.saturating_sub(at)).unwrap_or(usize::MAX);
-            let rest = chunk.bytes.split_off(skip);
-            bytes += rest.len();
-            chunks.push((chunk.stream == shim::log::Stream::Err, rest));
-        }
-        at = end;
-    }
-    Ok((chunks, at))
-}
-
-/// All processes of the capsule.
-pub(crate) fn pids(capsule: &Capsule) -> Vec<u32> {
-    capsule.engine.cgroup.processes()
-}
-
-/// What processes use that can't be captured.
-pub(crate) fn immovable(pids: &[u32]) -> Vec<(u32, String)> {
-    let mut found = Vec::new();
-    for pid in pids {
-        let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        for entry in entries.flatten() {
-            let Ok(target) = std::fs::read_link(entry.path()) else { continue };
-            if target.as_os_str() == "anon_inode:[io_uring]" {
-                found.push((*pid, "io_uring".to_owned()));
-            }
-        }
-    }
-    found.dedup();
-    found
-}
-
-/// The tools that this host needs, with their versions.
-pub(crate) fn tools() -> Vec<(String, Option<String>)> {
-    let version = |tool: &str| {
-        let output = Command::new(tool).arg("--version").stdin(Stdio::null()).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        output.status.success().then(|| text.lines().next().unwrap_or_default().to_owned())
-    };
-    ["runc", "criu", "rsync"].into_iter().map(|tool| (tool.to_owned(), version(tool))).collect()
-}
-
-/// A program run by `exec`.
-pub(crate) struct Running {
-    pub stdout: pipe::Receiver,
-    pub stderr: pipe::Receiver,
-    pub exit: oneshot::Receiver<Option<i32>>,
-    input: Option<tokio::sync::mpsc::Sender<Bytes>>,
-    engine: Engine,
-    exec: u64,
-}
-
-impl Running {
-    /// Ends when the program's input has room for one more piece.
-    pub(crate) fn room(&self) -> impl Future<Output = ()> + Send + use<> {
-        let input = self.input.clone();
-        async move {
-            if let Some(input) = input {
-                let _ = input.reserve().await;
-            }
-        }
-    }
-
-    /// Gives the program input, for which there is [room](Self::room).
-    pub(crate) fn feed(&mut self, bytes: Bytes) {
-        if let Some(input) = &self.input
-            && input.try_send(bytes).is_err()
-        {
-            tracing::debug!("a program no longer reads its input");
-        }
-    }
-
-    /// Ends the program's input.
-    pub(crate) fn end_input(&mut self) {
-        self.input = None;
-    }
-
-    /// Sends the program a signal.
-    pub(crate) fn signal(&self, signal: i32) {
-        let (engine, exec) = (self.engine.clone(), self.exec);
-        std::thread::spawn(move || {
-            if let Err(error) = engine.ask(&Request::Signal { signal, exec: Some(exec) }) {
-                tracing::debug!(error = format!("{error:#}"), "a signal to an exec");
-            }
-        });
-    }
-}
-
-/// Starts a program inside the running capsule. Must be called inside a runtime.
-pub(crate) fn exec(capsule: &Capsule, exec: &Exec) -> anyhow::Result<Running> {
-    let engine = capsule.engine.clone();
-    let spec = ExecSpec {
-        argv: exec.argv.clone(),
-        env: exec.env.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect(),
-        workdir: exec.workdir.clone(),
-        user: exec.user.as_deref().map(|user| numeric_user(&engine, user)).transpose()?,
-    };
-    let argv = engine.runc.exec_argv(&engine.id, &spec);
-    let (stdin, to_stdin) = std::io::pipe()?;
-    let (from_stdout, stdout) = std::io::pipe()?;
-    let (from_stderr, stderr) = std::io::pipe()?;
-    let id = u64::from_be_bytes(crate::random::bytes());
-    let mut shim = engine.shim()?;
-    let (ended, exit) = oneshot::channel();
-    std::thread::Builder::new().name("exec".into()).spawn(move || {
-        let answer = shim.ask(&Request::Exec { id, argv }, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
-        drop((stdin, stdout, stderr));
-        let _ = ended.send(match answer {
-            Ok(Reply::Exited { code }) => Some(code),
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(error = format!("{:#}", anyhow::Error::from(error)), "exec");
-                None
-            }
-        });
-    })?;
-    let (input, mut inputs) = tokio::sync::mpsc::channel::<Bytes>(EXEC_INPUT_CHUNKS);
-    std::thread::Builder::new().name("exec input".into()).spawn(move || {
-        let mut to_stdin = to_stdin;
-        while let Some(bytes) = inputs.blocking_recv() {
-            if to_stdin.write_all(&bytes).is_err() {
-                return;
-            }
-        }
-    })?;
-    let receiver = |pipe: std::io::PipeReader| pipe::Receiver::from_owned_fd(OwnedFd::from(pipe));
-    Ok(Running {
-        stdout: receiver(from_stdout)?,
-        stderr: receiver(from_stderr)?,
-        exit,
-        input: Some(input),
-        engine,
-        exec: id,
-    })
-}
-
-/// runc takes numbers only.
-fn numeric_user(engine: &Engine, user: &str) -> anyhow::Result<String> {
-    let user = runtime::user::User::resolve(&engine.dir.root(), user)?;
-    Ok(format!("{}:{}", user.uid, user.gid))
-}
-
-impl Capsule {
-    /// Process id of the program, as the host numbers it.
-    pub fn program_pid(&self) -> Option<u32> {
-        match self.engine.program() {
-            Some(Program::Running { pid }) => Some(pid),
-            _ => None,
-        }
-    }
-
-    /// Number of processes.
-    pub fn processes(&self) -> Option<u64> {
-        Some(pids(self).len() as u64)
-    }
-
-    /// Process id of the shim.
-    pub fn shim_pid(&self) -> Option<u32> {
-        match self.engine.ask(&Request::Status) {
-            Ok(Reply::Status { shim_pid, .. }) => Some(shim_pid),
-            _ => None,
-        }
-    }
-
-    /// Bytes of the log file.
-    pub fn log_bytes(&self) -> Option<u64> {
-        std::fs::metadata(shim::place::log(self.engine.dir.path())).ok().map(|metadata| metadata.len())
-    }
-
-    /// Resident memory of all processes; what they share counts for each.
-    pub fn memory_bytes(&self) -> Option<u64> {
-        let resident = |pid: u32| -> Option<u64> {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-            text.split(' ').nth(1)?.parse().ok()
-        };
-        let pages: u64 = pids(self).into_iter().filter_map(resident).sum();
-        Some(pages * rustix::param::page_size() as u64)
     }
 }

@@ -1,0 +1,76 @@
+//! What can be seen of a capsule from outside.
+
+use std::process::{Command, Stdio};
+
+use shim::{Program, Reply, Request};
+
+use crate::capsule::Capsule;
+
+/// All processes of the capsule.
+pub(crate) fn pids(capsule: &Capsule) -> Vec<u32> {
+    capsule.engine.cgroup.processes()
+}
+
+/// What processes use that can't be captured.
+pub(crate) fn immovable(pids: &[u32]) -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    for pid in pids {
+        let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for entry in entries.flatten() {
+            let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+            if target.as_os_str() == "anon_inode:[io_uring]" {
+                found.push((*pid, "io_uring".to_owned()));
+            }
+        }
+    }
+    found.dedup();
+    found
+}
+
+/// The tools that this host needs, with their versions.
+pub(crate) fn tools() -> Vec<(String, Option<String>)> {
+    let version = |tool: &str| {
+        let output = Command::new(tool).arg("--version").stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then(|| text.lines().next().unwrap_or_default().to_owned())
+    };
+    ["runc", "criu", "rsync"].into_iter().map(|tool| (tool.to_owned(), version(tool))).collect()
+}
+
+impl Capsule {
+    /// Process id of the program, as the host numbers it.
+    pub fn program_pid(&self) -> Option<u32> {
+        match self.engine.program() {
+            Some(Program::Running { pid }) => Some(pid),
+            _ => None,
+        }
+    }
+
+    /// Number of processes.
+    pub fn processes(&self) -> Option<u64> {
+        Some(pids(self).len() as u64)
+    }
+
+    /// Process id of the shim.
+    pub fn shim_pid(&self) -> Option<u32> {
+        match self.engine.ask(&Request::Status) {
+            Ok(Reply::Status { shim_pid, .. }) => Some(shim_pid),
+            _ => None,
+        }
+    }
+
+    /// Bytes of the log file.
+    pub fn log_bytes(&self) -> Option<u64> {
+        std::fs::metadata(shim::place::log(self.engine.dir.path())).ok().map(|metadata| metadata.len())
+    }
+
+    /// Resident memory of all processes; what they share counts for each.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let resident = |pid: u32| -> Option<u64> {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+            text.split(' ').nth(1)?.parse().ok()
+        };
+        let pages: u64 = pids(self).into_iter().filter_map(resident).sum();
+        Some(pages * rustix::param::page_size() as u64)
+    }
+}

@@ -1,0 +1,128 @@
+//! What is done while the capsule runs: the target is asked, and files go ahead.
+
+use std::path::{Path, PathBuf};
+
+use admin_api::result::{CheckView, Level};
+use anyhow::{Context, bail};
+use overlay_proto::HostName;
+use runtime::files::private::{Ended, Pace, Rounds};
+
+use super::{Departure, Refused, unexpected};
+use crate::limits::{FEW_FILES, FILE_ROUNDS};
+use crate::moving::conversation::{Needs, Prepare, ToSource, ToTarget, hear, say};
+use crate::moving::examine;
+use crate::moving::files::{self, Tree};
+
+impl Departure {
+    pub(super) async fn ask_target(&mut self, dry_run: bool) -> anyhow::Result<(Vec<CheckView>, Needs)> {
+        let (capsule, base_dir) = (self.capsule.clone(), self.sidecar.config.base.clone());
+        let cpuinfo = self.sidecar.config.cpuinfo.clone();
+        let (mut own_checks, needs, base) =
+            tokio::task::spawn_blocking(move || examine::what_it_needs(&capsule, &base_dir, &cpuinfo))
+                .await??;
+        let sessions = self.sidecar.table.describe(Some(self.capsule.id())).await;
+        self.sessions_before = sessions.len() as u64;
+        let mut peers: Vec<HostName> = sessions
+            .iter()
+            .filter_map(|session| self.sidecar.places.capsule(&session.facts.peer))
+            .map(|peer| peer.host)
+            .collect();
+        peers.sort();
+        peers.dedup();
+        self.bytes.memory = needs.memory_bytes;
+        let files_bytes = needs.files_bytes;
+        let prepare =
+            Prepare { offer: self.offer, capsule: self.capsule.file(), dry_run, needs, base, peers };
+        let needs = Needs { memory_bytes: self.bytes.memory, files_bytes, ..Default::default() };
+        say(&mut self.send, &ToTarget::Prepare(Box::new(prepare))).await?;
+        match hear(&mut self.receive).await? {
+            ToSource::Examined { mut checks, differences } => {
+                self.differences = differences;
+                own_checks.append(&mut checks);
+                Ok((own_checks, needs))
+            }
+            other => unexpected(other),
+        }
+    }
+
+    pub(super) async fn prepare(&mut self) -> anyhow::Result<()> {
+        let (checks, _) = self.ask_target(false).await?;
+        if checks.iter().any(|check| check.level == Level::Fail) {
+            bail!(Refused(checks));
+        }
+        match hear(&mut self.receive).await? {
+            ToSource::Ready => {}
+            other => return unexpected(other),
+        }
+        // Before the answer: an offer whose answer is lost stands too.
+        self.done.offered = true;
+        let offered = self
+            .sidecar
+            .places
+            .directory()
+            .offer(self.capsule.id(), self.generation, self.offer, self.target.clone(), self.key.hash())
+            .await
+            .context("offering the capsule at the directory")?;
+        self.sidecar.places.take(offered);
+        Ok(())
+    }
+
+    pub(super) async fn files_ahead(&mut self) -> anyhow::Result<()> {
+        for _ in 0..FILE_ROUNDS {
+            let rounds = std::mem::replace(&mut self.rounds, Rounds::new(&self.capsule.upper()));
+            let (rounds, round) = tokio::task::spawn_blocking(move || {
+                let round = rounds.next();
+                (rounds, round)
+            })
+            .await?;
+            self.rounds = rounds;
+            let round = round?;
+            if round.is_empty() {
+                self.rounds.note(round, Ended::Complete);
+                break;
+            }
+            let few = round.paths().len() < FEW_FILES;
+            let ended =
+                self.send_files(Tree::Private, &self.capsule.upper(), round.paths(), Pace::Running).await?;
+            self.rounds.note(round, ended);
+            if ended == Ended::Complete && few {
+                break;
+            }
+        }
+        if !self.differences.is_empty() {
+            self.ship_base().await?;
+        }
+        self.log.send_news(&mut self.send, self.capsule.directory()).await
+    }
+
+    /// Base files that the target lacks go into the private layer there.
+    pub(super) async fn ship_base(&mut self) -> anyhow::Result<()> {
+        let staging = self.sidecar.data.join("moves").join(format!("{}.base", self.offer));
+        let (base, differences, to) =
+            (self.sidecar.config.base.clone(), self.differences.clone(), staging.clone());
+        let staged = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&to)?;
+            anyhow::Ok(runtime::files::base::stage(&base, &differences, &to)?)
+        })
+        .await?;
+        let sent = match staged {
+            Ok(_) => {
+                files::send(&self.sidecar, &self.target, self.offer, Tree::Base, &staging, None, Pace::Frozen)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        let _ = std::fs::remove_dir_all(&staging);
+        sent.map(|_| ())
+    }
+
+    pub(super) async fn send_files(
+        &self,
+        tree: Tree,
+        directory: &Path,
+        paths: &[PathBuf],
+        pace: Pace,
+    ) -> anyhow::Result<Ended> {
+        files::send(&self.sidecar, &self.target, self.offer, tree, directory, Some(paths), pace).await
+    }
+}
