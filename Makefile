@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE := --release
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
-.PHONY: help setup build demo test bench lint clean
+.PHONY: help setup build faults demo test bench lint clean
 
 help:
 	@echo 'make setup   packages, CRIU and a look at the kernel (root)'
@@ -22,10 +22,14 @@ setup:
 build:
 	$(CARGO) build $(PROFILE) --workspace
 
+# The sidecar with failures that tests switch on: only its own crate is compiled once more.
+faults: build
+	scripts/build-faults
+
 demo: setup build
 	target/release/demo
 
-test: setup build
+test: setup build faults
 	$(CARGO) nextest run $(PROFILE) --workspace
 
 bench: setup build

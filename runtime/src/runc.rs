@@ -39,6 +39,8 @@ pub struct ExecSpec {
     pub workdir: Option<String>,
     /// The user, as `UID[:GID]`, if not the capsule's own.
     pub user: Option<String>,
+    /// Written when it was started: runc's exit code alone does not tell.
+    pub pid_file: Option<PathBuf>,
 }
 
 impl Runc {
@@ -72,6 +74,9 @@ impl Runc {
     /// The command line that runs something inside a capsule.
     pub fn exec_argv(&self, id: &str, spec: &ExecSpec) -> Vec<String> {
         let mut argv: Vec<String> = vec![RUNC.into(), "--root".into(), text(&self.state), "exec".into()];
+        if let Some(pid_file) = &spec.pid_file {
+            argv.extend(["--pid-file".into(), text(pid_file)]);
+        }
         if let Some(user) = &spec.user {
             argv.extend(["--user".into(), user.clone()]);
         }

@@ -1,10 +1,12 @@
 //! Wiring: what is made in which order, and the two runtimes.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use clap::Parser;
 use directory_api::identity::{self, TransportSettings};
 use directory_api::{Client, Membership};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,11 +26,23 @@ use crate::sidecar::Sidecar;
 use crate::switchboard::Switchboard;
 use crate::{admin, capsule, moving, telemetry};
 
+/// The whole program.
+pub fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut complaint = std::io::stderr().lock();
+            let _ = writeln!(complaint, "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Does what the command line says.
 ///
 /// # Errors
 /// What a person reads on standard error.
-pub fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<()> {
     match command.verb {
         Verb::Join(join) => joined(&join),
         Verb::Serve(serve) => served(serve),
@@ -44,9 +58,17 @@ fn joined(join: &Join) -> anyhow::Result<()> {
     }
     let directory = join.data.join("identity");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let membership = runtime
-        .block_on(directory_api::join(join.directory, token.trim()))
-        .with_context(|| format!("joining by the directory at {}", join.directory))?;
+    let membership = match runtime.block_on(directory_api::join(join.directory, token.trim())) {
+        Ok(membership) => membership,
+        Err(error) if format!("{error}").contains("UnknownIssuer") => bail!(
+            "the directory at {} has another CA than the one that the token names: make a token there with \
+             `capsule-directory token --host NAME`",
+            join.directory
+        ),
+        Err(error) => {
+            return Err(error).with_context(|| format!("joining by the directory at {}", join.directory));
+        }
+    };
     membership.save(&directory)?;
     eprintln!(
         "joined {} as host {}; start it with: capsule-sidecar serve --data {}",

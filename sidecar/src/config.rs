@@ -69,8 +69,8 @@ impl Default for Config {
     }
 }
 
-/// Variables of the environment that are no settings: they belong to `capsule` and to logging.
-const NOT_SETTINGS: [&str; 2] = ["admin", "log"];
+/// Variables of the environment that are no settings: they belong to `capsule`, to logging and to fault points.
+const NOT_SETTINGS: [&str; 4] = ["admin", "log", "fault", "fault_file"];
 
 impl Config {
     /// Composes the settings and checks them.

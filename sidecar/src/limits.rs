@@ -38,6 +38,9 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// with the smaller name stays. A later one replaces an older one, which must be dead.
 pub const DIAL_RACE: Duration = Duration::from_secs(3);
 
+/// Time that the other host's link gets to come up when ours was closed for it.
+pub const DIAL_RACE_WAIT: Duration = Duration::from_millis(200);
+
 /// Pauses between tries to reach the host of a session's other half: first and longest.
 pub const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// See [`RETRY_FIRST`].

@@ -98,12 +98,12 @@ impl Run {
             ));
         }
         let detach = self.detach;
-        let request = Request::Run(self.request().map_err(Failure::not_started)?);
         if detach {
-            let answer: RunResult = sidecar::ask(context, request).await.map_err(Failure::not_started)?;
+            let answer: RunResult = sidecar::ask(context, Request::Run(self.request()?)).await?;
             context.answer(&answer, |answer, stream| stream.clean(&started(answer)) + "\n")?;
             return Ok(0);
         }
+        let request = Request::Run(self.request().map_err(Failure::not_started)?);
         foreground(context, request).await.map_err(Failure::not_started)
     }
 

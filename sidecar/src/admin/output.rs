@@ -7,7 +7,7 @@ use admin_api::result::LogsResult;
 use admin_api::{ErrorView, Frame, FrameError, Moved};
 use bytes::Bytes;
 use directory_api::CapsuleRecord;
-use overlay_proto::CapsuleId;
+use overlay_proto::{CapsuleId, CapsuleName};
 use tokio::io::AsyncReadExt;
 
 use super::{Input, Output, write};
@@ -187,12 +187,26 @@ pub(super) async fn exec(
                 }
             },
             () = left, if code.is_none() => {
-                return Err(ErrorView::new("exec/ended", format!("the command ended: {name} has left this host"))
-                    .next(format!("run it again: capsule exec {name} -- …")));
+                return Err(ended_by_move(&name));
             }
         }
     }
+    // The end of a move kills what was run beside the program: that is no end of its own.
+    let settled = |stage: &Stage| *stage != Stage::Moving;
+    if let Ok(stage) = stages.wait_for(settled).await.map(|stage| stage.clone())
+        && matches!(stage, Stage::Left { .. })
+    {
+        return Err(ended_by_move(&name));
+    }
+    if !running.was_started() {
+        return Err(not_started("it is not there, or can't be executed".into()));
+    }
     write(output, &Frame::Exit(code.unwrap_or(125))).await
+}
+
+fn ended_by_move(name: &CapsuleName) -> ErrorView {
+    ErrorView::new("exec/ended", format!("the command ended: {name} has left this host"))
+        .next(format!("run it again: capsule exec {name} -- …"))
 }
 
 /// The client's next frame, read only while the program's input has room for what it may bring.

@@ -25,19 +25,12 @@ use crate::sidecar::Sidecar;
 /// Nothing was created.
 pub async fn run(sidecar: &Arc<Sidecar>, run: Run) -> Result<RunResult, ErrorView> {
     let (name, owner) = check(sidecar, &run)?;
-    let record = sidecar.places.directory().register(name.clone(), owner).await.map_err(|error| {
-        let taken = matches!(error, ClientError::Refused(ApiError::NameTaken { .. }));
-        let view = ErrorView::new(
-            if taken { "capsule/name-taken" } else { "directory/refused" },
-            format!("{name} was not created"),
-        );
-        let next = if taken {
-            "choose another name, or remove that capsule: capsule ps shows it"
-        } else {
-            "see: capsule hosts"
-        };
-        view.why(error).next(next)
-    })?;
+    let record = sidecar
+        .places
+        .directory()
+        .register(name.clone(), owner)
+        .await
+        .map_err(|error| not_registered(&name, &error))?;
     sidecar.places.take(record.clone());
     let created = match Capsule::created(sidecar, CapsuleFile::new(&record, run)) {
         Ok(capsule) => {
@@ -64,6 +57,17 @@ pub async fn run(sidecar: &Arc<Sidecar>, run: Run) -> Result<RunResult, ErrorVie
             .next("check the command, and the root it runs on"))
         }
     }
+}
+
+fn not_registered(name: &CapsuleName, error: &ClientError) -> ErrorView {
+    let (code, next) = match error {
+        ClientError::Refused(ApiError::NameTaken { .. }) => {
+            ("capsule/name-taken", "choose another name, or remove that capsule: capsule ps shows it")
+        }
+        ClientError::Away { .. } => ("directory/away", "is the directory running, and its port open?"),
+        _ => ("directory/refused", "the reason says what to change"),
+    };
+    ErrorView::new(code, format!("{name} was not created")).why(error).next(next)
 }
 
 /// Looks at what can be looked at before anything is made.

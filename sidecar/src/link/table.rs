@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Carrier, Link, Upcalls, control};
-use crate::limits::{DIAL_RACE, DIAL_TIMEOUT, LINK_FRAMES};
+use crate::limits::{DIAL_RACE, DIAL_RACE_WAIT, DIAL_TIMEOUT, LINK_FRAMES};
 
 /// Version of the wire that this sidecar speaks.
 const VERSION: u32 = 1;
@@ -124,11 +124,32 @@ impl Links {
         // On the data plane's runtime, because quinn spawns the connection's driver where it is dialled.
         let dial = async move { tokio::time::timeout(DIAL_TIMEOUT, links.dial(to, address)).await };
         let fail = |why: String| LinkError { host: host.clone(), address, why };
-        match self.0.runtime.spawn(dial).await {
+        let dialled = self.0.runtime.spawn(dial).await;
+        if !matches!(dialled, Ok(Ok(Ok(_)))) {
+            // Both hosts dialled at once, and the other's link is the one that stays.
+            if let Some(link) = self.accepted(host).await {
+                return Ok(link);
+            }
+        }
+        match dialled {
             Ok(Ok(Ok(link))) => Ok(link),
             Ok(Ok(Err(error))) => Err(fail(format!("{error:#}"))),
             Ok(Err(_)) => Err(fail(format!("no answer on UDP within {} s", DIAL_TIMEOUT.as_secs()))),
             Err(error) => Err(fail(error.to_string())),
+        }
+    }
+
+    /// The link that `host` dialled, if it comes up within [`DIAL_RACE_WAIT`].
+    async fn accepted(&self, host: &HostName) -> Option<Arc<Link>> {
+        let deadline = Instant::now() + DIAL_RACE_WAIT;
+        loop {
+            if let Some(link) = self.existing(host) {
+                return Some(link);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            tokio::time::sleep(DIAL_RACE_WAIT / 20).await;
         }
     }
 

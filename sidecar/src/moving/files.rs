@@ -4,6 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail};
 use overlay_proto::{HostName, OfferId};
@@ -32,7 +33,7 @@ struct Header {
     tree: Tree,
 }
 
-/// Sends `paths` of `directory` (or all of it) to the host that prepared for `offer`.
+/// Sends `paths` of `directory` (or all of it) to the host that prepared for `offer`; says how many bytes that took.
 pub(super) async fn send(
     sidecar: &Sidecar,
     host: &HostName,
@@ -41,12 +42,13 @@ pub(super) async fn send(
     directory: &Path,
     paths: Option<&[PathBuf]>,
     pace: Pace,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<(Ended, u64)> {
     let meeting = Meeting::make(&sidecar.data.join("moves").join(format!("{offer}.rsync")))?;
     let program = sidecar.programs.join("capsule-sidecar");
     let command = rsync_sender(directory, &program, &meeting.socket, paths)?;
     let mut command = tokio::process::Command::from(command);
     let rsync = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().context("starting rsync")?;
+    let sent = AtomicU64::new(0);
     let joined = async {
         let (stream, _) = meeting.listener.accept().await?;
         let (mut send, receive) = requests::open(sidecar, host, Kind::Files).await?;
@@ -54,7 +56,8 @@ pub(super) async fn send(
         let (mut from_rsync, mut to_rsync) = stream.into_split();
         let mut receive = receive;
         let out = async {
-            tokio::io::copy(&mut from_rsync, &mut send).await?;
+            let bytes = tokio::io::copy(&mut from_rsync, &mut send).await?;
+            sent.store(bytes, Ordering::Relaxed);
             let _ = send.finish();
             Ok::<_, std::io::Error>(())
         };
@@ -74,7 +77,8 @@ pub(super) async fn send(
             finished.await?
         }
     };
-    Ok(ended(output.status, &String::from_utf8_lossy(&output.stderr), directory, pace)?)
+    let ended = ended(output.status, &String::from_utf8_lossy(&output.stderr), directory, pace)?;
+    Ok((ended, sent.into_inner()))
 }
 
 /// The socket at which rsync's remote shell meets us.

@@ -214,6 +214,7 @@ impl Arrival {
                 runtime::files::base::merge(&staged, &capsule.upper())?;
             }
             engine::mount(&capsule, &base)?;
+            tracing::debug!(capsule = %capsule.name(), after_ms = ms(began.elapsed()), "root mounted");
             engine::restore(&capsule)
         })
         .await??;

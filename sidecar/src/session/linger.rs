@@ -45,7 +45,7 @@ impl Resetting {
             self.since = now;
         }
         self.next = now + RESET_LOOK;
-        left == 0 || now.duration_since(self.since) >= RESET_GRACE
+        left == 0 || program.is_finished() || now.duration_since(self.since) >= RESET_GRACE
     }
 }
 
@@ -74,6 +74,6 @@ impl Linger {
 
     /// True when the kernel needs the connection no longer.
     pub(super) fn is_over(&self, program: &Program) -> bool {
-        program.is_finished() && program.unacknowledged() == 0
+        program.is_finished()
     }
 }

@@ -266,11 +266,16 @@ impl Program {
         *self = Self::Gone(Remains::new(Bytes::new(), EndKind::Reset));
     }
 
-    /// True when the kernel has nothing more to do for this connection.
+    /// True when the kernel has nothing more to do for this connection. What a closed one has not had acknowledged
+    /// never will be.
     pub fn is_finished(&self) -> bool {
         match self {
             Self::Socket(socket) => match tcp::info(socket.fd.get_ref()) {
-                Ok(info) => matches!(info.state, TcpState::FinWait2 | TcpState::TimeWait | TcpState::Closed),
+                Ok(info) => match info.state {
+                    TcpState::Closed | TcpState::TimeWait => true,
+                    TcpState::FinWait2 => self.unacknowledged() == 0,
+                    _ => false,
+                },
                 Err(_) => true,
             },
             Self::Gone(_) => true,

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use admin_api::request::Exec;
 use bytes::Bytes;
@@ -24,6 +25,7 @@ pub(crate) struct Running {
     input: Option<tokio::sync::mpsc::Sender<Bytes>>,
     engine: Engine,
     exec: u64,
+    pid_file: PathBuf,
 }
 
 impl Running {
@@ -51,6 +53,11 @@ impl Running {
         self.input = None;
     }
 
+    /// Whether the program was there and ran; to be asked after its end.
+    pub(crate) fn was_started(&self) -> bool {
+        self.pid_file.exists()
+    }
+
     /// Sends the program a signal.
     pub(crate) fn signal(&self, signal: i32) {
         let (engine, exec) = (self.engine.clone(), self.exec);
@@ -62,6 +69,12 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.pid_file);
+    }
+}
+
 /// Starts a program inside the running capsule. Must be called inside a runtime.
 pub(crate) fn exec(capsule: &Capsule, exec: &Exec) -> anyhow::Result<Running> {
     let engine = capsule.engine.clone();
@@ -70,12 +83,15 @@ pub(crate) fn exec(capsule: &Capsule, exec: &Exec) -> anyhow::Result<Running> {
         env: exec.env.iter().map(|variable| format!("{}={}", variable.name, variable.value)).collect(),
         workdir: exec.workdir.clone(),
         user: exec.user.as_deref().map(|user| numeric_user(&engine, user)).transpose()?,
+        pid_file: None,
     };
+    let id = u64::from_be_bytes(crate::random::bytes());
+    let pid_file = engine.dir.path().join(format!("exec-{id:016x}.pid"));
+    let spec = ExecSpec { pid_file: Some(pid_file.clone()), ..spec };
     let argv = engine.runc.exec_argv(&engine.id, &spec);
     let (stdin, to_stdin) = std::io::pipe()?;
     let (from_stdout, stdout) = std::io::pipe()?;
     let (from_stderr, stderr) = std::io::pipe()?;
-    let id = u64::from_be_bytes(crate::random::bytes());
     let mut shim = engine.shim()?;
     let (ended, exit) = oneshot::channel();
     std::thread::Builder::new().name("exec".into()).spawn(move || {
@@ -107,6 +123,7 @@ pub(crate) fn exec(capsule: &Capsule, exec: &Exec) -> anyhow::Result<Running> {
         input: Some(input),
         engine,
         exec: id,
+        pid_file,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What is done while the capsule runs: the target is asked, and files go ahead.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use admin_api::result::{CheckView, Level};
 use anyhow::{Context, bail};
@@ -82,8 +82,7 @@ impl Departure {
                 break;
             }
             let few = round.paths().len() < FEW_FILES;
-            let ended =
-                self.send_files(Tree::Private, &self.capsule.upper(), round.paths(), Pace::Running).await?;
+            let ended = self.send_private(round.paths(), Pace::Running).await?;
             self.rounds.note(round, ended);
             if ended == Ended::Complete && few {
                 break;
@@ -113,16 +112,17 @@ impl Departure {
             Err(error) => Err(error),
         };
         let _ = std::fs::remove_dir_all(&staging);
-        sent.map(|_| ())
+        self.bytes.files += sent?.1;
+        Ok(())
     }
 
-    pub(super) async fn send_files(
-        &self,
-        tree: Tree,
-        directory: &Path,
-        paths: &[PathBuf],
-        pace: Pace,
-    ) -> anyhow::Result<Ended> {
-        files::send(&self.sidecar, &self.target, self.offer, tree, directory, Some(paths), pace).await
+    /// Sends what changed in the private layer.
+    pub(super) async fn send_private(&mut self, paths: &[PathBuf], pace: Pace) -> anyhow::Result<Ended> {
+        let upper = self.capsule.upper();
+        let sent =
+            files::send(&self.sidecar, &self.target, self.offer, Tree::Private, &upper, Some(paths), pace);
+        let (ended, bytes) = sent.await?;
+        self.bytes.files += bytes;
+        Ok(ended)
     }
 }

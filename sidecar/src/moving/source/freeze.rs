@@ -9,7 +9,6 @@ use super::{Departure, unexpected};
 use crate::capsule::engine;
 use crate::limits::QUIESCE_TIMEOUT;
 use crate::moving::conversation::{ToSource, ToTarget, hear, say};
-use crate::moving::files::Tree;
 use crate::moving::image::{self, MemoryDirectory};
 use crate::moving::sockets;
 
@@ -101,7 +100,7 @@ impl Departure {
         let round = round?;
         if !round.is_empty() {
             tracing::debug!(capsule = %self.capsule.name(), changed = round.paths().len(), "files changed since the last round");
-            self.send_files(Tree::Private, &self.capsule.upper(), round.paths(), Pace::Frozen).await?;
+            self.send_private(round.paths(), Pace::Frozen).await?;
         }
         self.log.send_news(&mut self.send, self.capsule.directory()).await?;
         let image = self.image.as_ref().context("the image was not made")?;

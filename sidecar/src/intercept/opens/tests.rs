@@ -1,0 +1,87 @@
+use bytes::Bytes;
+use overlay_proto::{Generation, HostName, Role};
+
+use super::*;
+use crate::testing::{Ca, Node, host, key, local_stream};
+
+fn session(number: u8) -> SessionId {
+    SessionId::from_bytes([number; 16])
+}
+
+fn header(number: u8) -> StreamHeader {
+    StreamHeader { session: session(number), to: Role::Opener, key: key(0), offset: 0 }
+}
+
+fn accepted() -> OpenOutcome {
+    OpenOutcome::Accepted { generation: Generation::new(3) }
+}
+
+/// Two links: one on which an OPEN goes out, and one of a stranger.
+async fn links() -> (Node, Node, Arc<Link>, Arc<Link>) {
+    let ca = Ca::new();
+    let (mut a, b, stranger) = (ca.node("a"), ca.node("b"), ca.node("c"));
+    let to = |name: &str| -> HostName { host(name) };
+    let asked = a.links.to(&to("b"), b.address).await.unwrap();
+    let other = a.links.to(&to("c"), stranger.address).await.unwrap();
+    (a.up().await, a.up().await);
+    (a, b, asked, other)
+}
+
+#[tokio::test]
+async fn an_answer_counts_once_and_only_on_the_link_of_the_open() {
+    let (_a, _b, asked, stranger) = links().await;
+    let opens = Opens::default();
+    opens.answer(&asked, session(1), accepted());
+    assert!(!opens.waits(&session(1)), "an answer to nothing");
+    let mut answer = opens.expect(session(1), &asked);
+    assert!(opens.waits(&session(1)) && !opens.waits(&session(2)));
+    opens.answer(&stranger, session(1), OpenOutcome::Refused);
+    opens.answer(&asked, session(2), OpenOutcome::Refused);
+    assert!(answer.try_recv().is_err(), "a stranger's answer");
+    opens.answer(&asked, session(1), accepted());
+    assert_eq!(answer.try_recv().unwrap(), accepted());
+    opens.answer(&asked, session(1), OpenOutcome::Refused);
+    assert!(opens.waits(&session(1)), "until its connection is there");
+    assert!(opens.finish(session(1)).is_empty());
+    assert!(!opens.waits(&session(1)));
+}
+
+#[tokio::test]
+async fn a_repeated_open_waits_on_its_new_link() {
+    let (_a, _b, first, second) = links().await;
+    let opens = Opens::default();
+    let mut lost = opens.expect(session(1), &first);
+    let mut answer = opens.expect(session(1), &second);
+    assert!(lost.try_recv().is_err());
+    opens.answer(&first, session(1), OpenOutcome::Refused);
+    assert!(answer.try_recv().is_err(), "the old link's answer came too late");
+    opens.answer(&second, session(1), accepted());
+    assert_eq!(answer.try_recv().unwrap(), accepted());
+}
+
+#[tokio::test]
+async fn early_streams_are_kept_from_the_right_link_and_bounded() {
+    let (mut a, _b, asked, stranger) = links().await;
+    let opens = Opens::default();
+    let mut senders = Vec::new();
+    let _answer = opens.expect(session(1), &asked);
+    for (link, number) in [(&stranger, 1), (&asked, 2)] {
+        let (sender, stream) = local_stream(&mut a, header(number)).await;
+        senders.push(sender);
+        opens.keep_early(link, header(number), stream);
+    }
+    for _ in 0..EARLY_STREAMS + 3 {
+        let (mut sender, stream) = local_stream(&mut a, header(1)).await;
+        let _ = sender.write(&mut Bytes::from_static(b"early")).await;
+        senders.push(sender);
+        opens.keep_early(&asked, header(1), stream);
+    }
+    assert!(opens.finish(session(2)).is_empty());
+    let mut early = opens.finish(session(1));
+    assert_eq!(early.len(), EARLY_STREAMS);
+    for (link, found, stream) in &mut early {
+        assert_eq!((link.serial, *found), (asked.serial, header(1)));
+        assert_eq!(stream.read().await.unwrap().unwrap(), "early");
+    }
+    assert!(opens.finish(session(1)).is_empty());
+}
