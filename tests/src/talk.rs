@@ -42,7 +42,12 @@ pub fn redis_clients(host: &Host, server: &str) -> Vec<RedisClient> {
         local: field(line, "laddr"),
     };
     let all = listed.lines().filter(|line| line.starts_with("id=")).map(of);
-    all.filter(|client| !client.address.starts_with("127.") && !client.address.starts_with("[::1]")).collect()
+    let inside =
+        |client: &RedisClient| client.address.starts_with("127.") || client.address.starts_with("[::1]");
+    let mut others: Vec<RedisClient> = all.filter(|client| !inside(client)).collect();
+    // Redis shifts its list round as it looks after its clients.
+    others.sort_by_key(|client| client.id.parse::<u64>().unwrap_or_default());
+    others
 }
 
 /// Capsules `redis` and `counter`, in one endless connection.

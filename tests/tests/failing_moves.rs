@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use testkit::{Host, Mesh};
+use testkit::{Host, Mesh, wait_until};
 use tests::{
-    FaultySidecar, Peer, Talk, capsule_id, checked, end, ended, move_to, nothing_left_of, on_disk, place,
+    FaultySidecar, Peer, SOON, Talk, capsule_id, checked, end, ended, exec, move_to, nothing_left_of,
+    on_disk, place,
 };
 
 /// Every phase before the commit, and the gate at the target.
@@ -79,7 +80,7 @@ fn in_each_phase_a_talk_goes_on() {
     for point in POINTS {
         faulty.fails("redis", point);
         talk.goes_on();
-        testkit::wait_until(Duration::from_secs(5), "the offer's withdrawal", || {
+        wait_until(Duration::from_secs(5), "the offer's withdrawal", || {
             place(&faulty.b, "redis").state == "running"
         });
     }
@@ -115,4 +116,27 @@ fn in_late_phases_no_byte_is_lost() {
         checked(&ended(&faulty.b, name, Duration::from_secs(60)), 48 << 20, 48 << 20);
     }
     faulty.end(&["sink", "source", "server", "clients"]);
+}
+
+/// The target dies in the middle: the source notices, and the capsule goes on.
+#[test]
+fn when_the_target_dies() {
+    let mesh = Mesh::new("dead");
+    mesh.directory().start();
+    let (a, b, c) = (mesh.host("a"), mesh.host("b"), mesh.host("c"));
+    a.configure("link_idle_s = 3");
+    mesh.start(&["a", "b", "c"]);
+    let mut talk = Talk::start(&a, &b);
+    // Files that take a while, so that the death comes in the middle.
+    exec(&a, "redis", &["sh", "-c", "head -c 1500000000 /dev/urandom > /var/tmp/heavy"]).ok();
+    let mut moving = b.spawn_capsule(["move", "redis", "--to", "c"]);
+    wait_until(SOON, "the files phase", || moving.stderr().contains("preflight"));
+    c.kill();
+    let seen = moving.wait(Duration::from_secs(30)).exits(1);
+    assert!(seen.stderr.contains("redis stays on a and runs"), "{seen:?}");
+    talk.goes_on();
+    assert_eq!(place(&b, "redis").host, "a");
+    move_to(&b, "redis", "b");
+    talk.goes_on();
+    end(mesh);
 }
