@@ -58,8 +58,10 @@ fn tell(error: &clap::Error, json: bool) -> i32 {
     }
     let view = near.unwrap_or_else(|| {
         let text = error.render().to_string();
-        let first = text.lines().next().unwrap_or_default();
-        ErrorView::new("usage", first.trim_start_matches("error: ")).next("capsule --help")
+        // The complaint, with what it lists below it, ends at the first empty line.
+        let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+        let complaint = lines.collect::<Vec<_>>().join(" ");
+        ErrorView::new("usage", complaint.trim_start_matches("error: ")).next("capsule --help")
     });
     let global = Global { admin: "".into(), json, color: ColorChoice::Auto };
     Context::new(&global).fail(&Failure::Told { error: Box::new(view), exit: USAGE })

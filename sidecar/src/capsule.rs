@@ -61,6 +61,7 @@ pub struct Capsule {
     file: Mutex<CapsuleFile>,
     stage: watch::Sender<Stage>,
     busy: Arc<tokio::sync::Mutex<()>>,
+    phase: Mutex<Option<&'static str>>,
     pub(crate) engine: engine::Engine,
 }
 
@@ -77,6 +78,7 @@ impl Capsule {
             file: Mutex::new(file),
             stage: watch::Sender::new(stage),
             busy: Arc::default(),
+            phase: Mutex::default(),
         }))
     }
 
@@ -165,6 +167,15 @@ impl Capsule {
     /// Held while something is done with the whole capsule.
     pub(crate) fn busy(&self) -> Arc<tokio::sync::Mutex<()>> {
         self.busy.clone()
+    }
+
+    /// The phase of its move, while it leaves.
+    pub fn phase(&self) -> Option<&'static str> {
+        *self.phase.lock().expect("no panics under this lock")
+    }
+
+    pub(crate) fn set_phase(&self, phase: Option<&'static str>) {
+        *self.phase.lock().expect("no panics under this lock") = phase;
     }
 
     /// Its exit code, once its program has ended.

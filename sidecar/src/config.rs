@@ -62,7 +62,7 @@ impl Default for Config {
             cpuinfo: "/proc/cpuinfo".into(),
             owner: "root".into(),
             mtu_initial_bytes: 1452,
-            link_idle_s: 30,
+            link_idle_s: 8,
             hold_ms_max: 2000,
             log: LogFormat::Text,
         }
@@ -116,3 +116,6 @@ fn merge_flag<T: Serialize>(figment: Figment, key: &str, value: Option<&T>) -> F
         None => figment,
     }
 }
+
+#[cfg(test)]
+mod tests;

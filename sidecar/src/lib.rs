@@ -32,3 +32,6 @@ pub mod faults;
 pub mod limits;
 mod random;
 mod watched;
+
+#[cfg(test)]
+mod testing;

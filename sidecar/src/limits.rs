@@ -62,6 +62,9 @@ pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that a host stays unreachable before a held connect is told so, about what a router takes.
 pub const UNREACHABLE_AFTER: Duration = Duration::from_secs(4);
 
+/// Time that the rest of an earlier connection between the same addresses gets to go away.
+pub const SUPERSEDE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Time that a program's own kernel takes to answer a dial at most.
 pub const DELIVER_TIMEOUT: Duration = Duration::from_secs(60);
 

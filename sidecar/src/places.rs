@@ -273,3 +273,6 @@ pub async fn follow(places: Places) {
         places.apply(change);
     }
 }
+
+#[cfg(test)]
+mod tests;

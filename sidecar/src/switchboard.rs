@@ -53,7 +53,8 @@ impl Upcalls for Switchboard {
             }
             Frame::Answer(answer) => around.opens.answer(link, answer.session, answer.outcome),
             Frame::Cancel { session } => {
-                let _ = around.table.tell(&(session, Role::Acceptor), Event::Cancelled);
+                around.opens.cancel(link, session);
+                let _ = around.table.tell(&(session, Role::Acceptor), Event::Cancelled(link.clone()));
             }
             Frame::Ping => link.transmit(Frame::Pong),
             Frame::Pong | Frame::Hello { .. } => {}

@@ -65,9 +65,9 @@ pub(crate) struct Node {
 pub(crate) enum Told {
     Up(Arc<Link>),
     Down(Arc<Link>),
-    Frame(Arc<Link>, Frame),
+    Frame(Frame),
     Data(StreamHeader, Receiver),
-    Request(quinn::SendStream, quinn::RecvStream),
+    Request(quinn::RecvStream),
 }
 
 struct Recorder(mpsc::UnboundedSender<Told>);
@@ -81,16 +81,16 @@ impl Upcalls for Recorder {
         let _ = self.0.send(Told::Down(link.clone()));
     }
 
-    fn frame(&self, link: &Arc<Link>, frame: Frame) {
-        let _ = self.0.send(Told::Frame(link.clone(), frame));
+    fn frame(&self, _link: &Arc<Link>, frame: Frame) {
+        let _ = self.0.send(Told::Frame(frame));
     }
 
     fn data(&self, _link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
         let _ = self.0.send(Told::Data(header, stream));
     }
 
-    fn request(&self, _link: &Arc<Link>, send: quinn::SendStream, receive: quinn::RecvStream) {
-        let _ = self.0.send(Told::Request(send, receive));
+    fn request(&self, _link: &Arc<Link>, _send: quinn::SendStream, receive: quinn::RecvStream) {
+        let _ = self.0.send(Told::Request(receive));
     }
 }
 

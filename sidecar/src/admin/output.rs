@@ -145,6 +145,11 @@ pub(super) async fn exec(
     let not_started = |why: String| {
         ErrorView::new("exec/not-started", format!("the command was not started in {name}")).why(why)
     };
+    if matches!(capsule.stage(), Stage::Moving | Stage::Arriving | Stage::Starting) {
+        return Err(
+            not_started(format!("{name} is being moved or started")).next("try again when that is done")
+        );
+    }
     if capsule.stage() != Stage::Running {
         return Err(not_started(format!("{name} does not run")).next(format!("capsule start {name}")));
     }

@@ -48,6 +48,7 @@ async fn view(sidecar: &Arc<Sidecar>, record: &CapsuleRecord) -> CapsuleView {
         view.sessions_held = sessions.iter().filter(|session| session.state == "held").count() as u64;
         view.memory_bytes = capsule.memory_bytes();
         view.exit_code = capsule.exit_code();
+        view.phase = capsule.phase().map(str::to_owned);
     }
     view
 }

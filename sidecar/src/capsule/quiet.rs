@@ -55,3 +55,6 @@ impl Quiet {
         self.dialling.load(Ordering::Acquire)
     }
 }
+
+#[cfg(test)]
+mod tests;

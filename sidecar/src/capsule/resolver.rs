@@ -181,3 +181,6 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> anyhow::Result
     stream.write_all(message).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,9 +12,9 @@ use overlay_proto::{Answer, Frame, Half, Open, OpenOutcome, Role};
 
 use super::connect::Surroundings;
 use crate::capsule::network::{Network, Networks};
-use crate::limits::{DELIVER_TIMEOUT, RECEIVE_BUFFER_BYTES};
+use crate::limits::{DELIVER_TIMEOUT, RECEIVE_BUFFER_BYTES, SUPERSEDE_TIMEOUT};
 use crate::link::Link;
-use crate::session::{Facts, Program, Socket};
+use crate::session::{Event, Facts, Program, Socket};
 use crate::watched::watch;
 
 /// Dials for an OPEN and answers it.
@@ -22,7 +22,9 @@ pub async fn deliver(around: Surroundings, networks: Networks, link: Arc<Link>, 
     let session = open.session;
     let outcome = match around.table.has(&(session, Role::Acceptor)) {
         // The answer was lost with a link: the same OPEN gets the same answer.
-        true => OpenOutcome::Accepted { generation: open.acceptor_generation },
+        true => networks.of(&open.acceptor).map_or(OpenOutcome::NotHere, |network| OpenOutcome::Accepted {
+            generation: network.generation(),
+        }),
         false => dial(&around, &networks, &link, &open).await,
     };
     tracing::debug!(%session, from = %open.source, to = %open.destination, ?outcome, "open");
@@ -39,9 +41,13 @@ async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open
         return OpenOutcome::Denied;
     }
     let Some(_dialling) = network.quiet().dialling() else { return OpenOutcome::Wait };
-    let fd = match dial_program(&network, open.source, open.destination).await {
-        Ok(fd) => fd,
-        Err(error) => return outcome_of(&error),
+    let dialled = around.opens.dialling(open.session, link);
+    let fd = tokio::select! {
+        () = dialled.cancelled() => return OpenOutcome::TimedOut,
+        fd = dial_superseding(around, &network, open) => match fd {
+            Ok(fd) => fd,
+            Err(error) => return outcome_of(&error),
+        },
     };
     let key = (open.session, Role::Acceptor);
     let _ = tcp::set_receive_buffer(&fd, RECEIVE_BUFFER_BYTES);
@@ -63,7 +69,28 @@ async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open
     let generation = network.generation();
     let half = Half::new(open.session, Role::Acceptor, open.opener_generation, generation);
     around.table.begin(half, facts, Program::Socket(socket), link.clone());
+    if dialled.is_cancelled() {
+        let _ = around.table.tell(&key, Event::Cancelled(link.clone()));
+    }
     OpenOutcome::Accepted { generation }
+}
+
+/// Dials; when the last connection between these addresses is still there, its program has given it up for this one.
+async fn dial_superseding(around: &Surroundings, network: &Network, open: &Open) -> io::Result<OwnedFd> {
+    let began = std::time::Instant::now();
+    loop {
+        match dial_program(network, open.source, open.destination).await {
+            Err(error) if is_taken(&error) && began.elapsed() < SUPERSEDE_TIMEOUT => {
+                around.table.supersede(open.session, open.destination, open.source);
+                tokio::time::sleep(SUPERSEDE_TIMEOUT / 20).await;
+            }
+            dialled => return dialled,
+        }
+    }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
 }
 
 /// A host may open sessions only for capsules that the directory places there, from their own locator (D8).

@@ -5,13 +5,42 @@ use std::sync::{Arc, Mutex};
 
 use overlay_proto::{OpenOutcome, SessionId, StreamHeader};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::limits::EARLY_STREAMS;
 use crate::link::{Link, Receiver};
 
-/// OPENs sent by this host.
+/// OPENs sent by this host, and those of other hosts that are being dialled here.
 #[derive(Clone, Default)]
-pub struct Opens(Arc<Mutex<HashMap<SessionId, Waiting>>>);
+pub struct Opens(
+    Arc<Mutex<HashMap<SessionId, Waiting>>>,
+    Arc<Mutex<HashMap<(SessionId, u64), CancellationToken>>>,
+);
+
+/// A dial for another host's OPEN.
+pub struct Dialled {
+    opens: Opens,
+    key: (SessionId, u64),
+    cancelled: CancellationToken,
+}
+
+impl Dialled {
+    /// Ends when the opener gave up.
+    pub async fn cancelled(&self) {
+        self.cancelled.cancelled().await;
+    }
+
+    /// Whether the opener gave up.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+}
+
+impl Drop for Dialled {
+    fn drop(&mut self) {
+        self.opens.1.lock().expect("no panics under this lock").remove(&self.key);
+    }
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -25,6 +54,20 @@ struct Waiting {
 pub type EarlyStream = (Arc<Link>, StreamHeader, Receiver);
 
 impl Opens {
+    /// Notes that an OPEN that came on `link` is being dialled.
+    pub fn dialling(&self, session: SessionId, link: &Link) -> Dialled {
+        let (key, cancelled) = ((session, link.serial), CancellationToken::new());
+        self.1.lock().expect("no panics under this lock").insert(key, cancelled.clone());
+        Dialled { opens: self.clone(), key, cancelled }
+    }
+
+    /// The opener gave up: only on the link that its OPEN came on.
+    pub fn cancel(&self, link: &Link, session: SessionId) {
+        if let Some(dial) = self.1.lock().expect("no panics under this lock").get(&(session, link.serial)) {
+            dial.cancel();
+        }
+    }
+
     /// Notes that an OPEN is about to be sent on `link`.
     pub fn expect(&self, session: SessionId, link: &Link) -> oneshot::Receiver<OpenOutcome> {
         let (answer, answered) = oneshot::channel();
@@ -66,3 +109,6 @@ impl Opens {
         opens.remove(&session).map(|waiting| waiting.early).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -302,3 +302,6 @@ async fn pass_locally(link: Arc<Link>, mut frames: mpsc::Receiver<Frame>, upcall
         upcalls.frame(&link, frame);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,7 +98,9 @@ fn here_already(sidecar: &Sidecar, prepare: &Prepare, group: &str) -> CheckView 
             check(group, "move/place", Level::Ok, format!("{} has no copy of it", sidecar.me), "")
         }
         Some(stage) => {
-            let evidence = format!("{} has a copy of {} ({stage:?})", sidecar.me, prepare.capsule.name);
+            let doing =
+                if stage == Stage::Arriving { "is still taking an earlier move of" } else { "already has" };
+            let evidence = format!("{} {doing} {}", sidecar.me, prepare.capsule.name);
             check(group, "move/copy-there", Level::Fail, evidence, "wait for the other move to end")
         }
     }

@@ -65,7 +65,8 @@ pub(super) async fn send(
             tokio::io::copy(&mut receive, &mut to_rsync).await?;
             to_rsync.shutdown().await
         };
-        let _ = tokio::join!(out, back);
+        // When one way breaks both end, and rsync with them.
+        tokio::try_join!(out, back)?;
         anyhow::Ok(())
     };
     let finished = rsync.wait_with_output();

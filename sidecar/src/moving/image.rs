@@ -98,3 +98,6 @@ pub(super) async fn receive(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,3 +157,6 @@ pub(super) fn ms(duration: std::time::Duration) -> f64 {
 pub(super) async fn tell(output: &mut Output, progress: Progress) {
     let _ = output.write(&Frame::Progress(progress)).await;
 }
+
+#[cfg(test)]
+mod tests;

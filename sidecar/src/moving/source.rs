@@ -198,8 +198,15 @@ impl Departure {
         })
     }
 
-    async fn run(mut self, output: &mut Output) -> Result<MoveResult, ErrorView> {
+    async fn run(self, output: &mut Output) -> Result<MoveResult, ErrorView> {
         self.capsule.set_stage(Stage::Moving);
+        let capsule = self.capsule.clone();
+        let moved = self.run_phases(output).await;
+        capsule.set_phase(None);
+        moved
+    }
+
+    async fn run_phases(mut self, output: &mut Output) -> Result<MoveResult, ErrorView> {
         match self.phases(output).await {
             Ok(result) => Ok(result),
             Err(error) if self.done.key_sent => self.decide(error, output).await,
@@ -237,6 +244,7 @@ impl Departure {
             bail!(Undone);
         }
         crate::faults::reach(phase.word())?;
+        self.capsule.set_phase(Some(phase.word()));
         tell(output, self.clock.progress(phase, None)).await;
         let began = Instant::now();
         let cancelled = self.cancel.clone();

@@ -27,6 +27,9 @@ use crate::sidecar::Sidecar;
 /// Time that the restored sessions may take to attach before the source is told how many did.
 const ATTACH_WAIT: Duration = Duration::from_secs(3);
 
+/// Time that the clearing up after an undone move gets.
+const CLEARED_WAIT: Duration = Duration::from_secs(5);
+
 /// Pause between questions to a directory that does not answer.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 
@@ -68,6 +71,7 @@ pub async fn serve(
     let ToTarget::Prepare(prepare) = hear(&mut receive).await? else {
         bail!("the move did not begin with prepare")
     };
+    cleared(&sidecar, &prepare).await;
     let examined = examine_all(&sidecar, &host, &prepare).await?;
     let refused = matches!(&examined, ToSource::Examined { checks, .. } if checks.iter().any(|check| check.level == Level::Fail));
     say(&mut send, &examined).await?;
@@ -89,6 +93,17 @@ pub async fn serve(
     }
     let _ = send.finish();
     outcome
+}
+
+/// A move that was just undone may still be clearing up here: the next one waits for it.
+async fn cleared(sidecar: &Sidecar, prepare: &Prepare) {
+    let deadline = Instant::now() + CLEARED_WAIT;
+    let arriving = || {
+        sidecar.capsules.get(&prepare.capsule.id).is_some_and(|capsule| capsule.stage() == Stage::Arriving)
+    };
+    while arriving() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 async fn examine_all(sidecar: &Arc<Sidecar>, host: &HostName, prepare: &Prepare) -> anyhow::Result<ToSource> {
@@ -354,3 +369,6 @@ fn warm_links(sidecar: &Arc<Sidecar>, peers: Vec<HostName>) {
 fn hex(key: &ClaimKey) -> String {
     key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,12 +46,14 @@ pub enum Event {
     Hold(oneshot::Sender<()>),
     /// The move was undone.
     Release,
-    /// Hand the half over and end.
-    Park(oneshot::Sender<Parked>),
+    /// Hand the half over, with how it stands, and end.
+    Park(oneshot::Sender<(Parked, SessionView)>),
     /// Tell how it stands.
     Describe(oneshot::Sender<SessionView>),
     /// The other side gave up a connect whose answer came too late.
-    Cancelled,
+    Cancelled(Arc<Link>),
+    /// The program of the other side began a new connection between the same addresses.
+    Superseded,
 }
 
 enum Step {
@@ -91,6 +93,8 @@ impl Driver {
     pub(super) fn new(parked: Parked, routes: Arc<Routes>, link: Option<Arc<Link>>) -> Self {
         let Parked { facts, half, program, mailbox } = parked;
         let unaccepted = half.role() == Role::Acceptor && !half.is_accepted();
+        // A session that was over when its capsule left still has its program's kernel to wait for.
+        let linger = half.outcome().map(|_| Linger::new());
         Self {
             facts,
             half,
@@ -108,12 +112,14 @@ impl Driver {
             accept_look: unaccepted.then(|| (Instant::now() + ACCEPT_LOOK_FIRST, ACCEPT_LOOK_FIRST)),
             stall_since: None,
             resetting: None,
-            linger: None,
+            linger,
         }
     }
 
     /// Runs until the session ended (`None`) or the half was parked.
-    pub(super) async fn run(mut self) -> Option<(oneshot::Sender<Parked>, Parked)> {
+    pub(super) async fn run(
+        mut self,
+    ) -> Option<(oneshot::Sender<(Parked, SessionView)>, (Parked, SessionView))> {
         loop {
             self.act();
             if self.linger.as_ref().is_some_and(|linger| linger.is_over(&self.program)) {
@@ -133,7 +139,10 @@ impl Driver {
             };
             match step {
                 Step::Event(None) => return None,
-                Step::Event(Some(Event::Park(reply))) => return Some((reply, self.into_parked())),
+                Step::Event(Some(Event::Park(reply))) => {
+                    let view = self.describe();
+                    return Some((reply, (self.into_parked(), view)));
+                }
                 Step::Event(Some(event)) => self.on_event(event),
                 Step::Outgoing(step) => self.on_outgoing(step),
                 Step::Incoming(step) => self.on_incoming(step),
@@ -236,7 +245,9 @@ impl Driver {
             Event::Describe(reply) => {
                 let _ = reply.send(self.describe());
             }
-            Event::Cancelled => self.half.peer_gone(),
+            Event::Cancelled(link) if self.speaks_for_peer(&link) => self.half.peer_gone(),
+            Event::Cancelled(_) => {}
+            Event::Superseded => self.half.peer_gone(),
             Event::Park(_) => {}
         }
     }
@@ -271,7 +282,17 @@ impl Driver {
         self.act();
     }
 
+    /// Whether what comes over a link may be the peer's: it is the link in use, or its host is where the peer is.
+    fn speaks_for_peer(&self, link: &Link) -> bool {
+        self.link.as_ref().is_some_and(|current| current.serial == link.serial)
+            || self.routes.places_peer_at(&self.facts.peer, &link.host)
+    }
+
     fn on_data(&mut self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
+        if !self.speaks_for_peer(link) {
+            tracing::warn!(session = %self.half.id(), host = %link.host, "bytes of a host where the peer is not");
+            return;
+        }
         match self.half.stream(&header) {
             StreamVerdict::Use => self.incoming.take(stream),
             StreamVerdict::Keep => self.incoming.keep(header, stream),

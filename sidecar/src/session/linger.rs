@@ -77,3 +77,6 @@ impl Linger {
         program.is_finished()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -303,3 +303,6 @@ impl AsRawFd for Socket {
         self.fd.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,10 @@
 //! Which halves are on this host, and the way to their drivers.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use overlay_proto::{CapsuleId, Frame, Half, StreamHeader};
+use overlay_proto::{CapsuleId, Frame, Half, Role, SessionId, StreamHeader};
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::Driver;
@@ -42,6 +43,10 @@ struct Entry {
     mailbox: mpsc::Sender<Event>,
     own: CapsuleId,
     peer: CapsuleId,
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// How it stood when it was parked, while it is.
+    parked: Option<SessionView>,
 }
 
 impl Table {
@@ -61,20 +66,33 @@ impl Table {
         entries.ended.remove(&key);
         entries.ended_order.retain(|other| *other != key);
         entries.by_peer.entry(facts.peer).or_default().insert(key);
-        entries.halves.insert(key, Entry { mailbox, own: facts.own, peer: facts.peer });
+        entries.halves.insert(
+            key,
+            Entry {
+                mailbox,
+                own: facts.own,
+                peer: facts.peer,
+                local: facts.local,
+                remote: facts.remote,
+                parked: None,
+            },
+        );
         events
     }
 
     /// Runs a half that has its link, or will find one.
     pub fn drive(&self, parked: Parked, link: Option<Arc<Link>>) {
         let key = (parked.half.id(), parked.half.role());
+        if let Some(entry) = self.entries().halves.get_mut(&key) {
+            entry.parked = None;
+        }
         let facts = parked.facts.clone();
         let table = self.clone();
         let routes = self.0.routes.clone();
         self.0.runtime.spawn(async move {
             match Driver::new(parked, routes.clone(), link).run().await {
                 Some((reply, parked)) => {
-                    if let Err(parked) = reply.send(parked) {
+                    if let Err((parked, _)) = reply.send(parked) {
                         table.drive(parked, None);
                     }
                 }
@@ -184,6 +202,15 @@ impl Table {
         }
     }
 
+    /// Ends what is left of an earlier connection between these addresses: its program has begun a new one.
+    pub fn supersede(&self, session: SessionId, local: SocketAddr, remote: SocketAddr) {
+        for (key, entry) in &self.entries().halves {
+            if key.0 != session && key.1 == Role::Acceptor && (entry.local, entry.remote) == (local, remote) {
+                let _ = entry.mailbox.try_send(Event::Superseded);
+            }
+        }
+    }
+
     /// The halves of a capsule.
     pub fn of_capsule(&self, own: CapsuleId) -> Vec<Key> {
         self.entries().halves.iter().filter(|(_, entry)| entry.own == own).map(|(key, _)| *key).collect()
@@ -191,17 +218,21 @@ impl Table {
 
     /// How the halves of all capsules, or of one, stand.
     pub async fn describe(&self, own: Option<CapsuleId>) -> Vec<SessionView> {
-        let asked: Vec<_> = {
+        let mut views = Vec::new();
+        let mut asked = Vec::new();
+        {
             let entries = self.entries();
-            let chosen = entries.halves.values().filter(|entry| own.is_none_or(|own| own == entry.own));
-            chosen
-                .filter_map(|entry| {
-                    let (reply, answer) = oneshot::channel();
-                    entry.mailbox.try_send(Event::Describe(reply)).ok().map(|()| answer)
-                })
-                .collect()
-        };
-        let mut views = Vec::with_capacity(asked.len());
+            for entry in entries.halves.values().filter(|entry| own.is_none_or(|own| own == entry.own)) {
+                if let Some(view) = &entry.parked {
+                    views.push(view.clone());
+                    continue;
+                }
+                let (reply, answer) = oneshot::channel();
+                if entry.mailbox.try_send(Event::Describe(reply)).is_ok() {
+                    asked.push(answer);
+                }
+            }
+        }
         for answer in asked {
             let limit = std::time::Duration::from_millis(500);
             if let Ok(Ok(view)) = tokio::time::timeout(limit, answer).await {
@@ -254,7 +285,11 @@ impl Table {
         let mut parked = Vec::with_capacity(asked.len());
         for answer in asked {
             // A driver that ended meanwhile drops the question: its session is over.
-            parked.extend(answer.await);
+            let Ok((half, view)) = answer.await else { continue };
+            if let Some(entry) = self.entries().halves.get_mut(&(half.half.id(), half.half.role())) {
+                entry.parked = Some(view);
+            }
+            parked.push(half);
         }
         parked
     }

@@ -21,10 +21,26 @@ pub(crate) fn immovable(pids: &[u32]) -> Vec<(u32, String)> {
             if target.as_os_str() == "anon_inode:[io_uring]" {
                 found.push((*pid, "io_uring".to_owned()));
             }
+            if target.as_os_str() == "anon_inode:inotify" && watches_root(*pid, &entry.file_name()) {
+                found.push((*pid, "inotify on files of its root".to_owned()));
+            }
         }
     }
     found.dedup();
     found
+}
+
+/// Whether an inotify descriptor watches files of the process's root: overlayfs as it is mounted here gives out no
+/// handles, by which CRIU would find them again.
+fn watches_root(pid: u32, fd: &std::ffi::OsStr) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(root) = std::fs::metadata(format!("/proc/{pid}/root/")) else { return false };
+    let (major, minor) = (rustix::fs::major(root.dev()), rustix::fs::minor(root.dev()));
+    // As the kernel writes its own device numbers: MKDEV in include/linux/kdev_t.h.
+    let device = format!("sdev:{:x}", (u64::from(major) << 20) | u64::from(minor));
+    let info =
+        std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.to_string_lossy())).unwrap_or_default();
+    info.lines().any(|line| line.starts_with("inotify ") && line.split(' ').any(|word| word == device))
 }
 
 /// The tools that this host needs, with their versions.

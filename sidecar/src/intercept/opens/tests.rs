@@ -23,7 +23,8 @@ async fn links() -> (Node, Node, Arc<Link>, Arc<Link>) {
     let to = |name: &str| -> HostName { host(name) };
     let asked = a.links.to(&to("b"), b.address).await.unwrap();
     let other = a.links.to(&to("c"), stranger.address).await.unwrap();
-    (a.up().await, a.up().await);
+    a.up().await;
+    a.up().await;
     (a, b, asked, other)
 }
 

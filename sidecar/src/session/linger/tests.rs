@@ -44,10 +44,10 @@ async fn progress_prolongs_the_grace() {
     let late = Instant::now() + RESET_GRACE - RESET_LOOK;
     assert!(!resetting.is_due(&ours, late));
     let before = ours.unacknowledged();
-    let mut taken = vec![0; 4 << 20];
+    let mut taken = vec![0; 64 << 10];
     tokio::time::timeout(SOON, async {
         while ours.unacknowledged() >= before {
-            far.read_exact(&mut taken).await.unwrap();
+            assert!(far.read(&mut taken).await.unwrap() > 0);
         }
     })
     .await

@@ -1,0 +1,182 @@
+use hickory_proto::op::Query;
+use hickory_proto::rr::{Name, RecordType};
+
+use super::*;
+
+/// A DNS server of one address that answers with its own response code, over UDP and TCP.
+struct Server {
+    address: SocketAddr,
+    asked: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Server {
+    async fn start(code: ResponseCode) -> Self {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let udp = UdpSocket::bind(address).await.unwrap();
+        let asked: Arc<std::sync::atomic::AtomicUsize> = Arc::default();
+        let (over_udp, over_tcp) = (asked.clone(), asked.clone());
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((count, from)) = udp.recv_from(&mut buffer).await {
+                over_udp.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                udp.send_to(&reply(&buffer[..count], code), from).await.unwrap();
+            }
+        });
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = tcp.accept().await {
+                let query = read_message(&mut stream).await.unwrap();
+                over_tcp.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                write_message(&mut stream, &reply(&query, code)).await.unwrap();
+            }
+        });
+        Self { address, asked }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+fn reply(query: &[u8], code: ResponseCode) -> Vec<u8> {
+    let query = Message::from_vec(query).unwrap();
+    Message::error_msg(query.metadata.id, query.metadata.op_code, code).to_vec().unwrap()
+}
+
+fn query(name: &str) -> Vec<u8> {
+    let mut message = Message::query();
+    message.metadata.id = 4711;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    message.to_vec().unwrap()
+}
+
+/// An address at which nobody answers, and says so.
+async fn nobody() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+fn upstreams(zone_servers: &[SocketAddr], others: &[SocketAddr]) -> Upstreams {
+    Upstreams { zone: "capsule.internal".into(), zone_servers: zone_servers.into(), others: others.into() }
+}
+
+fn code(answer: Option<Vec<u8>>) -> ResponseCode {
+    let message = Message::from_vec(&answer.expect("an answer")).unwrap();
+    assert_eq!((message.metadata.id, message.metadata.message_type), (4711, MessageType::Response));
+    message.metadata.response_code
+}
+
+/// The codes tell who answered.
+const BY_ZONE: ResponseCode = ResponseCode::NXDomain;
+const BY_HOST: ResponseCode = ResponseCode::Refused;
+
+#[tokio::test]
+async fn names_of_the_zone_go_to_the_directory_and_others_to_the_host() {
+    let (zone, host) = (Server::start(BY_ZONE).await, Server::start(BY_HOST).await);
+    let upstreams = upstreams(&[zone.address], &[host.address]);
+    for (name, expected) in [
+        ("redis.capsule.internal.", BY_ZONE),
+        ("capsule.internal.", BY_ZONE),
+        ("_capsule._udp.Redis.CAPSULE.Internal.", BY_ZONE),
+        ("www.example.org.", BY_HOST),
+        ("notcapsule.internal.", BY_HOST),
+        ("capsule.internal.example.org.", BY_HOST),
+        ("internal.", BY_HOST),
+        (".", BY_HOST),
+    ] {
+        assert_eq!(code(answer(&upstreams, &query(name), ask_udp).await), expected, "{name} over UDP");
+        assert_eq!(code(answer(&upstreams, &query(name), ask_tcp).await), expected, "{name} over TCP");
+    }
+    assert_eq!((zone.asked(), host.asked()), (6, 10));
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked_when_one_does_not_answer() {
+    let host = Server::start(BY_HOST).await;
+    let upstreams = upstreams(&[], &[nobody().await, host.address]);
+    assert_eq!(code(answer(&upstreams, &query("example.org."), ask_udp).await), BY_HOST);
+    assert_eq!(code(answer(&upstreams, &query("example.org."), ask_tcp).await), BY_HOST);
+}
+
+#[tokio::test]
+async fn without_an_answer_there_is_a_failure_and_no_silence() {
+    let alone = upstreams(&[nobody().await], &[nobody().await, nobody().await]);
+    for name in ["redis.capsule.internal.", "example.org."] {
+        let failed = answer(&alone, &query(name), ask_udp).await.expect("an answer");
+        let message = Message::from_vec(&failed).unwrap();
+        assert_eq!(message.queries[0].name().to_ascii(), name, "it repeats the question");
+        assert_eq!(code(Some(failed)), ResponseCode::ServFail);
+        assert_eq!(code(answer(&alone, &query(name), ask_tcp).await), ResponseCode::ServFail);
+    }
+    // A host without a resolver.
+    let none = upstreams(&[], &[]);
+    assert_eq!(code(answer(&none, &query("example.org."), ask_udp).await), ResponseCode::ServFail);
+}
+
+/// A server that is silent, where the kernel says nothing either.
+#[tokio::test]
+async fn a_silent_server_costs_a_bounded_time() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let upstreams = upstreams(&[], &[silent.local_addr().unwrap()]);
+    let began = std::time::Instant::now();
+    assert_eq!(code(answer(&upstreams, &query("example.org."), ask_udp).await), ResponseCode::ServFail);
+    assert!(began.elapsed() < UPSTREAM_TIMEOUT + Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_no_query_gets_no_answer() {
+    let host = Server::start(BY_HOST).await;
+    let upstreams = upstreams(&[host.address], &[host.address]);
+    let response = reply(&query("example.org."), ResponseCode::NoError);
+    let mut nameless = Message::query();
+    nameless.metadata.id = 4711;
+    let noise: Vec<u8> = (0..512_u32).map(|n| (n * 37 % 251) as u8).collect();
+    for bytes in [&[][..], &[1], &[0; 12], &noise, &response, &nameless.to_vec().unwrap()] {
+        assert_eq!(answer(&upstreams, bytes, ask_udp).await, None, "{bytes:?}");
+    }
+    assert_eq!(host.asked(), 0);
+}
+
+#[tokio::test]
+async fn both_protocols_are_served() {
+    let (zone, host) = (Server::start(BY_ZONE).await, Server::start(BY_HOST).await);
+    let upstreams = Arc::new(upstreams(&[zone.address], &[host.address]));
+    let udp = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (udp_address, tcp_address) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
+    let slots = Arc::new(Semaphore::new(2));
+    let serving = [
+        tokio::spawn(serve_udp(udp, upstreams.clone(), slots.clone())),
+        tokio::spawn(serve_tcp(tcp, upstreams, slots)),
+    ];
+    // Noise, which is passed over, and more queries than may be under way at once, one after the other.
+    let noise = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    noise.send_to(&[7; 40], udp_address).await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(code(ask_udp(udp_address, query("a.capsule.internal.")).await.ok()), BY_ZONE);
+    }
+    // Several queries on one connection.
+    let mut stream = TcpStream::connect(tcp_address).await.unwrap();
+    for (name, expected) in [("a.capsule.internal.", BY_ZONE), ("example.org.", BY_HOST)] {
+        write_message(&mut stream, &query(name)).await.unwrap();
+        assert_eq!(code(read_message(&mut stream).await.ok()), expected);
+    }
+    // A length without a message is no query: the connection ends.
+    stream.write_all(&[0, 4, 1, 2, 3, 4]).await.unwrap();
+    assert!(read_message(&mut stream).await.is_err());
+    serving.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn an_answer_to_another_question_is_not_taken() {
+    let liar = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = liar.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        while let Ok((count, from)) = liar.recv_from(&mut buffer).await {
+            let mut answer = reply(&buffer[..count], BY_HOST);
+            answer[0] ^= 0xff;
+            liar.send_to(&answer, from).await.unwrap();
+        }
+    });
+    assert!(ask_udp(address, query("example.org.")).await.is_err());
+}

@@ -1,0 +1,311 @@
+use std::time::Duration;
+
+use overlay_proto::SessionId;
+use tokio::time::timeout;
+
+use super::*;
+use crate::testing::{Ca, Node, SOON, Told, header, host};
+
+/// A frame that can be told from others.
+fn cancel(number: u8) -> Frame {
+    Frame::Cancel { session: SessionId::from_bytes([number; 16]) }
+}
+
+/// Sends frame `number` over `link` and sees it arrive at `node`.
+async fn carries(link: &Link, node: &mut Node, number: u8) {
+    link.transmit(cancel(number));
+    loop {
+        match node.next().await {
+            Told::Frame(frame) if frame == cancel(number) => return,
+            Told::Frame(..) | Told::Up(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn down(node: &mut Node) -> Arc<Link> {
+    loop {
+        match node.next().await {
+            Told::Down(link) => return link,
+            Told::Up(_) | Told::Frame(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dialled_link_carries_frames_data_and_requests_both_ways() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    assert!(a.links.existing(&host("b")).is_none());
+    let link = a.links.to(&host("b"), b.address).await.unwrap();
+    assert_eq!(a.up().await.serial, link.serial);
+    let back = b.up().await;
+    assert_eq!((link.host.as_str(), back.host.as_str()), ("b", "a"));
+    assert!(!link.is_local() && !link.is_down() && link.connection().is_some());
+    // Dialling again, or from the other side, gives the same link.
+    assert_eq!(a.links.to(&host("b"), b.address).await.unwrap().serial, link.serial);
+    assert_eq!(b.links.to(&host("a"), a.address).await.unwrap().serial, back.serial);
+    assert_eq!((a.links.all().len(), b.links.all().len()), (1, 1));
+    carries(&link, &mut b, 1).await;
+    carries(&back, &mut a, 2).await;
+    for (link, node) in [(&link, &mut b), (&back, &mut a)] {
+        let mut sender = link.open(header(3, 9)).await.unwrap();
+        sender.write(&mut bytes::Bytes::from_static(b"bytes")).await.unwrap();
+        sender.finish();
+        let Told::Data(found, mut stream) = node.next().await else { panic!("no stream") };
+        assert_eq!((found, stream.read().await.unwrap().unwrap()), (header(3, 9), "bytes".into()));
+        assert_eq!(stream.read().await.unwrap(), None);
+        let (mut send, _) = link.request().await.unwrap().unwrap();
+        send.write_all(&[7]).await.unwrap();
+        let Told::Request(mut receive) = node.next().await else { panic!("no request") };
+        let mut byte = [0];
+        receive.read_exact(&mut byte).await.unwrap();
+        assert_eq!(byte, [7]);
+    }
+}
+
+#[tokio::test]
+async fn the_link_to_itself_needs_no_network() {
+    let mut a = Ca::new().node("a");
+    let link = a.links.to(&host("a"), "192.0.2.1:1".parse().unwrap()).await.unwrap();
+    assert!(link.is_local() && link.connection().is_none() && link.host.as_str() == "a");
+    assert_eq!(a.links.existing(&host("a")).unwrap().serial, link.serial);
+    assert!(a.links.all().is_empty(), "it is not one of the links");
+    assert!(link.request().await.unwrap().is_none());
+    carries(&link, &mut a, 1).await;
+    let mut sender = link.open(header(0, 0)).await.unwrap();
+    sender.write(&mut bytes::Bytes::from_static(b"x")).await.unwrap();
+    let Told::Data(_, mut stream) = a.next().await else { panic!("no stream") };
+    assert_eq!(stream.read().await.unwrap().unwrap(), "x");
+    sender.finish();
+    assert_eq!(stream.read().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn many_who_want_a_link_at_once_get_the_same() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    let wanted: Vec<_> = (0..20)
+        .map(|_| {
+            let (links, address) = (a.links.clone(), b.address);
+            tokio::spawn(async move { links.to(&host("b"), address).await.unwrap().serial })
+        })
+        .collect();
+    let serial = a.up().await.serial;
+    for wanted in wanted {
+        assert_eq!(wanted.await.unwrap(), serial);
+    }
+    b.up().await;
+    b.nothing_more().await;
+    a.nothing_more().await;
+}
+
+/// However the two handshakes interleave, one link remains, the same for both, and it works.
+#[tokio::test]
+async fn both_dialling_at_once_end_with_one_link() {
+    for round in 0..15 {
+        let ca = Ca::new();
+        let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+        let (to_a, to_b) = (host("a"), host("b"));
+        let (at_a, at_b) = (a.address, b.address);
+        let (from_a, from_b) = tokio::join!(a.links.to(&to_b, at_b), b.links.to(&to_a, at_a));
+        assert!(from_a.is_ok() && from_b.is_ok(), "round {round}: {from_a:?}, {from_b:?}");
+        // What was replaced goes; then both have one.
+        let settled = async {
+            loop {
+                if let ([a], [b]) = (&a.links.all()[..], &b.links.all()[..])
+                    && let (Some(here), Some(there)) = (a.connection(), b.connection())
+                    && here.close_reason().is_none()
+                    && there.close_reason().is_none()
+                    && a.dialler == b.dialler
+                {
+                    return a.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let link = timeout(SOON, settled).await.unwrap_or_else(|_| {
+            panic!("round {round}: {:?} and {:?}", a.links.all(), b.links.all());
+        });
+        let back = b.links.existing(&to_a).unwrap();
+        link.transmit(cancel(1));
+        back.transmit(cancel(2));
+        for (node, number) in [(&mut b, 1), (&mut a, 2)] {
+            loop {
+                match node.next().await {
+                    Told::Frame(frame) if frame == cancel(number) => break,
+                    Told::Up(_) | Told::Down(_) => {}
+                    other => panic!("round {round}: {other:?}"),
+                }
+            }
+        }
+        assert!(!link.is_down() && !back.is_down(), "round {round}");
+    }
+}
+
+#[test]
+fn of_two_links_dialled_at_once_the_smaller_name_s_stays() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let node = Ca::new().node("a");
+        let began = Instant::now();
+        let link = |dialler: &str, since: Instant| Link {
+            host: host("b"),
+            serial: 0,
+            carrier: Carrier::Local(node.links.0.upcalls.clone()),
+            frames: mpsc::channel(1).0,
+            down: CancellationToken::new(),
+            since,
+            dialler: host(dialler),
+        };
+        let at_once = began + DIAL_RACE / 2;
+        assert!(stays(&link("a", began), &link("b", at_once)));
+        assert!(!stays(&link("b", began), &link("a", at_once)));
+        // The same host dials again because its link is dead, and later so does anybody.
+        assert!(!stays(&link("a", began), &link("a", at_once)));
+        assert!(!stays(&link("a", began), &link("b", began + DIAL_RACE)));
+    });
+}
+
+#[tokio::test]
+async fn another_host_than_the_wanted_one_is_refused() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    let error = a.links.to(&host("c"), b.address).await.unwrap_err();
+    assert_eq!((error.host.as_str(), error.address), ("c", b.address));
+    assert!(a.links.existing(&host("c")).is_none() && a.links.existing(&host("b")).is_none());
+    // Of another mesh: neither side believes the other.
+    let mut stranger = Ca::new().node("b");
+    assert!(a.links.to(&host("b"), stranger.address).await.is_err());
+    assert!(stranger.links.to(&host("a"), a.address).await.is_err());
+    for node in [&mut a, &mut b, &mut stranger] {
+        node.nothing_more().await;
+    }
+    // The right one at that address is found as ever.
+    assert!(a.links.to(&host("b"), b.address).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_address_at_which_nobody_answers_is_given_up_in_time() {
+    let ca = Ca::new();
+    let a = ca.node("a");
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let began = Instant::now();
+    let error = a.links.to(&host("b"), silent.local_addr().unwrap()).await.unwrap_err();
+    assert!(error.why.contains("no answer"), "{error}");
+    assert!(began.elapsed() < DIAL_TIMEOUT + Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn an_end_is_told_once_to_both() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    let link = a.links.to(&host("b"), b.address).await.unwrap();
+    a.up().await;
+    b.up().await;
+    link.close("enough");
+    link.close("enough");
+    for node in [&mut a, &mut b] {
+        let gone = down(node).await;
+        assert!(gone.is_down());
+        timeout(SOON, gone.gone()).await.unwrap();
+        node.nothing_more().await;
+        assert!(node.links.all().is_empty());
+    }
+    assert!(link.open(header(0, 0)).await.is_err());
+    link.transmit(cancel(1));
+    // A new one is dialled when it is wanted.
+    let again = a.links.to(&host("b"), b.address).await.unwrap();
+    assert_ne!(again.serial, link.serial);
+    carries(&again, &mut b, 2).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_breaks_the_link_and_is_told_once() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    let link = a.links.to(&host("b"), b.address).await.unwrap();
+    a.up().await;
+    b.up().await;
+    // Without an await nobody takes them.
+    for _ in 0..=LINK_FRAMES {
+        link.transmit(cancel(1));
+    }
+    assert!(link.is_down());
+    assert_eq!(down(&mut a).await.serial, link.serial);
+    a.nothing_more().await;
+}
+
+/// A sidecar that was killed says nothing; the one that takes its place at the same address is noticed at the first
+/// packet.
+#[test]
+fn a_restart_is_noticed_at_once() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ca = Ca::new();
+    let (here, there) = (runtime(), runtime());
+    let identity = ca.identity("b");
+    let mut a = here.block_on(async { ca.node("a") });
+    let b = there.block_on(async { Node::start(&identity, "127.0.0.1:0".parse().unwrap()) });
+    let address = b.address;
+    let link = here.block_on(a.links.to(&host("b"), address)).unwrap();
+    assert_eq!(here.block_on(a.up()).serial, link.serial);
+    there.shutdown_timeout(Duration::from_secs(5));
+    drop(b);
+    let there = runtime();
+    let mut b = there.block_on(async { Node::start(&identity, address) });
+    assert!(!link.is_down(), "nobody said that it ended");
+    let began = Instant::now();
+    link.transmit(Frame::Ping);
+    let gone = here.block_on(down(&mut a));
+    assert_eq!(gone.serial, link.serial);
+    assert!(began.elapsed() < Duration::from_secs(2), "noticed after {:?}", began.elapsed());
+    let again = here.block_on(a.links.to(&host("b"), address)).unwrap();
+    assert_ne!(again.serial, link.serial);
+    assert_eq!(there.block_on(b.up()).host.as_str(), "a");
+    again.transmit(cancel(3));
+    assert!(matches!(there.block_on(b.next()), Told::Frame(frame) if frame == cancel(3)));
+    here.block_on(async {
+        assert_eq!(a.up().await.serial, again.serial);
+        a.nothing_more().await;
+    });
+}
+
+#[tokio::test]
+async fn garbage_ends_the_link_that_it_came_on() {
+    for garbage in [&[0xff; 64][..], &[0, 0, 0, 2, 0xff, 0xff], &[0, 0, 0, 0], &[0, 0, 0x20, 0]] {
+        let ca = Ca::new();
+        let (mut a, stranger) = (ca.node("a"), ca.node("c"));
+        let endpoint = {
+            let socket = identity::udp_socket("127.0.0.1:0".parse().unwrap(), 1 << 20).unwrap();
+            identity::endpoint(socket, None).unwrap()
+        };
+        let settings = identity::TransportSettings::link();
+        let client = identity::link_client(&ca.identity("b"), &settings).unwrap();
+        let name = crate::testing::zone().host(&host("a"));
+        let connection = endpoint.connect_with(client, a.address, &name).unwrap().await.unwrap();
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        let mut hello = BytesMut::new();
+        overlay_proto::frame::encode(&Frame::hello(), &mut hello);
+        send.write_all(&hello).await.unwrap();
+        let link = a.up().await;
+        let other = stranger.links.to(&host("a"), a.address).await.unwrap();
+        a.up().await;
+        send.write_all(garbage).await.unwrap();
+        let _ = send.finish();
+        assert_eq!(down(&mut a).await.serial, link.serial);
+        assert!(timeout(SOON, connection.closed()).await.is_ok());
+        carries(&other, &mut a, 5).await;
+    }
+}
+
+#[test]
+fn greetings_need_a_common_version() {
+    assert!(check_hello(&Frame::hello()).is_ok());
+    assert!(check_hello(&Frame::Hello { version_min: 0, version_max: 9 }).is_ok());
+    for (version_min, version_max) in [(2, 9), (0, 0), (9, 0)] {
+        assert!(check_hello(&Frame::Hello { version_min, version_max }).is_err());
+    }
+    assert!(check_hello(&Frame::Ping).is_err());
+}
