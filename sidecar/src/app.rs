@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use directory_api::identity::{self, TransportSettings};
-use directory_api::{Client, Membership};
+use directory_api::{Client, Membership, Token};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::capsule::Capsules;
@@ -57,6 +57,17 @@ fn joined(join: &Join) -> anyhow::Result<()> {
         std::io::stdin().read_to_string(&mut token).context("reading the token from standard input")?;
     }
     let directory = join.data.join("identity");
+    if let (Ok(already), Ok(token)) = (Membership::load(&directory), Token::read(token.trim()))
+        && already.host != token.host
+    {
+        bail!(
+            "{} belongs to host {}, and the token is for {}: choose another --data, or a token for {}",
+            join.data.display(),
+            already.host,
+            token.host,
+            already.host
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let membership = match runtime.block_on(directory_api::join(join.directory, token.trim())) {
         Ok(membership) => membership,

@@ -41,6 +41,9 @@ pub const DIAL_RACE: Duration = Duration::from_secs(3);
 /// Time that the other host's link gets to come up when ours was closed for it.
 pub const DIAL_RACE_WAIT: Duration = Duration::from_millis(200);
 
+/// Frames of hosts where the peer is not known to be that may wait for the directory's word.
+pub const CHECKS: usize = 1024;
+
 /// Pauses between tries to reach the host of a session's other half: first and longest.
 pub const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// See [`RETRY_FIRST`].

@@ -90,7 +90,8 @@ fn check(sidecar: &Sidecar, run: &Run) -> Result<(CapsuleName, Owner), ErrorView
     if let Some(rootfs) = &run.rootfs {
         let path = Path::new(rootfs);
         if !path.is_absolute() || !path.is_dir() {
-            return Err(bad(format!("--rootfs {rootfs} is no directory of host {}", sidecar.me)));
+            return Err(bad(format!("--rootfs {rootfs} is no directory of host {}", sidecar.me))
+                .next("give the absolute path of one, or leave --rootfs out to use the host's own files"));
         }
     }
     for volume in &run.volumes {
@@ -98,7 +99,8 @@ fn check(sidecar: &Sidecar, run: &Run) -> Result<(CapsuleName, Owner), ErrorView
             return Err(bad(format!(
                 "--volume {}: there is no such path on host {}",
                 volume.source, sidecar.me
-            )));
+            ))
+            .next("make it there, or correct the path"));
         }
     }
     Ok((name, owner))

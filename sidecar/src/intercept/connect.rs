@@ -234,7 +234,9 @@ impl Connector {
                 return;
             }
         };
-        self.around.table.begin(half, facts, program, opened.link);
+        if !self.around.table.begin(half, facts, program, opened.link) {
+            tracing::error!(session = %key.0, "there is a session of this name already");
+        }
         for (link, header, stream) in early {
             let _ = self.around.table.tell(&key, Event::Data(link, header, stream));
         }

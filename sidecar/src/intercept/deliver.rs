@@ -68,7 +68,9 @@ async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open
     };
     let generation = network.generation();
     let half = Half::new(open.session, Role::Acceptor, open.opener_generation, generation);
-    around.table.begin(half, facts, Program::Socket(socket), link.clone());
+    if !around.table.begin(half, facts, Program::Socket(socket), link.clone()) {
+        return OpenOutcome::Denied;
+    }
     if dialled.is_cancelled() {
         let _ = around.table.tell(&key, Event::Cancelled(link.clone()));
     }

@@ -79,8 +79,11 @@ pub(super) async fn receive(
     files: &[(String, u64)],
 ) -> anyhow::Result<()> {
     ensure!(files.len() <= IMAGE_FILES_MAX, "an image of {} files is too large", files.len());
-    let total: u64 = files.iter().map(|(_, length)| length).sum();
-    ensure!(total <= IMAGE_BYTES_MAX, "an image of {total} bytes is too large");
+    let total = files.iter().try_fold(0_u64, |total, (_, length)| total.checked_add(*length));
+    ensure!(
+        total.is_some_and(|total| total <= IMAGE_BYTES_MAX),
+        "an image of more than {IMAGE_BYTES_MAX} bytes is too large"
+    );
     for (name, length) in files {
         let plain = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
         ensure!(plain, "the image has a file named {name:?}");

@@ -198,8 +198,13 @@ impl Arrival {
     /// Rebuilds the capsule's connections, silent behind the lock.
     async fn sessions(&mut self, bytes: u64, receive: &mut quinn::RecvStream) -> anyhow::Result<()> {
         ensure!(bytes <= SESSIONS_BYTES_MAX, "sessions of {bytes} bytes are too many");
-        let mut blob = vec![0; usize::try_from(bytes)?];
-        receive.read_exact(&mut blob).await.context("the sessions ended early")?;
+        // Memory is taken as bytes come, whatever was said of them.
+        let mut blob = Vec::new();
+        while (blob.len() as u64) < bytes {
+            let want = usize::try_from(bytes - blob.len() as u64)?.min(1 << 20);
+            let chunk = receive.read_chunk(want, true).await?.context("the sessions ended early")?;
+            blob.extend_from_slice(&chunk.bytes);
+        }
         let images: Vec<HalfImage> = postcard::from_bytes(&blob).context("reading the sessions")?;
         let own = self.capsule.id();
         let rebuilt = self
@@ -211,7 +216,9 @@ impl Arrival {
         for arrived in rebuilt {
             // Known from here on: a peer that is early waits instead of hearing that nobody knows the session.
             let key = (arrived.half.id(), arrived.half.role());
-            let events = self.sidecar.table.register(key, &arrived.facts);
+            let Some(events) = self.sidecar.table.register(key, &arrived.facts) else {
+                bail!("session {} is here already", key.0);
+            };
             if let sockets::ArrivedProgram::Open { fd, .. } = &arrived.program {
                 self.network.keep(key, std::os::fd::AsFd::as_fd(fd));
             }

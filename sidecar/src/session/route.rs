@@ -1,13 +1,14 @@
 //! What a driver needs of its surroundings: where the peer is, a link to it, and the capsule's own network.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use overlay_proto::{CapsuleId, Frame, Generation, HostName, Role};
 
 use super::{Event, Facts, Key, Table};
 use crate::capsule::network::Networks;
-use crate::limits::{RETRY_FIRST, RETRY_LONGEST};
+use crate::limits::{CHECKS, RETRY_FIRST, RETRY_LONGEST};
 use crate::link::{Link, Links};
 use crate::places::Places;
 
@@ -39,12 +40,15 @@ pub struct Routes {
     networks: Networks,
     links: OnceLock<Links>,
     table: OnceLock<Table>,
+    /// Frames that wait for the directory's word, one for each half and link.
+    checking: Mutex<HashSet<(Key, u64)>>,
 }
 
 impl Routes {
     /// Surroundings that lack links and table until [`Self::complete`].
     pub fn new(places: Places, networks: Networks) -> Arc<Self> {
-        Arc::new(Self { places, networks, links: OnceLock::new(), table: OnceLock::new() })
+        let (links, table, checking) = (OnceLock::new(), OnceLock::new(), Mutex::default());
+        Arc::new(Self { places, networks, links, table, checking })
     }
 
     /// Gives the parts that need this one to be made first.
@@ -135,12 +139,22 @@ impl Routes {
     }
 
     /// Asks the directory whether a host that sent a frame for a half may speak for the peer, and passes the
-    /// frame on if it may.
+    /// frame on if it may. One question at a time for each half and link: what comes meanwhile is dropped, and told
+    /// again at the next attach.
     pub fn check_later(self: &Arc<Self>, key: Key, peer: CapsuleId, link: Arc<Link>, frame: Frame) {
         let routes = self.clone();
+        let check = (key, link.serial);
+        {
+            let mut checking = self.checking.lock().expect("no panics under this lock");
+            if checking.len() >= CHECKS || !checking.insert(check) {
+                return;
+            }
+        }
         tokio::spawn(async move {
             let limit = Duration::from_secs(5);
-            match tokio::time::timeout(limit, routes.places.refresh(&peer)).await {
+            let asked = tokio::time::timeout(limit, routes.places.refresh(&peer)).await;
+            routes.checking.lock().expect("no panics under this lock").remove(&check);
+            match asked {
                 Ok(Ok(())) if routes.places_peer_at(&peer, &link.host) => {
                     let _ = routes.table().tell(&key, Event::Checked(link, frame));
                 }

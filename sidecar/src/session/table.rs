@@ -59,10 +59,13 @@ impl Table {
         self.0.entries.lock().expect("no panics under this lock")
     }
 
-    /// Makes a mailbox for a half, so that frames for it are kept until its driver runs.
-    pub fn register(&self, key: Key, facts: &Facts) -> mpsc::Receiver<Event> {
+    /// Makes a mailbox for a half, so that frames for it are kept until its driver runs; none if there is such a half.
+    pub fn register(&self, key: Key, facts: &Facts) -> Option<mpsc::Receiver<Event>> {
         let (mailbox, events) = mpsc::channel(MAILBOX_EVENTS);
         let mut entries = self.entries();
+        if entries.halves.contains_key(&key) {
+            return None;
+        }
         entries.ended.remove(&key);
         entries.ended_order.retain(|other| *other != key);
         entries.by_peer.entry(facts.peer).or_default().insert(key);
@@ -77,7 +80,7 @@ impl Table {
                 parked: None,
             },
         );
-        events
+        Some(events)
     }
 
     /// Runs a half that has its link, or will find one.
@@ -104,13 +107,11 @@ impl Table {
         });
     }
 
-    /// Runs a half that begins now.
-    pub fn begin(&self, half: Half, facts: Facts, program: Program, link: Arc<Link>) -> mpsc::Sender<Event> {
-        let key = (half.id(), half.role());
-        let mailbox = self.register(key, &facts);
-        let sender = self.entries().halves[&key].mailbox.clone();
+    /// Runs a half that begins now; says whether it did, which it does not if there is one of its name.
+    pub fn begin(&self, half: Half, facts: Facts, program: Program, link: Arc<Link>) -> bool {
+        let Some(mailbox) = self.register((half.id(), half.role()), &facts) else { return false };
         self.drive(Parked { facts, half, program, mailbox }, Some(link));
-        sender
+        true
     }
 
     /// Forgets a half whose session is over, but for the answer to late frames.
@@ -167,9 +168,24 @@ impl Table {
             }
             return;
         }
-        if self.tell(&key, Event::Frame(link.clone(), frame)).is_err() {
-            tracing::debug!(session = %key.0, "a frame was dropped: the half is parked or busy");
+        let Some(peer) = self.entries().halves.get(&key).map(|entry| entry.peer) else { return };
+        if !self.0.routes.places_peer_at(&peer, &link.host) {
+            // Asked before it takes a place in the mailbox, which belongs to the peer's frames.
+            self.0.routes.check_later(key, peer, link.clone(), frame);
+            return;
         }
+        if self.tell(&key, Event::Frame(link.clone(), frame)).is_err()
+            && !self.is_parked(&key)
+            && !link.is_local()
+        {
+            // What was lost is told again after the next attach.
+            tracing::warn!(session = %key.0, host = %link.host, "a session's mailbox is full; the link is dropped");
+            link.close("a session's mailbox is full");
+        }
+    }
+
+    fn is_parked(&self, key: &Key) -> bool {
+        self.entries().halves.get(key).is_none_or(|entry| entry.parked.is_some())
     }
 
     /// Passes a data stream to its half.
@@ -294,3 +310,6 @@ impl Table {
         parked
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+use directory_api::Client;
+use overlay_proto::EndKind;
+
+use super::*;
+use crate::capsule::network::Networks;
+use crate::finder::Finder;
+use crate::places::Places;
+use crate::testing::{Ca, zone};
+
+fn key(number: u8, role: Role) -> Key {
+    (SessionId::from_bytes([number; 16]), role)
+}
+
+fn capsule(number: u8) -> CapsuleId {
+    CapsuleId::from_bytes([number; 16])
+}
+
+fn facts(own: u8, peer: u8) -> Facts {
+    let at = |number: u8| SocketAddr::from(([10, 88, 0, number], 7000));
+    let began = std::time::SystemTime::UNIX_EPOCH;
+    Facts { own: capsule(own), peer: capsule(peer), local: at(own), remote: at(peer), began }
+}
+
+fn table() -> Table {
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let directory = Client::connect(vec![nowhere], Ca::new().identity("a")).unwrap();
+    let places = Places::new(directory, Finder::new(zone().to_string(), &[nowhere]).unwrap());
+    Table::new(Routes::new(places, Networks::default()), tokio::runtime::Handle::current())
+}
+
+#[tokio::test]
+async fn events_reach_the_half_that_they_are_for() {
+    let table = table();
+    let (opener, acceptor) = (key(1, Role::Opener), key(1, Role::Acceptor));
+    let mut at_opener = table.register(opener, &facts(1, 2));
+    let mut at_acceptor = table.register(acceptor, &facts(2, 1));
+    assert!(table.has(&opener) && table.has(&acceptor) && !table.has(&key(2, Role::Opener)));
+    table.tell(&opener, Event::Accepted).unwrap();
+    assert!(at_opener.try_recv().is_ok() && at_acceptor.try_recv().is_err());
+    assert!(table.tell(&key(2, Role::Opener), Event::Accepted).is_err());
+    assert_eq!(table.of_capsule(capsule(2)), [acceptor]);
+    // A change of one capsule concerns its own halves and those of its peers.
+    table.place_changed(capsule(1));
+    assert!(matches!(at_opener.try_recv(), Ok(Event::PlaceChanged)));
+    assert!(matches!(at_acceptor.try_recv(), Ok(Event::PlaceChanged)));
+    table.place_changed(capsule(3));
+    assert!(at_opener.try_recv().is_err() && at_acceptor.try_recv().is_err());
+    table.link_down(7);
+    assert!(matches!(at_opener.try_recv(), Ok(Event::LinkDown(7))));
+    table.forget(opener);
+    assert!(!table.has(&opener) && table.has(&acceptor));
+}
+
+#[tokio::test]
+async fn a_mailbox_is_bounded() {
+    let table = table();
+    let mut mailbox = table.register(key(1, Role::Opener), &facts(1, 2));
+    for _ in 0..MAILBOX_EVENTS {
+        table.tell(&key(1, Role::Opener), Event::Accepted).unwrap();
+    }
+    assert!(table.tell(&key(1, Role::Opener), Event::Accepted).is_err());
+    mailbox.try_recv().unwrap();
+    table.tell(&key(1, Role::Opener), Event::Accepted).unwrap();
+}
+
+/// Late frames get the answer that fits how the half went; the memory of it is bounded.
+#[tokio::test]
+async fn late_frames_are_answered() {
+    let table = table();
+    let mut node = Ca::new().node("a");
+    let link = node.links.local();
+    let delivered = |number: u8| Frame::Delivered {
+        session: SessionId::from_bytes([number; 16]),
+        to: Role::Opener,
+        key: crate::testing::key(0),
+        offset: 0,
+        end: Some(EndKind::Fin),
+    };
+    for number in [1, 2] {
+        drop(table.register(key(number, Role::Opener), &facts(1, 2)));
+    }
+    table.forget(key(1, Role::Opener));
+    table.remove(key(2, Role::Opener));
+    for (number, moved) in [(1, false), (2, true), (3, false)] {
+        table.frame(&link, key(number, Role::Opener), delivered(number));
+        let session = SessionId::from_bytes([number; 16]);
+        let expected = match moved {
+            true => Frame::NotHere { session, to: Role::Acceptor },
+            false => Frame::Unknown { session, to: Role::Acceptor },
+        };
+        assert!(matches!(node.next().await, crate::testing::Told::Frame(frame) if frame == expected));
+    }
+    let numbered = |number: usize| {
+        let mut bytes = [9; 16];
+        bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        (SessionId::from_bytes(bytes), Role::Opener)
+    };
+    for number in 0..TOMBSTONES + 5 {
+        table.forget(numbered(number));
+        table.forget(numbered(number));
+    }
+    assert_eq!((table.entries().ended.len(), table.entries().ended_order.len()), (TOMBSTONES, TOMBSTONES));
+}
+
+/// A half that arrives with another capsule does not take the place of one that is here (D8).
+#[tokio::test]
+async fn a_live_half_keeps_its_place() {
+    let table = table();
+    let mut mailbox = table.register(key(1, Role::Acceptor), &facts(1, 2));
+    let _stranger = table.register(key(1, Role::Acceptor), &facts(3, 2));
+    assert_eq!(table.of_capsule(capsule(1)), [key(1, Role::Acceptor)], "it was displaced");
+    let _ = table.tell(&key(1, Role::Acceptor), Event::Accepted);
+    assert!(matches!(mailbox.try_recv(), Ok(Event::Accepted)), "its events go elsewhere");
+}
