@@ -9,6 +9,7 @@ use std::time::Duration;
 use admin_api::request::{Exec, Memory, Run};
 use admin_api::{AskError, Request};
 use bytes::BytesMut;
+use directory_api::CapsuleRecord;
 use evil::{ADMIN, Evil, FILES, MOVE, Wire, fresh_session, is_well, log_of};
 use overlay_proto::frame::{Attach, Attached, Held, Hold, Position};
 use overlay_proto::{
@@ -443,17 +444,54 @@ fn capsules_that_are_elsewhere_do_not_arrive() {
     });
     talk.goes_on();
     // Its own capsule is looked at: what was refused was not refused for its form.
-    let mut mine = file;
-    for (field, value) in [
-        ("id", json!(own.id.to_string())),
-        ("name", json!(own.name.as_str())),
-        ("generation", json!(own.generation)),
-        ("locators", json!(own.locators)),
-    ] {
-        mine[field] = value;
-    }
+    let mine = disguised(file, &own);
     let answer = evil.converse(&wires[1].1, MOVE, &prepare(&mine, true)).expect("an answer");
     assert_eq!(answer["says"], "examined", "{answer}");
+    end(mesh);
+}
+
+/// The file of a capsule, as if it were that of another one.
+fn disguised(mut file: Value, own: &CapsuleRecord) -> Value {
+    file["id"] = json!(own.id.to_string());
+    file["name"] = json!(own.name.as_str());
+    file["generation"] = json!(own.generation);
+    file["locators"] = json!(own.locators);
+    file
+}
+
+/// A host may move its own capsules anywhere; what it says on the way is checked all the same.
+#[test]
+fn what_a_source_says_harms_no_target() {
+    let mesh = Mesh::running("source", &["a", "b"]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    let mut talk = Talk::start(&a, &b);
+    let evil = Evil::join(&mesh, &[&a, &b]);
+    let own = evil.register("own");
+    let path = a.data().join("capsules").join(capsule_id(&a, "redis")).join("capsule.json");
+    let file: Value = serde_json::from_slice(&std::fs::read(path).expect("redis is there")).expect("JSON");
+    let (begin, wire) = (prepare(&disguised(file, &own), false), evil.link(&b));
+    let wrong: [(&str, Value); 12] = [
+        ("more sessions than memory", json!({"says": "sessions", "bytes": 1_u64 << 34})),
+        ("more sessions than allowed", json!({"says": "sessions", "bytes": u64::MAX})),
+        ("no sessions", json!({"says": "sessions", "bytes": 64})),
+        ("a log elsewhere", json!({"says": "log", "name": "../../../../etc/motd", "offset": 0, "bytes": 4})),
+        ("a long piece", json!({"says": "log", "name": "log", "offset": 0, "bytes": 1_u64 << 40})),
+        ("a far piece", json!({"says": "log", "name": "log", "offset": u64::MAX, "bytes": 4})),
+        ("an image elsewhere", json!({"says": "image", "files": [["../../x", 4]]})),
+        ("a huge image", json!({"says": "image", "files": [["a", u64::MAX], ["b", 2]]})),
+        ("no image at all", json!({"says": "restore"})),
+        ("a key too early", json!({"says": "key", "key": "00".repeat(32)})),
+        ("prepare twice", begin.clone()),
+        ("an unknown word", json!({"says": "please"})),
+    ];
+    for (what, message) in wrong {
+        let answers = evil.lead(&wire, &[begin.clone(), message], &noise(1, 64));
+        let says: Vec<&str> = answers.iter().filter_map(|answer| answer["says"].as_str()).collect();
+        assert_eq!(says, ["examined", "ready", "failed"], "{what}: {answers:#?}");
+        is_well(&b);
+        nothing_left_of(&b, &own.id.to_string());
+    }
+    talk.goes_on();
     end(mesh);
 }
 

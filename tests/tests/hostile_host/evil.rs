@@ -186,6 +186,35 @@ impl Evil {
         Some(serde_json::from_slice(body).expect("a message"))
     }
 
+    /// Leads a move: says the messages, one after the other, and after the last one whatever bytes there are. Gives
+    /// everything that is answered until the other side is done.
+    #[track_caller]
+    pub(crate) fn lead(&self, wire: &Wire, messages: &[Value], bytes: &[u8]) -> Vec<Value> {
+        self.run(async {
+            let (mut send, mut receive) = wire.connection.open_bi().await.expect("a stream");
+            let mut said = vec![MOVE];
+            for message in messages {
+                let body = message.to_string().into_bytes();
+                said.extend(u32::try_from(body.len()).expect("short").to_be_bytes());
+                said.extend(body);
+            }
+            said.extend_from_slice(bytes);
+            let _ = send.write_all(&said).await;
+            let _ = send.finish();
+            let mut answers = Vec::new();
+            let mut length = [0; 4];
+            while timeout(SOON, receive.read_exact(&mut length)).await.expect("an end in time").is_ok() {
+                let mut body = vec![0; u32::from_be_bytes(length) as usize];
+                timeout(SOON, receive.read_exact(&mut body))
+                    .await
+                    .expect("an end in time")
+                    .expect("a message");
+                answers.push(serde_json::from_slice(&body).expect("a message"));
+            }
+            answers
+        })
+    }
+
     /// Writes bytes on a fresh request stream, and ends it if told to; gives the first that is answered.
     #[track_caller]
     pub(crate) fn raw(&self, wire: &Wire, bytes: &[u8], finish: bool) -> Option<Vec<u8>> {

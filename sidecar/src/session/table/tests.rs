@@ -32,8 +32,8 @@ fn table() -> Table {
 async fn events_reach_the_half_that_they_are_for() {
     let table = table();
     let (opener, acceptor) = (key(1, Role::Opener), key(1, Role::Acceptor));
-    let mut at_opener = table.register(opener, &facts(1, 2));
-    let mut at_acceptor = table.register(acceptor, &facts(2, 1));
+    let mut at_opener = table.register(opener, &facts(1, 2)).unwrap();
+    let mut at_acceptor = table.register(acceptor, &facts(2, 1)).unwrap();
     assert!(table.has(&opener) && table.has(&acceptor) && !table.has(&key(2, Role::Opener)));
     table.tell(&opener, Event::Accepted).unwrap();
     assert!(at_opener.try_recv().is_ok() && at_acceptor.try_recv().is_err());
@@ -54,7 +54,7 @@ async fn events_reach_the_half_that_they_are_for() {
 #[tokio::test]
 async fn a_mailbox_is_bounded() {
     let table = table();
-    let mut mailbox = table.register(key(1, Role::Opener), &facts(1, 2));
+    let mut mailbox = table.register(key(1, Role::Opener), &facts(1, 2)).unwrap();
     for _ in 0..MAILBOX_EVENTS {
         table.tell(&key(1, Role::Opener), Event::Accepted).unwrap();
     }
@@ -77,7 +77,7 @@ async fn late_frames_are_answered() {
         end: Some(EndKind::Fin),
     };
     for number in [1, 2] {
-        drop(table.register(key(number, Role::Opener), &facts(1, 2)));
+        drop(table.register(key(number, Role::Opener), &facts(1, 2)).unwrap());
     }
     table.forget(key(1, Role::Opener));
     table.remove(key(2, Role::Opener));
@@ -106,8 +106,8 @@ async fn late_frames_are_answered() {
 #[tokio::test]
 async fn a_live_half_keeps_its_place() {
     let table = table();
-    let mut mailbox = table.register(key(1, Role::Acceptor), &facts(1, 2));
-    let _stranger = table.register(key(1, Role::Acceptor), &facts(3, 2));
+    let mut mailbox = table.register(key(1, Role::Acceptor), &facts(1, 2)).unwrap();
+    assert!(table.register(key(1, Role::Acceptor), &facts(3, 2)).is_none());
     assert_eq!(table.of_capsule(capsule(1)), [key(1, Role::Acceptor)], "it was displaced");
     let _ = table.tell(&key(1, Role::Acceptor), Event::Accepted);
     assert!(matches!(mailbox.try_recv(), Ok(Event::Accepted)), "its events go elsewhere");

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, waitpid};
 use serde_json::Value;
 use testkit::figures::median;
 use testkit::{Host, Mesh, program, wait_until};
@@ -41,6 +41,9 @@ impl Alone {
 pub(crate) fn measure(mesh: &Mesh, size: Size, extent: &Extent) -> Alone {
     let (a, c) = (mesh.host("a"), mesh.host("c"));
     let images = Images::mount(&mesh.dir().join("images"));
+    // Whoever restores ends at once; without an heir here its child would go to process 1, which may be slow to notice
+    // that it died, and until then its pid is taken.
+    set_child_subreaper(Some(rustix::process::getpid())).expect("every process may inherit");
     let redis = Redis::start(&a, size);
     let place = format!("{}:{PORT}", a.address());
     let mut found = Alone::default();
@@ -56,14 +59,16 @@ pub(crate) fn measure(mesh: &Mesh, size: Size, extent: &Extent) -> Alone {
             assert!(seen["ok"] == true, "the connection did not survive CRIU alone: {seen}");
         });
     }
+    drop(redis);
+    set_child_subreaper(None).expect("every process may stop inheriting");
     found
 }
 
 /// Its gap says little: TCP repeats what the lock dropped after 200 ms, 400 ms and so on.
 fn client(host: &Host, size: Size, place: &str) -> Value {
     let client = program("db-client").display().to_string();
-    let line =
-        [&client, "--redis", place, "--rate", CLIENT_RATE, "--seconds", size.client_seconds(), "--json"];
+    let seconds = if size == Size::Empty { "0.8" } else { "1.6" };
+    let line = [&client, "--redis", place, "--rate", CLIENT_RATE, "--seconds", seconds, "--json"];
     host.run(line).ok().json()
 }
 
@@ -86,9 +91,25 @@ impl Drop for Images {
     }
 }
 
+/// Open again when it is dropped: a client should not wait for a capture that failed.
+struct Lock<'a>(&'a Host);
+
+impl Lock<'_> {
+    fn close(host: &Host) -> Lock<'_> {
+        host.run(["nft", LOCK]).ok();
+        Lock(host)
+    }
+}
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        self.0.run(["nft", UNLOCK]);
+    }
+}
+
 struct Redis<'a> {
     host: &'a Host,
-    pid: String,
+    pid: Pid,
 }
 
 impl Redis<'_> {
@@ -103,7 +124,8 @@ impl Redis<'_> {
             assert_eq!(ask(&words), "OK", "redis can't be filled");
         }
         let pid = fs::read_to_string(&pid_file).expect("redis writes its pid before it answers");
-        Redis { host, pid: pid.trim().to_owned() }
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a pid is a number above 0");
+        Redis { host, pid }
     }
 
     /// Captures it, which ends it, and brings it back under the same pid.
@@ -113,38 +135,38 @@ impl Redis<'_> {
         }
         let images = images.display().to_string();
         let common = ["-D", &images, "--tcp-established", "--network-lock", "skip", "-v1", "-o", "log"];
-        self.host.run(["nft", LOCK]).ok();
-        let began = Instant::now();
-        let dump = self.criu(["dump", "-t", &self.pid].iter().chain(&common).copied());
-        let dumped = began.elapsed();
-        // Its pid is free only when whoever adopted it has noticed its death: no work of CRIU's, so not counted.
-        wait_until(READY_LIMIT, "the end of the captured redis", || {
-            !Path::new("/proc").join(&self.pid).exists()
-        });
-        let began = Instant::now();
-        let restore = self.criu(["restore", "-d"].iter().chain(&common).copied());
-        let restored = began.elapsed();
-        self.host.run(["nft", UNLOCK]).ok();
-        for output in [dump, restore] {
-            let log = fs::read_to_string(Path::new(&images).join("log")).unwrap_or_default();
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "criu: {}: {said}{log}", output.status);
-        }
+        let _lock = Lock::close(self.host);
+        let pid = self.pid.to_string();
+        let dumped = self.criu(["dump", "-t", &pid].iter().chain(&common).copied(), &images);
+        // Its pid is free only when its death was noticed: no work of CRIU's, so not counted.
+        wait_until(READY_LIMIT, "the end of the captured redis", || self.has_ended());
+        let restored = self.criu(["restore", "-d"].iter().chain(&common).copied(), &images);
         (dumped, restored)
     }
 
-    /// Waits for its very end, without the steps of 20 ms in which the mesh waits.
-    fn criu<'b>(&self, words: impl Iterator<Item = &'b str>) -> Output {
+    /// Takes notice of its death, as its parent must.
+    fn has_ended(&self) -> bool {
+        // No such child: it has ended and was noticed.
+        !matches!(waitpid(Some(self.pid), WaitOptions::NOHANG), Ok(None))
+    }
+
+    /// How long it takes to its very end, without the steps of 20 ms in which the mesh waits.
+    fn criu<'b>(&self, words: impl Iterator<Item = &'b str>, images: &str) -> Duration {
         let mut command = self.host.command(["criu"].into_iter().chain(words));
-        command.stdin(Stdio::null()).output().expect("nsenter was there a moment ago")
+        let began = Instant::now();
+        let output = command.stdin(Stdio::null()).output().expect("nsenter was there a moment ago");
+        let took = began.elapsed();
+        let log = || fs::read_to_string(Path::new(images).join("log")).unwrap_or_default();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "criu: {}: {said}{}", output.status, log());
+        took
     }
 }
 
 impl Drop for Redis<'_> {
     fn drop(&mut self) {
-        if let Some(pid) = self.pid.parse().ok().and_then(Pid::from_raw) {
-            // It may have been lost by a failed restore.
-            let _ = kill_process(pid, Signal::KILL);
-        }
+        // It may have been lost by a failed restore.
+        let _ = kill_process(self.pid, Signal::KILL);
+        let _ = waitpid(Some(self.pid), WaitOptions::empty());
     }
 }

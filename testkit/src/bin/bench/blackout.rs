@@ -57,8 +57,8 @@ impl Size {
     /// How long a client asks: a move must fit.
     pub(crate) fn client_seconds(self) -> &'static str {
         match self {
-            Size::Empty => "2.2",
-            Size::Full => "3.5",
+            Size::Empty => "1.6",
+            Size::Full => "3",
         }
     }
 

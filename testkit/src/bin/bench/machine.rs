@@ -50,6 +50,16 @@ pub(crate) fn busy_seconds() -> f64 {
     busy as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
+/// CPU time of one process since its start, in programs and in the kernel on its behalf.
+pub(crate) fn process_seconds(pid: u32) -> f64 {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in brackets, may hold blanks; after it the state is the first field and utime the twelfth.
+    let after = line.rsplit_once(')').map_or("", |(_, after)| after);
+    let ticks =
+        after.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>();
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
 /// Resident memory of a process, in KiB.
 pub(crate) fn resident_kib(pid: u32) -> u64 {
     kib(&format!("/proc/{pid}/status"), "VmRSS")

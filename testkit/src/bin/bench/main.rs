@@ -46,7 +46,7 @@ struct Extent {
 const FULL: Extent =
     Extent { repetitions: 3, moves: 5, stream_seconds: 2.5, small_seconds: 1.5, idle_connections: 1000 };
 const QUICK: Extent =
-    Extent { repetitions: 1, moves: 2, stream_seconds: 1.5, small_seconds: 0.7, idle_connections: 1000 };
+    Extent { repetitions: 1, moves: 3, stream_seconds: 1.5, small_seconds: 0.7, idle_connections: 1000 };
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use testkit::Mesh;
 
 use crate::Extent;
-use crate::machine::busy_seconds;
+use crate::machine::{busy_seconds, process_seconds};
 use crate::report::Report;
 use crate::sides::{CONNECTS, ROUNDTRIP, Sides, THROUGHPUT, Way};
 
@@ -16,38 +16,44 @@ const STARTED: Duration = Duration::from_millis(600);
 /// And only for so much of the time that it is told to take.
 const COUNTED_SHARE: f64 = 0.6;
 
-pub(crate) fn measure(_: &Mesh, sides: &Sides, extent: &Extent, report: &mut Report) {
+pub(crate) fn measure(mesh: &Mesh, sides: &Sides, extent: &Extent, report: &mut Report) {
     for round in 1..=extent.repetitions {
         eprintln!("bench: stream, round trip and connects, {round} of {}", extent.repetitions);
         for way in [Way::Plain, Way::Capsules] {
-            stream(sides, extent, way, report);
+            stream(mesh, sides, extent, way, report);
             round_trip(sides, extent, way, report);
             connects(sides, extent, way, report);
         }
     }
 }
 
-fn stream(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
-    let directions: [(&[&str], &str, &str); 2] = [
-        (&[], "stream_forward_gbit_per_s", "cpu_forward_s_per_gib"),
-        (&["--reverse"], "stream_reverse_gbit_per_s", "cpu_reverse_s_per_gib"),
+fn stream(mesh: &Mesh, sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
+    let directions: [(&[&str], [&str; 3]); 2] = [
+        (&[], ["stream_forward_gbit_per_s", "cpu_forward_s_per_gib", "cpu_forward_sidecars_s_per_gib"]),
+        (
+            &["--reverse"],
+            ["stream_reverse_gbit_per_s", "cpu_reverse_s_per_gib", "cpu_reverse_sidecars_s_per_gib"],
+        ),
     ];
-    for (flags, speed, cost) in directions {
+    let sidecars = ["a", "b"].map(|host| mesh.host(host).sidecar_pid().unwrap_or(0));
+    let used = || (busy_seconds(), sidecars.iter().map(|&pid| process_seconds(pid)).sum::<f64>());
+    for (flags, [speed, cost, sidecar_cost]) in directions {
         let seconds = extent.stream_seconds.to_string();
         let more: Vec<&str> = ["--seconds", &seconds].iter().chain(flags).copied().collect();
         let counted = Duration::from_secs_f64(extent.stream_seconds * COUNTED_SHARE);
-        let (found, busy) = thread::scope(|scope| {
+        let (found, before, after) = thread::scope(|scope| {
             let running = scope.spawn(|| sides.run(way, "throughput", THROUGHPUT, &more));
             thread::sleep(STARTED);
-            let before = busy_seconds();
+            let before = used();
             thread::sleep(counted);
-            let busy = busy_seconds() - before;
-            (running.join().expect("a failed measurement has said why"), busy)
+            let after = used();
+            (running.join().expect("a failed measurement has said why"), before, after)
         });
         let gbit_per_s = number(&found, "gbit_per_s");
         let gib = gbit_per_s * 1e9 / 8.0 / f64::from(1 << 30) * counted.as_secs_f64();
         report.sample(speed, way, gbit_per_s);
-        report.sample(cost, way, busy / gib);
+        report.sample(cost, way, (after.0 - before.0) / gib);
+        report.sample(sidecar_cost, way, (after.1 - before.1) / gib);
     }
 }
 

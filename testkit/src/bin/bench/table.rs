@@ -9,15 +9,19 @@ use crate::report::Report;
 
 /// How the two ways are compared.
 enum Compared {
+    /// Not with plain TCP, which has none of it.
+    No,
     Ratio,
     Difference,
 }
 
-const ROWS: [(&str, &str, Compared, usize); 8] = [
+const ROWS: [(&str, &str, Compared, usize); 10] = [
     ("stream forward, Gbit/s", "stream_forward_gbit_per_s", Compared::Ratio, 2),
     ("stream reverse, Gbit/s", "stream_reverse_gbit_per_s", Compared::Ratio, 2),
     ("  CPU forward, s per GiB", "cpu_forward_s_per_gib", Compared::Ratio, 2),
+    ("    of it the sidecars", "cpu_forward_sidecars_s_per_gib", Compared::No, 2),
     ("  CPU reverse, s per GiB", "cpu_reverse_s_per_gib", Compared::Ratio, 2),
+    ("    of it the sidecars", "cpu_reverse_sidecars_s_per_gib", Compared::No, 2),
     ("round trip of 64 bytes, p50 µs", "round_trip_p50_us", Compared::Difference, 0),
     ("round trip of 64 bytes, p99 µs", "round_trip_p99_us", Compared::Difference, 0),
     ("connects per s, one by one", "connects_per_s", Compared::Ratio, 0),
@@ -63,6 +67,7 @@ fn network(report: &Report, out: &mut String) -> std::fmt::Result {
     for (title, name, compared, digits) in &ROWS {
         let (plain, capsules) = report.medians(name);
         let verdict = match compared {
+            Compared::No => String::new(),
             Compared::Ratio => format!("{:.2} ×", capsules / plain),
             Compared::Difference => format!("{:+.0}", capsules - plain),
         };
