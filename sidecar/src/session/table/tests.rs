@@ -99,7 +99,8 @@ async fn late_frames_are_answered() {
         table.forget(numbered(number));
         table.forget(numbered(number));
     }
-    assert_eq!((table.entries().ended.len(), table.entries().ended_order.len()), (TOMBSTONES, TOMBSTONES));
+    let entries = table.entries();
+    assert_eq!((entries.ended.len(), entries.ended_order.len()), (TOMBSTONES, TOMBSTONES));
 }
 
 /// A half that arrives with another capsule does not take the place of one that is here (D8).
