@@ -84,9 +84,11 @@ fn main() -> ExitCode {
     } else {
         table::print(&table::table(&report))
     }
-    if left.is_empty() {
-        return ExitCode::SUCCESS;
+    for failure in &report.failures {
+        eprintln!("bench: {failure}");
     }
-    eprintln!("bench: left behind: {left}");
-    ExitCode::FAILURE
+    if !left.is_empty() {
+        eprintln!("bench: left behind: {left}");
+    }
+    if left.is_empty() && report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -66,8 +66,19 @@ fn round_trip(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
 fn connects(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
     for (parallel, name) in [("1", "connects_per_s"), ("16", "connects_at_once_per_s")] {
         let seconds = extent.small_seconds.to_string();
-        let found = sides.run(way, "connects", CONNECTS, &["--seconds", &seconds, "--parallel", parallel]);
+        let found = sides.run_with_failures(
+            way,
+            "connects",
+            CONNECTS,
+            &["--seconds", &seconds, "--parallel", parallel],
+        );
         report.sample(name, way, number(&found, "per_second"));
+        if found["failed"] != 0 {
+            let of = &found["connections"];
+            report
+                .failures
+                .push(format!("{name}: {} failed beside {of}: {}", found["failed"], found["first_failure"]));
+        }
     }
 }
 

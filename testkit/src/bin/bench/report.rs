@@ -24,6 +24,8 @@ pub(crate) struct Report {
     pub(crate) moves: usize,
     pub(crate) seconds: f64,
     samples: BTreeMap<&'static str, Samples>,
+    /// Connections that failed: none should.
+    pub(crate) failures: Vec<String>,
     pub(crate) memory: Memory,
     pub(crate) blackouts: Vec<Blackout>,
 }
@@ -37,6 +39,7 @@ impl Report {
             moves: extent.moves,
             seconds: 0.0,
             samples: BTreeMap::new(),
+            failures: Vec::new(),
             memory: Memory::default(),
             blackouts: Vec::new(),
         }
@@ -80,6 +83,7 @@ impl Report {
             "moves": self.moves,
             "seconds": self.seconds,
             "network": network,
+            "failures": self.failures,
             "memory": self.memory,
             "blackout": self.blackouts.iter().map(Blackout::json).collect::<Vec<_>>(),
         });

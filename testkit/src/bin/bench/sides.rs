@@ -51,11 +51,19 @@ impl Sides {
     /// Runs a measuring program on host b against its server on host a, and gives what it found.
     pub(crate) fn run(&self, way: Way, name: &str, port: u16, more: &[&str]) -> Value {
         let line = self.line(way, name, port, more);
-        let output = match way {
+        self.output(way, line).ok().json()
+    }
+
+    /// As `run`, also when some of it failed: what is printed says how much.
+    pub(crate) fn run_with_failures(&self, way: Way, name: &str, port: u16, more: &[&str]) -> Value {
+        self.output(way, self.line(way, name, port, more)).json()
+    }
+
+    fn output(&self, way: Way, line: Vec<String>) -> Output {
+        match way {
             Way::Plain => self.client.run(line),
             Way::Capsules => self.client.capsule_within(RUN_LIMIT, line),
-        };
-        output.ok().json()
+        }
     }
 
     /// As `run`, without waiting for the end.

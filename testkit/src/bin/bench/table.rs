@@ -71,7 +71,8 @@ fn network(report: &Report, out: &mut String) -> std::fmt::Result {
             Compared::Ratio => format!("{:.2} ×", capsules / plain),
             Compared::Difference => format!("{:+.0}", capsules - plain),
         };
-        writeln!(out, "{title:36}{plain:>12.digits$}{capsules:>16.digits$}{verdict:>12}")?;
+        let row = format!("{title:36}{plain:>12.digits$}{capsules:>16.digits$}{verdict:>12}");
+        writeln!(out, "{}", row.trim_end())?;
     }
     let memory = &report.memory;
     writeln!(out, "{:36}{:>12}{:>16.1}", "memory of a fresh sidecar, MiB", "", memory.start_mib)?;
