@@ -20,6 +20,9 @@ pub const MAILBOX_EVENTS: usize = 256;
 /// Control frames that wait to be written to a link.
 pub const LINK_FRAMES: usize = 65_536;
 
+/// Streams and frames that may come for a session before its program's connection is there.
+pub const EARLY_EVENTS: usize = 8;
+
 /// Streams of one session that may wait for their session to know their attach.
 pub const EARLY_STREAMS: usize = 4;
 

@@ -69,7 +69,7 @@ impl Upcalls for Switchboard {
             | Frame::NotHere { .. } => {
                 if let (Some(session), Some(to)) = (frame.session(), frame.to()) {
                     if to == Role::Opener && around.opens.waits(&session) {
-                        // The acceptor's link broke before our half was there: it is joined when it begins.
+                        around.opens.keep_early_frame(link, session, frame);
                         return;
                     }
                     around.table.frame(link, (session, to), frame);

@@ -19,7 +19,7 @@ use crate::capsule::network::Network;
 use crate::limits::{ACCEPT_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, UNREACHABLE_AFTER};
 use crate::link::Link;
 use crate::places::Places;
-use crate::session::{Event, Facts, Program, Routes, Socket, Table};
+use crate::session::{Facts, Program, Routes, Socket, Table};
 use crate::watched::{Watched, watch};
 
 /// What connects need of the sidecar.
@@ -237,8 +237,8 @@ impl Connector {
         if !self.around.table.begin(half, facts, program, opened.link) {
             tracing::error!(session = %key.0, "there is a session of this name already");
         }
-        for (link, header, stream) in early {
-            let _ = self.around.table.tell(&key, Event::Data(link, header, stream));
+        for event in early {
+            let _ = self.around.table.tell(&key, event);
         }
     }
 

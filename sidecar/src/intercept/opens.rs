@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use overlay_proto::{OpenOutcome, SessionId, StreamHeader};
+use overlay_proto::{Frame, OpenOutcome, SessionId, StreamHeader};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::EARLY_STREAMS;
+use crate::limits::EARLY_EVENTS;
 use crate::link::{Link, Receiver};
+use crate::session::Event;
 
 /// OPENs sent by this host, and those of other hosts that are being dialled here.
 #[derive(Clone, Default)]
@@ -47,11 +48,9 @@ struct Waiting {
     answer: Option<oneshot::Sender<OpenOutcome>>,
     /// The link that the OPEN went out on: an answer from elsewhere does not count.
     link: u64,
-    early: Vec<EarlyStream>,
+    /// What came for the half before the program's connection was there, in order.
+    early: Vec<Event>,
 }
-
-/// A data stream that arrived before the program's connection was there.
-pub type EarlyStream = (Arc<Link>, StreamHeader, Receiver);
 
 impl Opens {
     /// Notes that an OPEN that came on `link` is being dialled.
@@ -95,16 +94,28 @@ impl Opens {
 
     /// Keeps a data stream for a session that is being opened.
     pub fn keep_early(&self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
-        let mut opens = self.0.lock().expect("no panics under this lock");
-        if let Some(waiting) = opens.get_mut(&header.session).filter(|waiting| waiting.link == link.serial)
-            && waiting.early.len() < EARLY_STREAMS
-        {
-            waiting.early.push((link.clone(), header, stream));
+        self.keep(link, header.session, || Event::Data(link.clone(), header, stream));
+    }
+
+    /// Keeps a control frame for a session that is being opened: the far program may have ended its direction before
+    /// ours has its connection. An attach is of no use to a half that is attached by the answer.
+    pub fn keep_early_frame(&self, link: &Arc<Link>, session: SessionId, frame: Frame) {
+        if !matches!(frame, Frame::Attach(_) | Frame::Attached(_)) {
+            self.keep(link, session, || Event::Frame(link.clone(), frame));
         }
     }
 
-    /// Ends the waiting, and gives the streams that came early.
-    pub fn finish(&self, session: SessionId) -> Vec<EarlyStream> {
+    fn keep(&self, link: &Link, session: SessionId, event: impl FnOnce() -> Event) {
+        let mut opens = self.0.lock().expect("no panics under this lock");
+        if let Some(waiting) = opens.get_mut(&session).filter(|waiting| waiting.link == link.serial)
+            && waiting.early.len() < EARLY_EVENTS
+        {
+            waiting.early.push(event());
+        }
+    }
+
+    /// Ends the waiting, and gives what came early.
+    pub fn finish(&self, session: SessionId) -> Vec<Event> {
         let mut opens = self.0.lock().expect("no panics under this lock");
         opens.remove(&session).map(|waiting| waiting.early).unwrap_or_default()
     }

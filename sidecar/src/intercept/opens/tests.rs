@@ -71,7 +71,7 @@ async fn early_streams_are_kept_from_the_right_link_and_bounded() {
         senders.push(sender);
         opens.keep_early(link, header(number), stream);
     }
-    for _ in 0..EARLY_STREAMS + 3 {
+    for _ in 0..EARLY_EVENTS + 3 {
         let (mut sender, stream) = local_stream(&mut a, header(1)).await;
         let _ = sender.write(&mut Bytes::from_static(b"early")).await;
         senders.push(sender);
@@ -79,8 +79,9 @@ async fn early_streams_are_kept_from_the_right_link_and_bounded() {
     }
     assert!(opens.finish(session(2)).is_empty());
     let mut early = opens.finish(session(1));
-    assert_eq!(early.len(), EARLY_STREAMS);
-    for (link, found, stream) in &mut early {
+    assert_eq!(early.len(), EARLY_EVENTS);
+    for event in &mut early {
+        let Event::Data(link, found, stream) = event else { panic!("{event:?}") };
         assert_eq!((link.serial, *found), (asked.serial, header(1)));
         assert_eq!(stream.read().await.unwrap().unwrap(), "early");
     }
