@@ -74,10 +74,11 @@ fn connects(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
         );
         report.sample(name, way, number(&found, "per_second"));
         if found["failed"] != 0 {
-            let of = &found["connections"];
-            report
-                .failures
-                .push(format!("{name}: {} failed beside {of}: {}", found["failed"], found["first_failure"]));
+            let (of, way) = (&found["connections"], if way == Way::Plain { "plain" } else { "two sidecars" });
+            report.failures.push(format!(
+                "{name}, {way}: {} failed beside {of}: {}",
+                found["failed"], found["first_failure"]
+            ));
         }
     }
 }
