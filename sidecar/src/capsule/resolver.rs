@@ -74,10 +74,11 @@ pub fn start(network: &Arc<Network>, upstreams: Upstreams) -> anyhow::Result<()>
     tcp.set_nonblocking(true)?;
     let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), TcpListener::from_std(tcp)?);
     let upstreams = Arc::new(upstreams);
-    let slots = Arc::new(Semaphore::new(QUERIES));
+    // Each has its own: idle connections take nothing from those who ask by datagram.
+    let (datagrams, connections) = (Arc::new(Semaphore::new(QUERIES)), Arc::new(Semaphore::new(QUERIES)));
     let closed = network.closed();
-    tokio::spawn(closed.clone().run_until_cancelled_owned(serve_udp(udp, upstreams.clone(), slots.clone())));
-    tokio::spawn(closed.run_until_cancelled_owned(serve_tcp(tcp, upstreams, slots)));
+    tokio::spawn(closed.clone().run_until_cancelled_owned(serve_udp(udp, upstreams.clone(), datagrams)));
+    tokio::spawn(closed.run_until_cancelled_owned(serve_tcp(tcp, upstreams, connections)));
     Ok(())
 }
 
