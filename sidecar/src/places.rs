@@ -47,6 +47,11 @@ impl Known {
             if old.generation > record.generation || *old == record {
                 return false;
             }
+            // At one generation a capsule that has come is `moving` without an offer first and `running` then.
+            let came_before = record.state == CapsuleState::Moving && record.offer.is_none();
+            if old.generation == record.generation && old.state == CapsuleState::Running && came_before {
+                return false;
+            }
         }
         self.by_name.insert(record.name.clone(), record.id);
         self.by_locator.insert(record.locators.v4.into(), record.id);

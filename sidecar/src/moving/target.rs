@@ -27,6 +27,9 @@ use crate::sidecar::Sidecar;
 /// Time that the restored sessions may take to attach before the source is told how many did.
 const ATTACH_WAIT: Duration = Duration::from_secs(3);
 
+/// Time that the directory gets to note that the capsule runs before the move is called complete.
+const REPORT_WAIT: Duration = Duration::from_secs(1);
+
 /// Time that the clearing up after an undone move gets.
 const CLEARED_WAIT: Duration = Duration::from_secs(5);
 
@@ -316,7 +319,7 @@ impl Arrival {
             network.quiet().set(false);
         });
         let _ = runs.await;
-        self.report_running();
+        let reported = self.report_running();
         lifecycle::watch_exit(&self.sidecar, &self.capsule);
         self.sidecar.arrivals.end(&self.offer);
         let _ = std::fs::remove_dir_all(&self.staged);
@@ -325,13 +328,16 @@ impl Arrival {
             let views = self.sidecar.table.describe(Some(self.capsule.id())).await;
             let waiting = views.iter().filter(|view| view.state == "held").count() as u64;
             if waiting == 0 || Instant::now() > deadline {
+                // Who hears that the move is complete sees it so; a directory that is away is not waited for.
+                let _ = tokio::time::timeout(REPORT_WAIT, reported).await;
                 return waiting;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    fn report_running(&self) {
+    /// Tells the directory that it runs, however long that takes.
+    fn report_running(&self) -> tokio::task::JoinHandle<()> {
         let (sidecar, capsule) = (self.sidecar.clone(), self.capsule.clone());
         let generation = self.network.generation();
         tokio::spawn(async move {
@@ -341,7 +347,7 @@ impl Arrival {
             {
                 tokio::time::sleep(ASK_AGAIN).await;
             }
-        });
+        })
     }
 
     /// The move failed: nothing of the capsule stays here.

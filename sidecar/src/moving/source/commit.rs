@@ -19,6 +19,9 @@ use crate::moving::sockets;
 /// Time that sessions may take to attach before the move is called complete without them.
 const ATTACH_WAIT: Duration = Duration::from_secs(5);
 
+/// Time that this host's own view gets to show the capsule running elsewhere.
+const SHOWN_WAIT: Duration = Duration::from_secs(1);
+
 impl Departure {
     /// From the key on only the directory can say who goes on.
     pub(super) async fn commit(&mut self, output: &mut Output) -> anyhow::Result<MoveResult> {
@@ -97,6 +100,14 @@ impl Departure {
             }
             _ => 0,
         };
+        let runs = |record: Option<&CapsuleRecord>| {
+            record.is_none_or(|record| {
+                record.generation.number() > generation || record.state == CapsuleState::Running
+            })
+        };
+        let id = self.capsule.id();
+        let shown = self.sidecar.places.wait_until(&id, runs);
+        let _ = tokio::time::timeout(SHOWN_WAIT, shown).await;
         let _ = self.send.shutdown().await;
         MoveResult {
             capsule: self.capsule.name().to_string(),
