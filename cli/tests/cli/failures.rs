@@ -52,15 +52,15 @@ async fn a_refusal_is_one_line_and_its_causes() {
 }
 
 #[tokio::test]
-async fn run_and_exec_say_125_when_nothing_started() {
+async fn foreground_run_and_exec_say_125_when_nothing_started() {
     let fake = FakeSidecar::start();
-    for arguments in [
-        &["--json", "run", "db", "--", "x"][..],
-        &["--json", "run", "-d", "db", "x"],
-        &["--json", "exec", "db", "x"],
+    for (arguments, expected) in [
+        (&["--json", "run", "db", "--", "x"][..], 125),
+        (&["--json", "run", "-d", "db", "x"], 1),
+        (&["--json", "exec", "db", "x"], 125),
     ] {
         let (_, output) = fake.answer(arguments, &[refused()]).await;
-        assert_eq!(code(output.status), 125, "{arguments:?}");
+        assert_eq!(code(output.status), expected, "{arguments:?}");
         assert_eq!(document(&output)["error"]["code"], "move/refused");
     }
 }
