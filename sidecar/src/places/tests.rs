@@ -88,7 +88,14 @@ async fn an_older_generation_never_replaces_a_newer_one() {
 #[tokio::test]
 async fn a_change_is_told_once_however_it_is_learnt() {
     let (places, told) = places();
-    let moving = CapsuleRecord { state: CapsuleState::Moving, ..record(1, "a", 1) };
+    let offer = directory_api::OfferRecord {
+        id: overlay_proto::OfferId::from_bytes([7; 16]),
+        generation: Generation::new(1),
+        target: host("b"),
+        claim_key_hash: overlay_proto::ClaimKey::from_bytes([7; 32]).hash(),
+        state_before: CapsuleState::Running,
+    };
+    let moving = CapsuleRecord { state: CapsuleState::Moving, offer: Some(offer), ..record(1, "a", 1) };
     places.apply(changed(record(1, "a", 1)));
     places.take(record(1, "a", 1));
     assert_eq!(taken(&told), [id(1)]);
@@ -97,6 +104,17 @@ async fn a_change_is_told_once_however_it_is_learnt() {
     places.apply(changed(moving));
     assert_eq!(taken(&told), [id(1)]);
     assert_eq!(places.capsule(&id(1)).unwrap().state, CapsuleState::Moving);
+}
+
+#[tokio::test]
+async fn a_capsule_that_runs_after_its_move_is_not_moving_again_by_a_late_change() {
+    let (places, told) = places();
+    let claimed = CapsuleRecord { state: CapsuleState::Moving, ..record(1, "b", 2) };
+    places.take(record(1, "b", 2));
+    assert_eq!(taken(&told), [id(1)]);
+    places.apply(changed(claimed));
+    assert!(taken(&told).is_empty());
+    assert_eq!(places.capsule(&id(1)).unwrap().state, CapsuleState::Running);
 }
 
 #[tokio::test]
