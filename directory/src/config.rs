@@ -132,7 +132,6 @@ mod tests {
     use super::*;
 
     // `figment::Jail` sets the environment for one test at a time; its error type is as large as it is.
-    #[expect(clippy::result_large_err)]
     #[test]
     fn flags_win_over_environment_over_file_over_defaults() {
         figment::Jail::expect_with(|jail| {
@@ -153,7 +152,6 @@ mod tests {
         });
     }
 
-    #[expect(clippy::result_large_err)]
     #[test]
     fn faults_say_what_and_where() {
         figment::Jail::expect_with(|jail| {
