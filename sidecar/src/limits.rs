@@ -89,6 +89,9 @@ pub const SESSIONS_BYTES_MAX: u64 = 1 << 34;
 /// Time that dials under way may take before a capsule leaves without them.
 pub const QUIESCE_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// Time that giving up the dials that are left after that may take; it takes as long as a task waits for its turn.
+pub const SHUT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Time that what is on its way inside a capsule's network may take to arrive after the pause. It takes
 /// microseconds on loopback; only an acknowledgement that a frozen kernel delays takes longer, and that may be late.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_millis(5);

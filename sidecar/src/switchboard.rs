@@ -68,11 +68,14 @@ impl Upcalls for Switchboard {
             | Frame::Unknown { .. }
             | Frame::NotHere { .. } => {
                 if let (Some(session), Some(to)) = (frame.session(), frame.to()) {
-                    if to == Role::Opener && around.opens.waits(&session) {
-                        around.opens.keep_early_frame(link, session, frame);
-                        return;
+                    let key = (session, to);
+                    // Asked in this order: a session that stops being opened is in the table by then.
+                    let early = to == Role::Opener
+                        && !around.table.has(&key)
+                        && around.opens.keep_early_frame(link, session, &frame);
+                    if !early {
+                        around.table.frame(link, key, frame);
                     }
-                    around.table.frame(link, (session, to), frame);
                 }
             }
         }
@@ -80,8 +83,11 @@ impl Upcalls for Switchboard {
 
     fn data(&self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
         let Some(around) = self.around.get() else { return };
-        if let Err(stream) = around.table.data(link, header, stream) {
-            around.opens.keep_early(link, header, stream);
+        if let Err(stream) = around.table.data(link, header, stream)
+            && let Err(stream) = around.opens.keep_early(link, header, stream)
+        {
+            // It may have begun between the two; a stream for nobody is dropped.
+            let _ = around.table.data(link, header, stream);
         }
     }
 

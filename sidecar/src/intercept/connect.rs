@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::opens::Opens;
 use crate::capsule::network::Network;
+use crate::capsule::quiet::State;
 use crate::limits::{ACCEPT_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, UNREACHABLE_AFTER};
 use crate::link::Link;
 use crate::places::Places;
@@ -39,8 +40,7 @@ pub struct Surroundings {
 type Pair = (SocketAddr, SocketAddr);
 
 struct Dialling {
-    sequence: u32,
-    held: Vec<HeldSyn>,
+    held: HeldSyn,
     cancel: CancellationToken,
 }
 
@@ -66,6 +66,8 @@ pub struct Connector {
     queue_ready: Watched,
     listeners: [Watched; 2],
     dialling: HashMap<Pair, Dialling>,
+    /// SYNs that came, or whose dials were given up, while it is quiet.
+    waiting: Vec<HeldSyn>,
     opened: HashMap<Pair, (u32, Opened)>,
     outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
 }
@@ -90,6 +92,7 @@ impl Connector {
             queue_ready,
             listeners,
             dialling: HashMap::new(),
+            waiting: Vec::new(),
             opened: HashMap::new(),
             outcomes: mpsc::channel(1024),
         })
@@ -98,22 +101,22 @@ impl Connector {
     /// Runs until the capsule's network is closed.
     pub async fn run(mut self) {
         let closed = self.network.closed();
-        let quiet = self.network.quiet().clone();
-        let mut quiet_changes = quiet.watch();
+        let mut quiet = self.network.quiet().watch();
         let mut sweep = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
                 () = closed.cancelled() => break,
-                ready = self.queue_ready.readable(), if !quiet.is_quiet() => {
+                ready = self.queue_ready.readable() => {
                     if let Ok(mut ready) = ready { ready.clear_ready(); }
                     self.on_queue();
                 }
-                _ = quiet_changes.changed() => self.on_quiet(),
+                _ = quiet.changed() => self.on_quiet(*quiet.borrow_and_update()),
                 Some(outcome) = self.outcomes.1.recv() => self.on_outcome(outcome),
                 Ok(accepted) = accept(&self.listeners[0]) => self.on_accept(accepted),
                 Ok(accepted) = accept(&self.listeners[1]) => self.on_accept(accepted),
                 _ = sweep.tick() => self.sweep(),
             }
+            self.network.set_connecting(self.dialling.len() + self.opened.len());
         }
         for (_, dialling) in self.dialling.drain() {
             dialling.cancel.cancel();
@@ -143,18 +146,21 @@ impl Connector {
             self.decide(syn, Verdict::Deliver);
             return;
         }
+        if self.dialling.get(&pair).is_some_and(|dialling| dialling.held.sequence == syn.sequence) {
+            // One held packet is enough to answer the program.
+            self.decide(syn, Verdict::Drop);
+            return;
+        }
+        if self.network.quiet().state() != State::Open {
+            self.waiting.push(syn);
+            return;
+        }
         if let Some((_, opened)) = self.opened.remove(&pair) {
             opened.give_up(&self.around);
         }
-        if let Some(dialling) = self.dialling.get_mut(&pair) {
-            if dialling.sequence == syn.sequence {
-                // One held packet is enough to answer the program.
-                self.decide(syn, Verdict::Drop);
-                return;
-            }
-            let old = self.dialling.remove(&pair).expect("just found");
+        if let Some(old) = self.dialling.remove(&pair) {
             old.cancel.cancel();
-            old.held.into_iter().for_each(|syn| self.decide(syn, Verdict::Drop));
+            self.decide(old.held, Verdict::Drop);
         }
         let cancel = CancellationToken::new();
         let dial = Dial {
@@ -168,7 +174,7 @@ impl Connector {
         };
         let outcomes = self.outcomes.0.clone();
         let (sequence, cancelled) = (syn.sequence, cancel.clone());
-        self.dialling.insert(pair, Dialling { sequence, held: vec![syn], cancel });
+        self.dialling.insert(pair, Dialling { held: syn, cancel });
         tokio::spawn(async move {
             if let Some(outcome) = cancelled.run_until_cancelled_owned(dial.run()).await {
                 let _ = outcomes.send((pair, sequence, outcome)).await;
@@ -177,7 +183,10 @@ impl Connector {
     }
 
     fn on_outcome(&mut self, (pair, sequence, outcome): Outcome) {
-        let Some(dialling) = self.dialling.remove(&pair).filter(|dialling| dialling.sequence == sequence)
+        // The dial may have been given up, for a new one among others, after it had its answer.
+        let is_this = |dialling: &mut Dialling| dialling.held.sequence == sequence;
+        let Some(dialling) =
+            self.dialling.get_mut(&pair).is_some_and(is_this).then(|| self.dialling.remove(&pair)).flatten()
         else {
             if let Ok(opened) = outcome {
                 opened.give_up(&self.around);
@@ -191,9 +200,7 @@ impl Connector {
             }
             Err(verdict) => verdict,
         };
-        for syn in dialling.held {
-            self.decide(syn, verdict);
-        }
+        self.decide(dialling.held, verdict);
     }
 
     fn decide(&mut self, syn: HeldSyn, verdict: Verdict) {
@@ -204,12 +211,14 @@ impl Connector {
 
     /// The program's connection is there: its session begins.
     fn on_accept(&mut self, (fd, local, peer): (OwnedFd, SocketAddr, SocketAddr)) {
+        // A SYN that was sent again before this connection was complete is in the queue by now. It is answered while
+        // it can be told from that of a new connection.
+        self.on_queue();
         let Some((_, opened)) = self.opened.remove(&(peer, local)) else {
             tracing::warn!(capsule = %self.network.name(), from = %peer, to = %local, "a connection that was not asked for");
             let _ = tcp::reset(&fd);
             return;
         };
-        let early = self.around.opens.finish(opened.session);
         let facts = Facts {
             own: self.network.id(),
             peer: opened.peer,
@@ -234,19 +243,36 @@ impl Connector {
                 return;
             }
         };
-        if !self.around.table.begin(half, facts, program, opened.link) {
+        let early = || self.around.opens.finish(opened.session);
+        if !self.around.table.begin(half, facts, program, opened.link, early) {
             tracing::error!(session = %key.0, "there is a session of this name already");
-        }
-        for event in early {
-            let _ = self.around.table.tell(&key, event);
         }
     }
 
-    /// The capsule is about to leave: what is still being dialled starts anew at the target, where the kernel
-    /// sends the SYN again.
-    fn on_quiet(&mut self) {
-        if !self.network.quiet().is_quiet() {
-            self.on_queue();
+    /// The capsule is about to leave, or stays after all. What is given up starts anew at the target, where the
+    /// kernel sends the SYN again.
+    fn on_quiet(&mut self, state: State) {
+        match state {
+            State::Open => {
+                for syn in std::mem::take(&mut self.waiting) {
+                    self.on_syn(syn);
+                }
+            }
+            State::Quiet => {}
+            State::Shut => {
+                for (_, dialling) in self.dialling.drain() {
+                    dialling.cancel.cancel();
+                    self.waiting.push(dialling.held);
+                }
+                // A connection whose SYN was let through is complete, since all of it happens on this host.
+                for at in 0..self.listeners.len() {
+                    while let Ok(Some(accepted)) = tcp::accept(self.listeners[at].get_ref()) {
+                        self.on_accept(accepted);
+                    }
+                }
+                self.network.set_connecting(self.opened.len());
+                self.network.quiet().acknowledge();
+            }
         }
     }
 
@@ -259,7 +285,6 @@ impl Connector {
             }
             keep
         });
-        self.network.set_connecting(self.dialling.len() + self.opened.len());
     }
 }
 

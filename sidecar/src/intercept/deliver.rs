@@ -40,16 +40,20 @@ async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open
         tracing::warn!(host = %link.host, capsule = %open.opener, "refused: the capsule is not placed on that host");
         return OpenOutcome::Denied;
     }
+    // Held until the session has begun: a capsule does not leave in between.
     let Some(_dialling) = network.quiet().dialling() else { return OpenOutcome::Wait };
     let dialled = around.opens.dialling(open.session, link);
+    let key = (open.session, Role::Acceptor);
     let fd = tokio::select! {
         () = dialled.cancelled() => return OpenOutcome::TimedOut,
+        () = network.quiet().until_shut() => return OpenOutcome::Wait,
         fd = dial_superseding(around, &network, open) => match fd {
             Ok(fd) => fd,
+            // The same OPEN came over another link, and was dialled there.
+            Err(_) if around.table.has(&key) => return OpenOutcome::Accepted { generation: network.generation() },
             Err(error) => return outcome_of(&error),
         },
     };
-    let key = (open.session, Role::Acceptor);
     let _ = tcp::set_receive_buffer(&fd, RECEIVE_BUFFER_BYTES);
     network.keep(key, fd.as_fd());
     let socket = match Socket::new(fd, None) {
@@ -68,7 +72,7 @@ async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open
     };
     let generation = network.generation();
     let half = Half::new(open.session, Role::Acceptor, open.opener_generation, generation);
-    if !around.table.begin(half, facts, Program::Socket(socket), link.clone()) {
+    if !around.table.begin(half, facts, Program::Socket(socket), link.clone(), Vec::new) {
         return OpenOutcome::Denied;
     }
     if dialled.is_cancelled() {
@@ -82,7 +86,11 @@ async fn dial_superseding(around: &Surroundings, network: &Network, open: &Open)
     let began = std::time::Instant::now();
     loop {
         match dial_program(network, open.source, open.destination).await {
-            Err(error) if is_taken(&error) && began.elapsed() < SUPERSEDE_TIMEOUT => {
+            Err(error)
+                if is_taken(&error)
+                    && began.elapsed() < SUPERSEDE_TIMEOUT
+                    && !around.table.has(&(open.session, Role::Acceptor)) =>
+            {
                 around.table.supersede(open.session, open.destination, open.source);
                 tokio::time::sleep(SUPERSEDE_TIMEOUT / 20).await;
             }

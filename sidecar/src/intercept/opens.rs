@@ -92,29 +92,43 @@ impl Opens {
         self.0.lock().expect("no panics under this lock").contains_key(session)
     }
 
-    /// Keeps a data stream for a session that is being opened.
-    pub fn keep_early(&self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
-        self.keep(link, header.session, || Event::Data(link.clone(), header, stream));
+    /// Keeps a data stream for a session that is being opened; gives it back if the session is not.
+    pub fn keep_early(
+        &self,
+        link: &Arc<Link>,
+        header: StreamHeader,
+        stream: Receiver,
+    ) -> Result<(), Receiver> {
+        let mut stream = Some(stream);
+        let take = |stream: &mut Option<Receiver>| stream.take().expect("taken once");
+        match self.keep(link, header.session, || Event::Data(link.clone(), header, take(&mut stream))) {
+            true => Ok(()),
+            false => Err(take(&mut stream)),
+        }
     }
 
     /// Keeps a control frame for a session that is being opened: the far program may have ended its direction before
-    /// ours has its connection. An attach is of no use to a half that is attached by the answer.
-    pub fn keep_early_frame(&self, link: &Arc<Link>, session: SessionId, frame: Frame) {
-        if !matches!(frame, Frame::Attach(_) | Frame::Attached(_)) {
-            self.keep(link, session, || Event::Frame(link.clone(), frame));
+    /// ours has its connection. An attach is of no use to a half that is attached by the answer. Says whether the
+    /// session is being opened.
+    pub fn keep_early_frame(&self, link: &Arc<Link>, session: SessionId, frame: &Frame) -> bool {
+        match frame {
+            Frame::Attach(_) | Frame::Attached(_) => self.waits(&session),
+            _ => self.keep(link, session, || Event::Frame(link.clone(), frame.clone())),
         }
     }
 
-    fn keep(&self, link: &Link, session: SessionId, event: impl FnOnce() -> Event) {
+    fn keep(&self, link: &Link, session: SessionId, event: impl FnOnce() -> Event) -> bool {
         let mut opens = self.0.lock().expect("no panics under this lock");
-        if let Some(waiting) = opens.get_mut(&session).filter(|waiting| waiting.link == link.serial)
-            && waiting.early.len() < EARLY_EVENTS
-        {
+        let Some(waiting) = opens.get_mut(&session) else { return false };
+        // What comes over another link than the OPEN, or is too much, is sent again after the next attach.
+        if waiting.link == link.serial && waiting.early.len() < EARLY_EVENTS {
             waiting.early.push(event());
         }
+        true
     }
 
-    /// Ends the waiting, and gives what came early.
+    /// Ends the waiting, and gives what came early. Called while the session is entered into the table, so that what
+    /// comes is either early or finds the session.
     pub fn finish(&self, session: SessionId) -> Vec<Event> {
         let mut opens = self.0.lock().expect("no panics under this lock");
         opens.remove(&session).map(|waiting| waiting.early).unwrap_or_default()

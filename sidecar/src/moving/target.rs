@@ -316,7 +316,7 @@ impl Arrival {
                     sidecar.table.drive(Parked { facts, half, program, mailbox }, None);
                 });
             }
-            network.quiet().set(false);
+            network.quiet().end();
         });
         let _ = runs.await;
         let reported = self.report_running();

@@ -61,6 +61,17 @@ impl Table {
 
     /// Makes a mailbox for a half, so that frames for it are kept until its driver runs; none if there is such a half.
     pub fn register(&self, key: Key, facts: &Facts) -> Option<mpsc::Receiver<Event>> {
+        self.register_with(key, facts, Vec::new)
+    }
+
+    /// As [`Self::register`]; what came for the half earlier is first in the mailbox. It is asked for under the
+    /// table's lock, so that nothing comes in between.
+    fn register_with(
+        &self,
+        key: Key,
+        facts: &Facts,
+        early: impl FnOnce() -> Vec<Event>,
+    ) -> Option<mpsc::Receiver<Event>> {
         let (mailbox, events) = mpsc::channel(MAILBOX_EVENTS);
         let mut entries = self.entries();
         if entries.halves.contains_key(&key) {
@@ -69,6 +80,10 @@ impl Table {
         entries.ended.remove(&key);
         entries.ended_order.retain(|other| *other != key);
         entries.by_peer.entry(facts.peer).or_default().insert(key);
+        for event in early() {
+            // An empty mailbox has room for more than may be early.
+            let _ = mailbox.try_send(event);
+        }
         entries.halves.insert(
             key,
             Entry {
@@ -107,9 +122,18 @@ impl Table {
         });
     }
 
-    /// Runs a half that begins now; says whether it did, which it does not if there is one of its name.
-    pub fn begin(&self, half: Half, facts: Facts, program: Program, link: Arc<Link>) -> bool {
-        let Some(mailbox) = self.register((half.id(), half.role()), &facts) else { return false };
+    /// Runs a half that begins now, with what came for it earlier; says whether it did, which it does not if there is
+    /// one of its name.
+    pub fn begin(
+        &self,
+        half: Half,
+        facts: Facts,
+        program: Program,
+        link: Arc<Link>,
+        early: impl FnOnce() -> Vec<Event>,
+    ) -> bool {
+        let key = (half.id(), half.role());
+        let Some(mailbox) = self.register_with(key, &facts, early) else { return false };
         self.drive(Parked { facts, half, program, mailbox }, Some(link));
         true
     }

@@ -69,13 +69,14 @@ async fn early_streams_are_kept_from_the_right_link_and_bounded() {
     for (link, number) in [(&stranger, 1), (&asked, 2)] {
         let (sender, stream) = local_stream(&mut a, header(number)).await;
         senders.push(sender);
-        opens.keep_early(link, header(number), stream);
+        let kept = opens.keep_early(link, header(number), stream);
+        assert_eq!(kept.is_ok(), number == 1, "kept while its session is being opened");
     }
     for _ in 0..EARLY_EVENTS + 3 {
         let (mut sender, stream) = local_stream(&mut a, header(1)).await;
         let _ = sender.write(&mut Bytes::from_static(b"early")).await;
         senders.push(sender);
-        opens.keep_early(&asked, header(1), stream);
+        opens.keep_early(&asked, header(1), stream).unwrap();
     }
     assert!(opens.finish(session(2)).is_empty());
     let mut early = opens.finish(session(1));

@@ -7,16 +7,17 @@ use runtime::files::private::{Pace, Rounds};
 
 use super::{Departure, unexpected};
 use crate::capsule::engine;
-use crate::limits::QUIESCE_TIMEOUT;
+use crate::limits::{QUIESCE_TIMEOUT, SHUT_TIMEOUT};
 use crate::moving::conversation::{ToSource, ToTarget, hear, say};
 use crate::moving::image::{self, MemoryDirectory};
 use crate::moving::sockets;
 
 impl Departure {
-    /// New connections wait from here on; dials under way and full accept queues get a moment.
+    /// New connections wait from here on; dials under way and full accept queues get a moment. What is being dialled
+    /// after that is dialled again at the target.
     pub(super) async fn quiesce(&mut self) -> anyhow::Result<()> {
         self.done.quiet = true;
-        self.network.quiet().set(true);
+        self.network.quiet().begin();
         let deadline = Instant::now() + QUIESCE_TIMEOUT;
         let locators = self.network.locators();
         while Instant::now() < deadline {
@@ -27,7 +28,9 @@ impl Departure {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        Ok(())
+        tokio::time::timeout(SHUT_TIMEOUT, self.network.quiet().shut())
+            .await
+            .context("connections that are being opened can't be put off")
     }
 
     pub(super) async fn hold(&mut self) -> anyhow::Result<()> {

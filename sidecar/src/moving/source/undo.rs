@@ -43,7 +43,7 @@ impl Departure {
             self.sidecar.table.release(self.capsule.id());
         }
         if self.done.quiet {
-            self.network.quiet().set(false);
+            self.network.quiet().end();
         }
         self.capsule.set_stage(Stage::Running);
         if self.done.offered {
