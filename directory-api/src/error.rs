@@ -185,5 +185,6 @@ fn ended(outcome: &OutcomeRecord) -> String {
     match outcome.outcome {
         Outcome::Claimed => format!("claimed by {} (generation {})", outcome.host, outcome.generation),
         Outcome::Revoked => format!("revoked by {} (generation {})", outcome.host, outcome.generation),
+        Outcome::TakenOver => format!("taken over by {} (generation {})", outcome.host, outcome.generation),
     }
 }

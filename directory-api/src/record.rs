@@ -79,13 +79,15 @@ pub struct OutcomeRecord {
     pub host: HostName,
 }
 
-/// The two ways in which an offer ends; they exclude each other.
+/// How a capsule changed hands, or did not; the outcomes exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The target has it.
     Claimed,
     /// The source keeps it.
     Revoked,
+    /// No offer was asked: an operator said that its host is gone. The id is the takeover's own.
+    TakenOver,
 }
 
 /// One host as the mesh sees it. A host that joined but never renewed a lease has no record.
@@ -143,6 +145,7 @@ impl fmt::Display for Outcome {
         f.write_str(match self {
             Self::Claimed => "claimed",
             Self::Revoked => "revoked",
+            Self::TakenOver => "taken over",
         })
     }
 }

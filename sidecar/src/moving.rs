@@ -21,6 +21,7 @@ mod conversation;
 pub mod examine;
 pub mod files;
 mod image;
+pub mod journal;
 mod log;
 mod phases;
 mod sockets;

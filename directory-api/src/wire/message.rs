@@ -46,7 +46,7 @@ pub(super) struct Offer {
 pub(super) struct Outcome {
     #[prost(bytes = "vec", tag = "1")]
     pub offer: Vec<u8>,
-    /// 1 claimed, 2 revoked.
+    /// 1 claimed, 2 revoked, 3 taken over.
     #[prost(uint32, tag = "2")]
     pub outcome: u32,
     #[prost(uint64, tag = "3")]

@@ -71,6 +71,7 @@ pub(super) fn outcome_to_wire(outcome: &OutcomeRecord) -> wire::Outcome {
         outcome: match outcome.outcome {
             Outcome::Claimed => 1,
             Outcome::Revoked => 2,
+            Outcome::TakenOver => 3,
         },
         generation: outcome.generation.number(),
         host: outcome.host.to_string(),
@@ -83,6 +84,7 @@ pub(super) fn outcome_from_wire(outcome: wire::Outcome) -> Result<OutcomeRecord,
         outcome: match outcome.outcome {
             1 => Outcome::Claimed,
             2 => Outcome::Revoked,
+            3 => Outcome::TakenOver,
             _ => return Err(WireError::Field("outcome")),
         },
         generation: Generation::new(outcome.generation),
