@@ -1,12 +1,14 @@
 //! Everything that is asked of the Linux kernel, and nothing else: no sessions, no policy, no async runtime.
 //!
 //! ```text
-//!  netns   a namespace kept alive by a descriptor, and a thread that stays inside it
-//!  rules   what makes a namespace a capsule's: addresses, routes, sysctls, interception, the lock
-//!  syn     connection attempts, held until somebody decides
-//!  tcp     the sidecar's own ends: listen, dial, peek, consume, reset
-//!  repair  an open connection as a value: captured here, rebuilt there
-//!  diag    which sockets the namespace has, and whether a process owns them
+//!  netns    a namespace kept alive by a descriptor, and a thread that stays inside it
+//!  rules    what makes a namespace a capsule's: addresses, routes, sysctls, interception, the lock
+//!  syn      connection attempts, held until somebody decides
+//!  tcp      the sidecar's own ends: listen, dial, peek, consume, reset
+//!  repair   an open connection as a value: captured here, rebuilt there
+//!  diag     which sockets the namespace has, and whether a process owns them
+//!  changes  the host's own addresses, and word of a change
+//!  clocks   the host slept, or this process stood still
 //! ```
 //!
 //! All calls are synchronous and all descriptors are non-blocking and close-on-exec. A function that makes a socket
@@ -16,6 +18,8 @@
 //! locators stays inside, untouched. TCP to any other address is routed to `lo`, its first segment is held in the
 //! SYN queue, and the rest is handed to the TPROXY listener. Everything else has no route: EHOSTUNREACH.
 
+pub mod changes;
+pub mod clocks;
 pub mod diag;
 pub mod limits;
 pub mod netns;

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "tests say what they measured")]
 
 mod capsule;
+mod changes;
 mod interception;
 mod moving;
 mod sockets;
