@@ -1,3 +1,5 @@
+use directory_api::CapsuleState;
+
 use super::*;
 
 const G: u64 = 5;
