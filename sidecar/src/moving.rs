@@ -26,6 +26,7 @@ mod log;
 mod phases;
 mod sockets;
 pub mod source;
+mod standstill;
 pub mod target;
 
 pub use phases::Phase;

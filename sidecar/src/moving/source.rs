@@ -16,14 +16,13 @@ use runtime::files::private::Rounds;
 use tokio_util::sync::CancellationToken;
 
 use super::conversation::ToSource;
-use super::image::MemoryDirectory;
 use super::log::LogSent;
 use super::phases::{Clock, Phase, tell};
+use super::standstill::Standstill;
 use crate::admin::{Input, Output};
 use crate::capsule::network::Network;
 use crate::capsule::{Capsule, Stage};
 use crate::requests::{self, Kind};
-use crate::session::Parked;
 use crate::sidecar::Sidecar;
 
 /// Pause between questions to a directory that does not answer.
@@ -118,16 +117,10 @@ async fn listen_for_cancel(input: &mut Input, cancel: CancellationToken) {
     }
 }
 
-/// What has been done and would have to be undone.
+/// What has been done and would have to be undone, beside the standstill.
 #[derive(Default)]
 struct Done {
     offered: bool,
-    quiet: bool,
-    held: bool,
-    paused: bool,
-    locked: bool,
-    parked: Option<Vec<Parked>>,
-    captured: bool,
     key_sent: bool,
 }
 
@@ -147,7 +140,7 @@ struct Departure {
     done: Done,
     rounds: Rounds,
     log: LogSent,
-    image: Option<MemoryDirectory>,
+    still: Standstill,
     bytes: MoveBytes,
     sessions_before: u64,
     differences: Vec<runtime::files::base::Difference>,
@@ -178,6 +171,7 @@ impl Departure {
         let rounds = Rounds::new(&capsule.upper());
         Ok(Self {
             generation: network.generation(),
+            still: Standstill::new(sidecar.clone(), capsule.clone(), network.clone()),
             network,
             offer: OfferId::from_bytes(crate::random::bytes()),
             key: ClaimKey::from_bytes(crate::random::bytes()),
@@ -188,7 +182,6 @@ impl Departure {
             done: Done::default(),
             rounds,
             log: LogSent::default(),
-            image: None,
             bytes: MoveBytes::default(),
             sessions_before: 0,
             differences: Vec::new(),

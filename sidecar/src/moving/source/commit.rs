@@ -11,10 +11,9 @@ use tokio::io::AsyncWriteExt;
 
 use super::{ASK_AGAIN, Departure, Undone, unexpected};
 use crate::admin::Output;
-use crate::capsule::{Stage, lifecycle};
+use crate::capsule::Stage;
 use crate::moving::conversation::{ToSource, ToTarget, hear, say};
 use crate::moving::phases::{Phase, tell};
-use crate::moving::sockets;
 
 /// Time that sessions may take to attach before the move is called complete without them.
 const ATTACH_WAIT: Duration = Duration::from_secs(5);
@@ -126,15 +125,7 @@ impl Departure {
     }
 
     pub(super) async fn release(&mut self, generation: Generation) {
-        let parked = self.done.parked.take().unwrap_or_default();
-        sockets::silence(&parked);
-        for half in &parked {
-            self.sidecar.table.remove((half.half.id(), half.half.role()));
-        }
-        self.image = None;
-        let _ = self.sidecar.places.refresh(&self.capsule.id()).await;
-        lifecycle::discard(&self.sidecar, &self.capsule).await;
-        drop(parked);
+        self.still.release().await;
         self.capsule.set_stage(Stage::Left { to: self.target.clone(), generation });
     }
 

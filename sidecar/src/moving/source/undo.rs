@@ -9,8 +9,7 @@ use overlay_proto::OfferId;
 
 use super::{ASK_AGAIN, Departure, Refused, Undone};
 use crate::capsule::network::Network;
-use crate::capsule::{Capsule, Stage, engine};
-use crate::moving::sockets;
+use crate::capsule::Capsule;
 use crate::sidecar::Sidecar;
 
 impl Departure {
@@ -18,34 +17,7 @@ impl Departure {
     pub(super) async fn undo(&mut self) {
         let _ = self.send.reset(quinn::VarInt::from_u32(0));
         let _ = self.receive.stop(quinn::VarInt::from_u32(0));
-        self.image = None;
-        let parked = self.done.parked.take();
-        if self.done.captured {
-            sockets::undo(parked.as_deref().unwrap_or_default());
-        }
-        if self.done.locked
-            && let Err(error) = self.network.in_netns(kernel::rules::unlock).await
-        {
-            tracing::error!(capsule = %self.capsule.name(), %error, "the capsule's network stays locked");
-        }
-        if self.done.paused {
-            let capsule = self.capsule.clone();
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || engine::resume(&capsule)).await {
-                tracing::error!(capsule = %self.capsule.name(), error = format!("{error:#}"), "the capsule was not thawed");
-            }
-        }
-        for mut half in parked.into_iter().flatten() {
-            half.half.link_lost();
-            half.half.release();
-            self.sidecar.table.drive(half, None);
-        }
-        if self.done.held {
-            self.sidecar.table.release(self.capsule.id());
-        }
-        if self.done.quiet {
-            self.network.quiet().end();
-        }
-        self.capsule.set_stage(Stage::Running);
+        self.still.undo().await;
         if self.done.offered {
             tokio::spawn(withdraw(
                 self.sidecar.clone(),
