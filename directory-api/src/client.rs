@@ -255,12 +255,29 @@ impl Client {
         }
     }
 
-    /// Makes the directory forget a host without capsules; it must join again then.
+    /// Places a capsule at this host, because its host is gone. `Ok` means: it is here, at the generation in the record;
+    /// also when an earlier call with the same `takeover` did it. `copy` is the offer of the unfinished move that left
+    /// this host its copy.
     ///
     /// # Errors
-    /// When this host is no operator's, or the host has capsules; when the directory is away.
-    pub async fn remove_host(&self, name: HostName) -> Result<(), ClientError> {
-        match self.call(Request::RemoveHost { name }).await? {
+    /// When this host is no operator's, when the capsule's host is alive and `host_is_gone` does not say otherwise, when
+    /// the copy is not the newest; when the directory is away.
+    pub async fn take_over(
+        &self,
+        capsule: CapsuleId,
+        takeover: OfferId,
+        copy: Option<OfferId>,
+        host_is_gone: bool,
+    ) -> Result<CapsuleRecord, ClientError> {
+        self.capsule(Request::TakeOver { capsule, takeover, copy, host_is_gone }).await
+    }
+
+    /// Makes the directory forget a host; its capsules are lost then, and it must join again.
+    ///
+    /// # Errors
+    /// When this host is no operator's, or the host is alive and `force` was not given; when the directory is away.
+    pub async fn remove_host(&self, name: HostName, force: bool) -> Result<(), ClientError> {
+        match self.call(Request::RemoveHost { name, force }).await? {
             Response::Done => Ok(()),
             other => Err(self.unexpected("remove host", &other)),
         }

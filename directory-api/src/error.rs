@@ -120,13 +120,17 @@ pub enum ApiError {
     /// No address is left.
     #[error("all locators are in use")]
     LocatorsExhausted,
-    /// A host with capsules is not removed.
-    #[error("the host {host} still has {capsules} capsules")]
-    HostNotEmpty {
+    /// A host that is heard of is not gone.
+    #[error("the host {host} is alive: it renews its lease")]
+    HostAlive {
         /// The host.
         host: HostName,
-        /// How many.
-        capsules: u64,
+    },
+    /// The caller was removed from the mesh.
+    #[error("the host {host} was removed from the mesh; it must join again")]
+    NotAMember {
+        /// The caller.
+        host: HostName,
     },
     /// The store failed.
     #[error("the directory could not write to its store; see its log")]
@@ -145,7 +149,7 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    /// The number on the wire; never given to another refusal.
+    /// The number on the wire; never given to another refusal. 16 was one.
     pub fn code(&self) -> u32 {
         match self {
             Self::Malformed { .. } => 1,
@@ -158,7 +162,7 @@ impl ApiError {
             Self::UnknownHost { .. } => 13,
             Self::QuotaExceeded { .. } => 14,
             Self::LocatorsExhausted => 15,
-            Self::HostNotEmpty { .. } => 16,
+            Self::HostAlive { .. } => 17,
             Self::WrongGeneration { .. } => 20,
             Self::NotPlacedHere { .. } => 21,
             Self::OfferUnknown { .. } => 22,
@@ -171,6 +175,7 @@ impl ApiError {
             Self::TokenExpired => 31,
             Self::TokenUnknown => 32,
             Self::TokenForAnotherHost { .. } => 33,
+            Self::NotAMember { .. } => 34,
             Self::Unrecognized { code, .. } => *code,
         }
     }

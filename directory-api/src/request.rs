@@ -87,10 +87,25 @@ pub enum Request {
     List,
     /// All hosts.
     Hosts,
-    /// Forget a host that has no capsules; for operators' hosts.
+    /// Forget a host, whose capsules are lost then and can be recovered; for operators' hosts.
     RemoveHost {
         /// The host.
         name: HostName,
+        /// Also when its lease is good.
+        force: bool,
+    },
+    /// Place a capsule whose host is gone at the host that asks, which goes on from what it has of it; for operators'
+    /// hosts.
+    TakeOver {
+        /// The capsule.
+        capsule: CapsuleId,
+        /// Drawn by the caller: the same request again gets the same record.
+        takeover: OfferId,
+        /// The offer of the unfinished move that left the caller the copy from which it goes on; `None` if it goes on
+        /// from something else.
+        copy: Option<OfferId>,
+        /// Whether a person says that the host is gone, though its lease may be good.
+        host_is_gone: bool,
     },
     /// All changes after a revision, on this stream, for as long as it lasts.
     Watch {
@@ -258,6 +273,7 @@ impl Request {
             Self::List => "list",
             Self::Hosts => "hosts",
             Self::RemoveHost { .. } => "remove host",
+            Self::TakeOver { .. } => "take over",
             Self::Watch { .. } => "watch",
         }
     }

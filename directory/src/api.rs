@@ -124,7 +124,7 @@ async fn exchange(
     let response = match (caller, request) {
         (Caller::Host(host), Request::Watch { from_revision }) => {
             return match answers.check_member(host) {
-                Ok(()) => watch::send(&mut send, answers.published(), from_revision).await,
+                Ok(()) => watch::send(&mut send, answers, host, from_revision).await,
                 Err(refusal) => watch::refuse(&mut send, &refusal).await,
             };
         }

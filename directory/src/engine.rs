@@ -105,7 +105,8 @@ impl Engine {
             Command::RenewLease { caller, address, capsules } => {
                 self.renew_lease(&caller, address, &capsules, now)
             }
-            Command::RemoveHost { caller, name } => self.remove_host(&caller, &name),
+            Command::RemoveHost { caller, name, force } => self.remove_host(&caller, &name, force),
+            Command::TakeOver { caller, capsule, takeover } => self.take_over(&caller, capsule, &takeover),
             Command::Register { caller, registration } => self.register(&caller, registration, now),
             Command::Offer { caller, capsule, offer } => {
                 if self.working.host(&offer.target).and_then(HostEntry::shown).is_none() {
@@ -209,8 +210,7 @@ impl Engine {
         if self.working.host(caller).is_some() {
             return Ok(());
         }
-        let reason = format!("the host {caller} was removed from the mesh; it must join again");
-        Err(ApiError::Denied { reason })
+        Err(ApiError::NotAMember { host: caller.clone() })
     }
 }
 

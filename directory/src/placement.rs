@@ -21,7 +21,10 @@
 //! * The other verb gets the outcome that stands against it.
 //! * The id that ended last is not offered again. Older ones are not remembered: ids are drawn at random, and an old offer
 //!   that arrives late is at an old generation.
-//! * A lease that runs out changes nothing here.
+//! * A lease that runs out changes nothing here. But it allows an operator's takeover, which also raises the generation
+//!   and ends an open offer: whoever was placed, or comes with the key later, finds the capsule elsewhere. A takeover from
+//!   the copy of an unfinished move must be from the last one: if the capsule was reported running after it, the copy
+//!   is older than what the peers have seen.
 
 use directory_api::{ApiError, CapsuleRecord, CapsuleState, OfferRecord, Outcome, OutcomeRecord};
 use overlay_proto::{ClaimKey, ClaimKeyHash, Generation, HostName, OfferId};
@@ -118,7 +121,9 @@ pub fn set_state(
 ) -> Result<CapsuleRecord, ApiError> {
     check_placed(record, caller)?;
     check_generation(record, generation)?;
-    if state == CapsuleState::Lost {
+    // Claimed and never reported running: its new host may say that it came to nothing.
+    let arriving = record.offer.is_none() && record.state == CapsuleState::Moving;
+    if state == CapsuleState::Lost && !arriving && record.state != CapsuleState::Lost {
         return Err(ApiError::Denied { reason: "`lost` is for the directory to say".into() });
     }
     Ok(match &record.offer {
@@ -130,6 +135,50 @@ pub fn set_state(
         }
         None => CapsuleRecord { state, ..record.clone() },
     })
+}
+
+/// A takeover that an operator wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Takeover {
+    /// Drawn by the caller.
+    pub id: OfferId,
+    /// The offer of the unfinished move whose copy the caller has; `None` if it goes on from something else.
+    pub copy: Option<OfferId>,
+    /// Whether a person said that the placed host is gone.
+    pub host_is_gone: bool,
+}
+
+/// Places the capsule at the caller, because its host is gone. `alive` says whether that one's lease is good.
+///
+/// # Errors
+/// Says which rule stands against it.
+pub fn take_over(
+    record: &CapsuleRecord,
+    caller: &HostName,
+    takeover: &Takeover,
+    alive: bool,
+) -> Result<CapsuleRecord, ApiError> {
+    if outcome_of(record, takeover.id).is_some() {
+        return repeated(record, caller, takeover.id, Outcome::TakenOver);
+    }
+    // The placed host itself knows best that what it has does not run.
+    if record.host != *caller && alive && !takeover.host_is_gone {
+        return Err(ApiError::HostAlive { host: record.host.clone() });
+    }
+    if let Some(copy) = takeover.copy {
+        let offered = record.offer.as_ref().is_some_and(|open| open.id == copy);
+        let claimed = outcome_of(record, copy).is_some_and(|outcome| {
+            // As kept: a host that only went silent leaves the state that it reported.
+            let unreported = matches!(record.state, CapsuleState::Moving | CapsuleState::Lost);
+            unreported && outcome.outcome == Outcome::Claimed && outcome.generation == record.generation
+        });
+        if !offered && !claimed {
+            let reason = "the capsule has run after that copy was made".into();
+            return Err(ApiError::Denied { reason });
+        }
+    }
+    let taken = ended(record, takeover.id, Outcome::TakenOver, caller);
+    Ok(CapsuleRecord { state: CapsuleState::Moving, ..taken })
 }
 
 /// Whether the caller may remove the capsule.

@@ -31,14 +31,12 @@ pub(super) fn to_wire(refusal: &ApiError) -> wire::Error {
         ApiError::OfferPending { offer, target } => {
             wire::Error { offer: offer_bytes(offer), host: target.to_string(), ..blank }
         }
-        ApiError::NotTheTarget { target: host } | ApiError::TokenForAnotherHost { host } => {
-            wire::Error { host: host.to_string(), ..blank }
-        }
+        ApiError::NotTheTarget { target: host }
+        | ApiError::TokenForAnotherHost { host }
+        | ApiError::HostAlive { host }
+        | ApiError::NotAMember { host } => wire::Error { host: host.to_string(), ..blank },
         ApiError::QuotaExceeded { owner, limit } => {
             wire::Error { subject: owner.clone(), number: *limit, ..blank }
-        }
-        ApiError::HostNotEmpty { host, capsules } => {
-            wire::Error { host: host.to_string(), number: *capsules, ..blank }
         }
         ApiError::WrongKey
         | ApiError::TokenUsed
@@ -66,7 +64,7 @@ pub(super) fn from_wire(refusal: wire::Error) -> Result<ApiError, WireError> {
         13 => ApiError::UnknownHost { name: subject },
         14 => ApiError::QuotaExceeded { owner: subject, limit: refusal.number },
         15 => ApiError::LocatorsExhausted,
-        16 => ApiError::HostNotEmpty { host: host(&refusal.host)?, capsules: refusal.number },
+        17 => ApiError::HostAlive { host: host(&refusal.host)? },
         20 => ApiError::WrongGeneration {
             given: Generation::new(refusal.number),
             current: Generation::new(refusal.number_other),
@@ -85,6 +83,7 @@ pub(super) fn from_wire(refusal: wire::Error) -> Result<ApiError, WireError> {
         31 => ApiError::TokenExpired,
         32 => ApiError::TokenUnknown,
         33 => ApiError::TokenForAnotherHost { host: host(&refusal.host)? },
+        34 => ApiError::NotAMember { host: host(&refusal.host)? },
         code => ApiError::Unrecognized { code, message: refusal.message },
     })
 }

@@ -93,7 +93,7 @@ pub(super) struct Error {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Request {
-    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub kind: Option<RequestKind>,
 }
 
@@ -127,6 +127,10 @@ pub(super) enum RequestKind {
     RemoveHost(String),
     #[prost(uint64, tag = "14")]
     Watch(u64),
+    #[prost(message, tag = "15")]
+    TakeOver(TakeOver),
+    #[prost(string, tag = "16")]
+    RemoveHostByForce(String),
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -210,6 +214,19 @@ pub(super) struct EndOffer {
     /// Only in a claim.
     #[prost(bytes = "vec", tag = "3")]
     pub key: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct TakeOver {
+    #[prost(bytes = "vec", tag = "1")]
+    pub capsule: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub takeover: Vec<u8>,
+    /// Empty when it goes on from something else than the copy of a move.
+    #[prost(bytes = "vec", tag = "3")]
+    pub copy: Vec<u8>,
+    #[prost(bool, tag = "4")]
+    pub host_is_gone: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -42,7 +42,14 @@ pub(super) fn to_wire(request: &Request) -> wire::Request {
         }),
         Request::List => Kind::List(wire::Empty {}),
         Request::Hosts => Kind::Hosts(wire::Empty {}),
-        Request::RemoveHost { name } => Kind::RemoveHost(name.to_string()),
+        Request::RemoveHost { name, force: false } => Kind::RemoveHost(name.to_string()),
+        Request::RemoveHost { name, force: true } => Kind::RemoveHostByForce(name.to_string()),
+        Request::TakeOver { capsule, takeover, copy, host_is_gone } => Kind::TakeOver(wire::TakeOver {
+            capsule: capsule.as_bytes().to_vec(),
+            takeover: takeover.as_bytes().to_vec(),
+            copy: copy.map(|copy| copy.as_bytes().to_vec()).unwrap_or_default(),
+            host_is_gone: *host_is_gone,
+        }),
         Request::Watch { from_revision } => Kind::Watch(*from_revision),
     };
     wire::Request { kind: Some(kind) }
@@ -85,7 +92,17 @@ pub(super) fn from_wire(request: wire::Request) -> Result<Request, WireError> {
         }
         Kind::List(wire::Empty {}) => Request::List,
         Kind::Hosts(wire::Empty {}) => Request::Hosts,
-        Kind::RemoveHost(name) => Request::RemoveHost { name: parsed(&name, "name")? },
+        Kind::RemoveHost(name) => Request::RemoveHost { name: parsed(&name, "name")?, force: false },
+        Kind::RemoveHostByForce(name) => Request::RemoveHost { name: parsed(&name, "name")?, force: true },
+        Kind::TakeOver(takeover) => Request::TakeOver {
+            capsule: capsule_id(&takeover.capsule)?,
+            takeover: offer_id(&takeover.takeover)?,
+            copy: match takeover.copy.as_slice() {
+                [] => None,
+                copy => Some(offer_id(copy)?),
+            },
+            host_is_gone: takeover.host_is_gone,
+        },
         Kind::Watch(from_revision) => Request::Watch { from_revision },
     })
 }

@@ -8,12 +8,12 @@ use directory_api::identity::{IdentityError, provider};
 use directory_api::token::TokenError;
 use directory_api::{ApiError, Identity, Issued, LeaseRequest, Request, Response, Token};
 use overlay_proto::{CapsuleId, HostName};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::ca::{self, Ca};
 use crate::engine::{Command, Registration};
 use crate::metrics::Metrics;
-use crate::placement::NewOffer;
+use crate::placement::{NewOffer, Takeover};
 use crate::published::Published;
 use crate::writer::Writer;
 
@@ -87,7 +87,16 @@ impl Answers {
                 Command::SetState { caller, capsule, generation, state }
             }
             Request::Remove { capsule, generation } => Command::Remove { caller, capsule, generation },
-            Request::RemoveHost { name } => Command::RemoveHost { caller, name },
+            Request::RemoveHost { name, force } => {
+                warn!(%caller, host = %name, force, "removing a host");
+                Command::RemoveHost { caller, name, force }
+            }
+            Request::TakeOver { capsule, takeover: id, copy, host_is_gone } => {
+                let from = self.published.read(|all| all.capsule(capsule).map(|record| record.host.clone()));
+                let from = from.map(|host| host.to_string()).unwrap_or_default();
+                warn!(%caller, %capsule, from, takeover = %id, host_is_gone, copy = copy.is_some(), "taking over");
+                Command::TakeOver { caller, capsule, takeover: Takeover { id, copy, host_is_gone } }
+            }
         };
         self.writer.run(command).await
     }
@@ -114,8 +123,7 @@ impl Answers {
         if self.published.read(|registry| registry.host(caller).is_some()) {
             return Ok(());
         }
-        let reason = format!("the host {caller} was removed from the mesh; it must join again");
-        Err(ApiError::Denied { reason })
+        Err(ApiError::NotAMember { host: caller.clone() })
     }
 
     pub(super) fn renew_own_certificate(&self) -> Result<(), IdentityError> {

@@ -2,20 +2,26 @@
 
 use directory_api::limits::RESPONSE_BYTES_MAX;
 use directory_api::{ApiError, Change, frame};
+use overlay_proto::HostName;
 use quinn::SendStream;
 
-use crate::published::Published;
+use super::Answers;
 
 /// Sends every change after `from` for as long as the client listens. A slow client holds only itself back: when the
 /// changes it has not seen are no longer kept, it gets a snapshot.
 pub(super) async fn send(
     stream: &mut SendStream,
-    published: &Published,
+    answers: &Answers,
+    caller: &HostName,
     mut from: u64,
 ) -> Result<(), frame::FrameError> {
+    let published = answers.published();
     let mut revisions = published.revisions();
     loop {
         revisions.borrow_and_update();
+        if let Err(refusal) = answers.check_member(caller) {
+            return refuse(stream, &refusal).await;
+        }
         let changes = published.since(from);
         if changes.is_empty() {
             tokio::select! {

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use directory_api::{CapsuleState, HeldCapsule, Token};
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, Generation, HostName, OfferId, Owner};
 
-use crate::placement::NewOffer;
+use crate::placement::{NewOffer, Takeover};
 
 /// The time on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +44,17 @@ pub enum Command {
         caller: HostName,
         /// Which host.
         name: HostName,
+        /// Also when its lease is good.
+        force: bool,
+    },
+    /// A capsule is to go on at the host that asks, since its own is gone.
+    TakeOver {
+        /// Who asks.
+        caller: HostName,
+        /// What.
+        capsule: CapsuleId,
+        /// How.
+        takeover: Takeover,
     },
     /// A new capsule.
     Register {

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use directory_api::{ApiError, HeldCapsule, Lease, Response, StaleCapsule, Token};
-use overlay_proto::HostName;
+use overlay_proto::{CapsuleId, HostName};
 
 use super::{Engine, Now};
-use crate::placement;
+use crate::placement::{self, Takeover};
 use crate::registry::HostEntry;
 use crate::store::{SpentToken, Write};
 
@@ -105,26 +105,50 @@ impl Engine {
         Response::Done
     }
 
-    pub(super) fn remove_host(&mut self, caller: &HostName, name: &HostName) -> Result<Response, ApiError> {
-        self.check_caller(caller)?;
-        if !self.working.host(caller).is_some_and(|entry| entry.operator) {
-            return Err(ApiError::Denied {
-                reason: format!("the host {caller} joined without operator rights"),
-            });
-        }
-        if self.working.host(name).is_none() {
+    /// Ends a host's place in the mesh. What should be up on it is shown as lost from here on; open offers stay, so that
+    /// a target that has the key may still claim.
+    pub(super) fn remove_host(
+        &mut self,
+        caller: &HostName,
+        name: &HostName,
+        force: bool,
+    ) -> Result<Response, ApiError> {
+        self.check_operator(caller)?;
+        let Some(entry) = self.working.host(name) else {
             return Err(ApiError::UnknownHost { name: name.to_string() });
+        };
+        if caller == name {
+            return Err(ApiError::Denied { reason: "a host is removed by another host".into() });
         }
-        let capsules = self.working.capsules_at(name).count();
-        if capsules > 0 {
-            let capsules = u64::try_from(capsules).unwrap_or(u64::MAX);
-            return Err(ApiError::HostNotEmpty { host: name.clone(), capsules });
+        if entry.alive && !force {
+            return Err(ApiError::HostAlive { host: name.clone() });
         }
         self.leases.remove(name);
         self.working.remove_host(name);
         self.working.revision += 1;
         self.batch.host_removed(self.working.revision, name.clone());
+        self.show_anew(name);
         Ok(Response::Done)
+    }
+
+    pub(super) fn take_over(
+        &mut self,
+        caller: &HostName,
+        capsule: CapsuleId,
+        takeover: &Takeover,
+    ) -> Result<Response, ApiError> {
+        self.check_operator(caller)?;
+        let alive = |host: &HostName| self.working.host(host).is_some_and(|entry| entry.alive);
+        let holder = self.working.capsule(capsule).map(|record| alive(&record.host)).unwrap_or_default();
+        self.place(caller, capsule, |record| placement::take_over(record, caller, takeover, holder))
+    }
+
+    fn check_operator(&self, caller: &HostName) -> Result<(), ApiError> {
+        self.check_caller(caller)?;
+        if self.working.host(caller).is_some_and(|entry| entry.operator) {
+            return Ok(());
+        }
+        Err(ApiError::Denied { reason: format!("the host {caller} joined without operator rights") })
     }
 
     fn put_host(&mut self, entry: HostEntry) {

@@ -1,11 +1,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use directory_api::{Change, HeldCapsule, Lease, Token};
+use directory_api::{Change, HeldCapsule, Lease, StaleCapsule, Token};
 use overlay_proto::{ClaimKey, OfferId};
 
 use super::*;
-use crate::placement::NewOffer;
+use crate::placement::{NewOffer, Takeover};
 use crate::store::{Memory, Store as _};
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -139,7 +139,7 @@ fn names_locators_and_generations_begin_right() {
 #[test]
 fn an_owner_has_a_quota_and_a_stranger_nothing() {
     let mut desk = Desk::new(1);
-    assert!(matches!(desk.register("a", "db", 1), Err(ApiError::Denied { .. })));
+    assert_eq!(desk.register("a", "db", 1), Err(ApiError::NotAMember { host: name("a") }));
     desk.run(desk.spend("a", 1, 1)).unwrap();
     desk.register("a", "db", 1).unwrap();
     assert_eq!(desk.register("a", "x", 2), Err(ApiError::QuotaExceeded { owner: "me".into(), limit: 1 }));
@@ -222,18 +222,57 @@ fn an_offer_needs_a_target_that_came_up() {
     assert_eq!(desk.engine.registry().revision, revision, "a repetition is no change");
 }
 
+fn remove(caller: &str, host: &str, force: bool) -> Command {
+    Command::RemoveHost { caller: name(caller), name: name(host), force }
+}
+
+fn take_over(caller: &str, capsule: &CapsuleRecord, number: u8, host_is_gone: bool) -> Command {
+    let takeover = Takeover { id: OfferId::from_bytes([number; 16]), copy: None, host_is_gone };
+    Command::TakeOver { caller: name(caller), capsule: capsule.id, takeover }
+}
+
 #[test]
-fn a_host_is_removed_by_operators_when_it_is_empty() {
+fn a_host_that_is_gone_is_removed_by_operators_and_its_capsules_are_lost() {
     let mut desk = Desk::with_hosts();
     desk.run(desk.spend("guest", 3, 3)).unwrap();
     let db = desk.register("b", "db", 1).unwrap();
-    let remove = |caller: &str| Command::RemoveHost { caller: name(caller), name: name("b") };
-    assert!(matches!(desk.run(remove("guest")), Err(ApiError::Denied { .. })));
-    assert_eq!(desk.run(remove("a")), Err(ApiError::HostNotEmpty { host: name("b"), capsules: 1 }));
-    desk.run(Command::Remove { caller: name("b"), capsule: db.id, generation: db.generation }).unwrap();
-    desk.run(remove("a")).unwrap();
-    assert!(matches!(desk.register("b", "db", 2), Err(ApiError::Denied { .. })));
-    assert_eq!(desk.run(remove("a")), Err(ApiError::UnknownHost { name: "b".into() }));
+    let db = desk.state(&db, CapsuleState::Running);
+    let off = desk.register("b", "off", 2).unwrap();
+    assert!(matches!(desk.run(remove("guest", "b", true)), Err(ApiError::Denied { .. })));
+    assert!(matches!(desk.run(remove("b", "b", true)), Err(ApiError::Denied { .. })));
+    assert_eq!(desk.run(remove("a", "b", false)), Err(ApiError::HostAlive { host: name("b") }));
+    desk.pass(LEASE / 2);
+    desk.lease("a", &[]);
+    desk.pass(LEASE * 3 / 4);
+    desk.changes.clear();
+    desk.run(remove("a", "b", false)).unwrap();
+    assert_eq!((desk.shown(db.id), desk.shown(off.id)), (CapsuleState::Lost, CapsuleState::Stopped));
+    assert!(desk.changes.iter().any(|change| matches!(change, Change::HostRemoved { .. })));
+    assert_eq!(desk.register("b", "new", 3), Err(ApiError::NotAMember { host: name("b") }));
+    assert_eq!(desk.run(remove("a", "b", false)), Err(ApiError::UnknownHost { name: "b".into() }));
+    // Nobody has to say that it is gone.
+    let taken = desk.capsule(take_over("a", &db, 1, false)).unwrap();
+    assert_eq!((&taken.host, taken.generation), (&name("a"), db.generation.next()));
+    // It joins again, and finds its capsule elsewhere.
+    desk.run(desk.spend("b", 4, 4)).unwrap();
+    let held = HeldCapsule { id: db.id, generation: db.generation, state: CapsuleState::Running };
+    let stale = desk.lease("b", &[held]).stale;
+    assert_eq!(stale, [StaleCapsule { id: db.id, placed: Some((name("a"), taken.generation)) }]);
+}
+
+#[test]
+fn a_takeover_needs_an_operator_and_a_host_that_is_gone() {
+    let mut desk = Desk::with_hosts();
+    desk.run(desk.spend("guest", 3, 3)).unwrap();
+    desk.lease("guest", &[]);
+    let db = desk.register("b", "db", 1).unwrap();
+    let db = desk.state(&db, CapsuleState::Running);
+    assert!(matches!(desk.run(take_over("guest", &db, 1, true)), Err(ApiError::Denied { .. })));
+    assert_eq!(desk.run(take_over("a", &db, 1, false)), Err(ApiError::HostAlive { host: name("b") }));
+    let taken = desk.capsule(take_over("a", &db, 1, true)).unwrap();
+    assert_eq!((&taken.host, taken.state), (&name("a"), CapsuleState::Moving));
+    assert_eq!(desk.capsule(take_over("a", &db, 1, true)).unwrap(), taken, "a repetition is no change");
+    assert!(desk.capsule(take_over("b", &db, 1, true)).is_err());
 }
 
 #[test]

@@ -135,12 +135,57 @@ fn a_state_reported_during_an_offer_comes_back_with_a_revoke() {
     );
 }
 
+fn takeover(number: u8, copy: Option<u8>) -> Takeover {
+    Takeover { id: id(number), copy: copy.map(id), host_is_gone: false }
+}
+
+#[test]
+fn a_takeover_ends_everything_from_before() {
+    let open = offered(&record());
+    let alive = ApiError::HostAlive { host: host(0) };
+    assert_eq!(take_over(&open, &host(2), &takeover(9, None), true), Err(alive));
+    let said = Takeover { host_is_gone: true, ..takeover(9, None) };
+    assert!(take_over(&open, &host(2), &said, true).is_ok());
+    let taken = take_over(&open, &host(2), &takeover(9, None), false).unwrap();
+    assert_eq!((&taken.host, taken.generation, &taken.offer), (&host(2), Generation::new(2), &None));
+    assert_eq!(taken.state, CapsuleState::Moving);
+    assert_eq!(take_over(&taken, &host(2), &takeover(9, None), false), Ok(taken.clone()));
+    // Who comes late with the key or the offer gets nothing, nor does the same takeover by another host.
+    let elsewhere = ApiError::NotPlacedHere { host: host(2), generation: taken.generation };
+    assert_eq!(claim(&taken, &host(1), id(1), &key(1)), Err(elsewhere.clone()));
+    assert_eq!(revoke(&taken, &host(0), id(1)), Err(elsewhere.clone()));
+    assert_eq!(take_over(&taken, &host(1), &takeover(9, None), false), Err(elsewhere));
+    let old = set_state(&taken, &host(0), Generation::new(1), CapsuleState::Running);
+    assert!(matches!(old, Err(ApiError::NotPlacedHere { .. })));
+}
+
+#[test]
+fn a_takeover_from_a_copy_needs_the_last_one() {
+    let copy = takeover(9, Some(1));
+    let denied = |record: &CapsuleRecord| {
+        matches!(take_over(record, &host(0), &copy, false), Err(ApiError::Denied { .. }))
+    };
+    let claimed = claim(&offered(&record()), &host(1), id(1), &key(1)).unwrap();
+    assert!(take_over(&claimed, &host(0), &copy, false).is_ok());
+    // Its new host may say that it came to nothing, and only before it has run.
+    let at = claimed.generation;
+    let died = set_state(&claimed, &host(1), at, CapsuleState::Lost).unwrap();
+    assert!(take_over(&died, &host(0), &copy, false).is_ok());
+    let ran = set_state(&claimed, &host(1), at, CapsuleState::Running).unwrap();
+    assert!(denied(&ran));
+    assert!(set_state(&ran, &host(1), at, CapsuleState::Lost).is_err());
+    assert!(denied(&record()), "no such offer");
+    let revoked = revoke(&offered(&record()), &host(0), id(1)).unwrap();
+    assert!(denied(&revoked));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Offer { caller: u8, offer: u8, target: u8, key: u8, generations_back: u64 },
     Claim { caller: u8, offer: u8, key: u8 },
     Revoke { caller: u8, offer: u8 },
     State { caller: u8 },
+    TakeOver { caller: u8, takeover: u8, copy: Option<u8> },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -159,7 +204,12 @@ fn step() -> impl Strategy<Value = Step> {
             key: if key < 6 { offer } else { key }
         }),
         (host.clone(), offer).prop_map(|(caller, offer)| Step::Revoke { caller, offer }),
-        host.prop_map(|caller| Step::State { caller }),
+        host.clone().prop_map(|caller| Step::State { caller }),
+        (host, 6u8..8, prop::option::of(0u8..6)).prop_map(|(caller, takeover, copy)| Step::TakeOver {
+            caller,
+            takeover,
+            copy
+        }),
     ]
 }
 
@@ -195,6 +245,13 @@ proptest! {
                     if let Ok(after) = revoke(&record, &host(caller), id(offer)) {
                         prop_assert_eq!((&after.host, &before.host), (&host(caller), &host(caller)));
                         check(&mut outcomes, id(offer), Outcome::Revoked, &before, &after)?;
+                        record = after;
+                    }
+                }
+                Step::TakeOver { caller, takeover: number, copy } => {
+                    if let Ok(after) = take_over(&record, &host(caller), &takeover(number, copy), false) {
+                        prop_assert_eq!(&after.host, &host(caller));
+                        check(&mut outcomes, id(number), Outcome::TakenOver, &before, &after)?;
                         record = after;
                     }
                 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use directory_api::identity::{SigningRequest, TransportSettings, endpoint, joining_client, udp_socket};
-use directory_api::{ApiError, ClientError, Membership, Request, Response, Token, frame, join};
+use directory_api::{ApiError, Change, ClientError, Membership, Request, Response, Token, frame, join};
 
 use super::process::Directory;
 
@@ -89,15 +89,29 @@ async fn a_certificate_is_renewed_and_a_removed_host_is_out() {
     a.client.renew_certificate().await.unwrap();
     assert_ne!(a.membership.identity.chain(), before);
     a.lease(1).await;
-    a.client.remove_host("b".parse().unwrap()).await.unwrap();
+    b.lease(2).await;
+    let mut watched = b.client.watch(0);
+    assert!(watched.recv().await.is_some());
+    let error = a.client.remove_host("b".parse().unwrap(), false).await.unwrap_err();
+    assert_eq!(refusal(&error), &ApiError::HostAlive { host: "b".parse().unwrap() });
+    a.client.remove_host("b".parse().unwrap(), true).await.unwrap();
     let error = b.client.list().await.unwrap_err();
-    assert!(matches!(refusal(&error), ApiError::Denied { .. }), "{error}");
+    assert_eq!(refusal(&error), &ApiError::NotAMember { host: "b".parse().unwrap() });
+    // The certificate is good for hours, and opens nothing.
+    let error = b.client.renew_certificate().await.unwrap_err();
+    assert_eq!(refusal(&error), &ApiError::NotAMember { host: "b".parse().unwrap() });
+    a.client.register("late".parse().unwrap(), "me".parse().unwrap()).await.unwrap();
+    while let Ok(Some(change)) =
+        tokio::time::timeout(std::time::Duration::from_millis(500), watched.recv()).await
+    {
+        assert!(!matches!(&change, Change::Capsule { record, .. } if record.name.as_str() == "late"));
+    }
     let guest = directory.joined("guest", &["--no-operator"]).await;
     guest.lease(3).await;
     assert!(
         !guest.client.hosts().await.unwrap().iter().find(|host| host.name == guest.name).unwrap().operator
     );
-    let error = guest.client.remove_host("a".parse().unwrap()).await.unwrap_err();
+    let error = guest.client.remove_host("a".parse().unwrap(), true).await.unwrap_err();
     assert!(matches!(refusal(&error), ApiError::Denied { .. }), "{error}");
 }
 
