@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -22,6 +22,8 @@ use sidecar::Sidecar;
 const RUN_LIMIT: Duration = Duration::from_secs(120);
 const HTTP_LIMIT: Duration = Duration::from_secs(5);
 const HTTP_PORT: u16 = 9100;
+/// What the other addresses of a host lie apart.
+const ADDRESSES_APART: u8 = 60;
 
 /// A host. Clones are the same host.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ struct Inner {
     name: String,
     netns: String,
     port: u8,
+    /// Which port's addresses it has.
+    addressed: AtomicU8,
     dir: PathBuf,
     switch: Arc<Switch>,
     started: AtomicUsize,
@@ -46,7 +50,8 @@ impl Host {
         fs::create_dir_all(dir.join("log")).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
         switch.plug(&netns, port);
         let (switch, started, sidecar) = (switch.clone(), AtomicUsize::new(0), Sidecar::default());
-        Host(Arc::new(Inner { name: name.to_owned(), netns, port, dir, switch, started, sidecar }))
+        let (name, addressed) = (name.to_owned(), AtomicU8::new(port));
+        Host(Arc::new(Inner { name, netns, port, addressed, dir, switch, started, sidecar }))
     }
 
     /// Its name, as the directory knows it.
@@ -61,12 +66,29 @@ impl Host {
 
     /// Its address on the switch.
     pub fn address(&self) -> Ipv4Addr {
-        network::addresses(self.0.port).0
+        self.addresses().0
     }
 
     /// Its IPv6 address on the switch.
     pub fn address6(&self) -> Ipv6Addr {
-        network::addresses(self.0.port).1
+        self.addresses().1
+    }
+
+    fn addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
+        network::addresses(self.0.addressed.load(Ordering::Relaxed))
+    }
+
+    /// Takes its addresses away and gives it others, which no host has or had: `number` (1 to 3) says which.
+    ///
+    /// # Panics
+    /// When it has them already, or there is no such number.
+    #[track_caller]
+    pub fn readdress(&self, number: u8) {
+        assert!((1..=3).contains(&number) && self.0.port < ADDRESSES_APART, "no such address");
+        let to = self.0.port + number * ADDRESSES_APART;
+        let from = self.0.addressed.swap(to, Ordering::Relaxed);
+        assert_ne!(from, to, "host {} has that address", self.name());
+        Switch::readdress(&self.0.netns, from, to);
     }
 
     /// Its folder, removed with the mesh: free for files of the test.

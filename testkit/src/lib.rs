@@ -6,6 +6,7 @@
 //!   netns PREFIX-directory   eth0 192.0.2.2    │           │       capsule-directory
 //!   netns PREFIX-a                         eth0 192.0.2.10 │       capsule-sidecar, shims, programs
 //!   netns PREFIX-b                                     eth0 192.0.2.11
+//!   netns PREFIX-relay       eth0 192.0.2.3     a relay, if the test asks for one: see [`Relay`]
 //! ```
 //!
 //! The machine's own network namespace is not touched: every device is made inside the switch's. Processes enter a
@@ -35,6 +36,7 @@ mod network;
 pub mod pattern;
 mod process;
 mod programs;
+mod relay;
 mod size;
 mod sweep;
 mod wait;
@@ -46,6 +48,7 @@ pub use leftovers::{Leftovers, leftovers};
 pub use mesh::Mesh;
 pub use process::{Output, Process};
 pub use programs::program;
+pub use relay::{Counts, Relay, Weather};
 pub use size::parse_size;
 pub use sweep::{sweep, sweep_dead};
 pub use wait::{wait_for, wait_until};

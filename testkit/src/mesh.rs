@@ -13,11 +13,13 @@ use crate::directory::Directory;
 use crate::host::Host;
 use crate::leftovers::{Leftovers, leftovers};
 use crate::network::Switch;
+use crate::relay::Relay;
 use crate::sweep;
 use sweeper::Sweeper;
 
 const ETHERNET_MTU: u32 = 1500;
 const DIRECTORY_PORT: u8 = 2;
+const RELAY_PORT: u8 = 3;
 const FIRST_HOST_PORT: u8 = 10;
 /// A capsule that can't be removed in this time is removed by force, from below.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
@@ -32,6 +34,7 @@ pub struct Mesh {
     switch: Arc<Switch>,
     hosts: Mutex<Vec<Host>>,
     directory: OnceLock<Directory>,
+    relay: OnceLock<Relay>,
     sweeper: Sweeper,
 }
 
@@ -54,7 +57,15 @@ impl Mesh {
         fs::create_dir_all(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
         let sweeper = Sweeper::start(&prefix);
         let switch = Arc::new(Switch::create(format!("{prefix}switch"), mtu));
-        Mesh { prefix, dir, switch, hosts: Mutex::default(), directory: OnceLock::new(), sweeper }
+        Mesh {
+            prefix,
+            dir,
+            switch,
+            hosts: Mutex::default(),
+            directory: OnceLock::new(),
+            relay: OnceLock::new(),
+            sweeper,
+        }
     }
 
     /// Makes a mesh whose directory runs and whose hosts have joined and serve.
@@ -99,6 +110,14 @@ impl Mesh {
     pub fn directory(&self) -> &Directory {
         self.directory.get_or_init(|| {
             Directory::new(Host::create("directory", &self.prefix, &self.dir, &self.switch, DIRECTORY_PORT))
+        })
+    }
+
+    /// A relay on a host of its own, made when it is first asked for. It carries the hosts that it is told to.
+    #[track_caller]
+    pub fn relay(&self) -> &Relay {
+        self.relay.get_or_init(|| {
+            Relay::start(Host::create("relay", &self.prefix, &self.dir, &self.switch, RELAY_PORT))
         })
     }
 
@@ -155,6 +174,7 @@ impl Drop for Mesh {
         if let Some(directory) = self.directory.get() {
             directory.kill();
         }
+        drop(self.relay.take());
         if env::var_os("TESTKIT_KEEP").is_some() {
             logs::keep(&self.dir, &self.prefix);
         }

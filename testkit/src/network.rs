@@ -47,6 +47,16 @@ impl Switch {
         ip(&["-n", netns, "-batch", "-"], &inside);
     }
 
+    /// Gives the host in `netns` the addresses of another port in place of its own, at once.
+    #[track_caller]
+    pub(crate) fn readdress(netns: &str, from: u8, to: u8) {
+        let ((old4, old6), (new4, new6)) = (addresses(from), addresses(to));
+        let lines = format!(
+            "addr del {old4}/24 dev eth0\naddr del {old6}/64 dev eth0\naddr add {new4}/24 dev eth0\naddr add {new6}/64 dev eth0 nodad\n"
+        );
+        ip(&["-n", netns, "-batch", "-"], &lines);
+    }
+
     /// Takes a port down or up: the host at it sees its carrier go and come.
     #[track_caller]
     pub(crate) fn set_port(&self, port: u8, up: bool) {

@@ -1,6 +1,7 @@
 //! The sidecar of a host and the `capsule` command talking to it.
 
 use std::ffi::OsStr;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,7 @@ struct State {
     process: Option<Process>,
     config: String,
     flags: Vec<String>,
+    everywhere: bool,
 }
 
 impl Sidecar {
@@ -52,6 +54,11 @@ impl Host {
     /// Adds flags to `capsule-sidecar serve`, for its next start (`--gateway`).
     pub fn add_flags(&self, flags: &[&str]) {
         self.0.sidecar.lock().flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+    }
+
+    /// Makes the sidecar listen on all addresses of the host, from its next start; else it names the one that it has.
+    pub fn listen_everywhere(&self) {
+        self.0.sidecar.lock().everywhere = true;
     }
 
     /// Joins the mesh with a fresh token, and starts the sidecar.
@@ -95,7 +102,8 @@ impl Host {
         let config = self.dir().join("sidecar.toml");
         fs::write(&config, &state.config).unwrap_or_else(|error| panic!("{}: {error}", config.display()));
         let (data, config, admin) = (text(self.data()), text(config), text(self.admin()));
-        let (listen, http) = (self.listen(LISTEN_PORT), self.listen(HTTP_PORT));
+        let address = if state.everywhere { Ipv4Addr::UNSPECIFIED } else { self.address() };
+        let (listen, http) = (format!("{address}:{LISTEN_PORT}"), format!("{address}:{HTTP_PORT}"));
         let mut arguments = vec!["serve", "--data", &data, "--config", &config, "--listen", &listen];
         arguments.extend(["--admin", &admin, "--http", &http]);
         arguments.extend(state.flags.iter().map(String::as_str));
@@ -160,10 +168,6 @@ impl Host {
         let mut line = vec![program("capsule").into(), "--admin".into(), self.admin().into()];
         line.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         line
-    }
-
-    fn listen(&self, port: u16) -> String {
-        format!("{}:{port}", self.address())
     }
 }
 
