@@ -23,7 +23,7 @@ mod capture;
 mod rebuild;
 mod snapshot;
 
-pub use capture::{capture, resume, silence};
+pub use capture::{capture, is_silent, resume, silence};
 pub use rebuild::{activate, rebuild};
 pub use snapshot::{OwnFin, TcpSnapshot};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use crate::message::{Reply, Request};
+use crate::message::{Accepted, Reply, Request};
 use crate::wire::{self, Received};
 
 /// A connection to a shim: one request at a time, blocking until it is answered.
@@ -103,6 +103,33 @@ impl Client {
                 }
                 other => return Err(ClientError::Unexpected(other)),
             }
+        }
+    }
+
+    /// Accepts what waits at a listener that the shim holds; what was accepted is held already.
+    ///
+    /// # Errors
+    /// The connection broke, or there is no such listener.
+    pub fn accept(&mut self, listener: &str) -> Result<Vec<(Accepted, OwnedFd)>, ClientError> {
+        wire::send(&self.socket, &Request::Accept { listener: listener.into() }, &[])?;
+        let Received { message, fds } = self.answer()?;
+        match message {
+            Reply::Accepted { connections } => Ok(connections.into_iter().zip(fds).collect()),
+            Reply::Failed { what, stderr_tail } => Err(ClientError::Failed { what, stderr_tail }),
+            other => Err(ClientError::Unexpected(other)),
+        }
+    }
+
+    /// The file in which the sidecar notes what it knows of the held sessions.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn table(&mut self) -> Result<OwnedFd, ClientError> {
+        wire::send(&self.socket, &Request::Table, &[])?;
+        let Received { message, fds } = self.answer()?;
+        match (message, fds.into_iter().next()) {
+            (Reply::Table, Some(file)) => Ok(file),
+            (other, _) => Err(ClientError::Unexpected(other)),
         }
     }
 

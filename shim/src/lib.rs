@@ -24,4 +24,4 @@ mod client;
 mod message;
 
 pub use client::{Client, ClientError};
-pub use message::{Program, Reply, Request};
+pub use message::{Accepted, Program, Reply, Request};

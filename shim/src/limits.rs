@@ -10,6 +10,8 @@ pub const CLIENTS_MAX: usize = 256;
 pub const SESSION_NAME_BYTES_MAX: usize = 128;
 /// Sockets held for the sidecar.
 pub const HELD_MAX: usize = 1 << 16;
+/// Connections accepted at once: they ride on one message.
+pub const ACCEPTED_MAX: usize = MESSAGE_FDS_MAX;
 /// Bytes taken from a pipe at once; also the most that one line of the log carries.
 pub const CHUNK_BYTES: usize = 16 * 1024;
 /// Bytes of the log before it is put aside; the one put aside before is lost, so twice this is kept at most.

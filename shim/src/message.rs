@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// What a shim can be asked; every request has one [`Reply`], which may take as long as what was asked.
@@ -36,16 +38,24 @@ pub enum Request {
         /// The exec that is meant.
         exec: Option<u64>,
     },
-    /// Keeps a duplicate of the socket that rides along: [`Reply::Done`].
+    /// Keeps a duplicate of the descriptor that rides along, a session's socket or a listener: [`Reply::Done`].
     Hold {
-        /// The session's name; an older socket of the same name is let go.
+        /// Its name; an older descriptor of the same name is let go.
         session: String,
     },
-    /// Lets a socket go: [`Reply::Done`], also when there is none.
+    /// Lets a descriptor go: [`Reply::Done`], also when there is none.
     Release {
-        /// The session's name.
+        /// Its name.
         session: String,
     },
+    /// Accepts what waits at a listener that is held, and holds it: [`Reply::Accepted`]. The shim does it so that no
+    /// connection is ever in the hands of a process that may die alone.
+    Accept {
+        /// The listener's name.
+        listener: String,
+    },
+    /// Asks for the file in which the sidecar notes what it knows of the held sessions: [`Reply::Table`].
+    Table,
     /// Puts all held sockets into repair mode, so that nobody hears of their end: [`Reply::Done`].
     SilenceAll,
     /// Asks for duplicates of all held sockets: one or more [`Reply::Sockets`].
@@ -70,8 +80,11 @@ pub enum Reply {
         netns_pid: u32,
         /// The program.
         program: Program,
-        /// Sockets held.
+        /// Descriptors held.
         held: usize,
+        /// The shim's version.
+        #[serde(default)]
+        version: String,
     },
     /// The program runs.
     Started {
@@ -99,8 +112,26 @@ pub enum Reply {
         /// Whether these are all that were left.
         last: bool,
     },
+    /// The connections' sockets ride along in this order; none when nothing waits.
+    Accepted {
+        /// What they are held as.
+        connections: Vec<Accepted>,
+    },
+    /// The file rides along. The shim never reads it.
+    Table,
     /// It is done.
     Done,
+}
+
+/// A connection that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// What it is held as; never used again.
+    pub name: String,
+    /// The address that was dialled.
+    pub local: SocketAddr,
+    /// Who dialled.
+    pub peer: SocketAddr,
 }
 
 /// The state of the program.

@@ -67,7 +67,7 @@ impl Server {
             output: Output::open(dir).context("opening the log")?,
             gate: None,
             execs: Execs::default(),
-            held: Held::default(),
+            held: Held::new().context("making the table of sessions")?,
             quit: false,
             listener: wire::listen(&place::socket(dir)).context("listening in the capsule's directory")?,
         })

@@ -11,10 +11,12 @@
 pub(crate) mod adopt;
 pub mod engine;
 pub mod file;
+pub mod keeper;
 pub mod lifecycle;
 pub mod network;
 pub mod quiet;
 pub mod resolver;
+pub(crate) mod takeover;
 
 use std::collections::HashMap;
 use std::io::Write;

@@ -44,13 +44,32 @@ pub const DIAL_RACE: Duration = Duration::from_secs(3);
 /// Time that the other host's link gets to come up when ours was closed for it.
 pub const DIAL_RACE_WAIT: Duration = Duration::from_millis(200);
 
+/// Pause between looks at the links: short against the time in which a person notices a break.
+pub const LINK_LOOK: Duration = Duration::from_millis(250);
+
+/// A link is silent when nothing came for this much longer than the other host is quiet by choice. Another one is
+/// dialled beside it then, since its own repeats come ever later while packets are lost.
+pub const LINK_SILENCE_MARGIN: Duration = Duration::from_secs(1);
+
+/// Time, and round trips more, in which a link must be heard whose way may have changed.
+pub const PROBE_TIME: Duration = Duration::from_millis(500);
+/// See [`PROBE_TIME`].
+pub const PROBE_ROUND_TRIPS: u32 = 4;
+
+/// Time that the host's network gets to settle after a change: an address, its routes and its carrier come one by one.
+pub const SETTLE_NETWORK: Duration = Duration::from_millis(30);
+
+/// The host slept, or this process stood still, when more time passed between two looks than was to: little against
+/// what other hosts notice, much against what a busy machine does.
+pub const STANDSTILL: Duration = Duration::from_secs(2);
+
 /// Frames of hosts where the peer is not known to be that may wait for the directory's word.
 pub const CHECKS: usize = 1024;
 
 /// Pauses between tries to reach the host of a session's other half: first and longest.
 pub const RETRY_FIRST: Duration = Duration::from_millis(50);
-/// See [`RETRY_FIRST`].
-pub const RETRY_LONGEST: Duration = Duration::from_secs(2);
+/// See [`RETRY_FIRST`]. It is most of what a session waits for after a partition heals.
+pub const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
 /// A reset from the far program is passed on when the near program has taken all bytes before it, or after this
 /// time without progress.
@@ -58,6 +77,12 @@ pub const RESET_GRACE: Duration = Duration::from_secs(1);
 
 /// Receive buffer of a session's socket: bandwidth times round trip, since autotuning does not see peeked data.
 pub const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Sessions of one capsule on one host: as many descriptors as its shim may hold.
+pub const SESSIONS_MAX: u32 = 60_000;
+
+/// Bytes of the record of one session: addresses, ids, generations and ends, with room for what later versions add.
+pub const SLOT_BYTES: usize = 512;
 
 /// Ended sessions that are remembered, so that a repeated frame gets the answer that it got before.
 pub const TOMBSTONES: usize = 4096;

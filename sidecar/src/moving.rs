@@ -30,5 +30,6 @@ mod standstill;
 pub mod target;
 
 pub use phases::Phase;
+pub(crate) use sockets::Arriving;
 pub use source::{command, preflight};
 pub use target::Arrivals;

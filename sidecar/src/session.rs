@@ -7,6 +7,7 @@ mod driver;
 mod flow;
 mod linger;
 mod program;
+mod record;
 mod route;
 mod table;
 
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 
 pub use driver::Event;
 pub use program::{Program, Remains, Socket};
+pub use record::{HalfRecord, Keeping, OpenedRecord, Record, Records, Slot, Slots, bytes_of, file_of};
 pub use route::{PeerPlace, Routes};
 pub use table::Table;
 
@@ -48,6 +50,8 @@ pub struct Parked {
     pub half: Half,
     /// The program's connection.
     pub program: Program,
+    /// Its record, for a sidecar that comes after this one.
+    pub keeping: Option<Keeping>,
     /// Keeps events that arrive meanwhile.
     pub mailbox: mpsc::Receiver<Event>,
 }

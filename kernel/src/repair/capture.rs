@@ -50,6 +50,15 @@ pub fn silence(fd: impl AsFd) -> io::Result<()> {
     tcp::set_repair(fd.as_fd(), REPAIR_ON)
 }
 
+/// Whether a socket is in repair mode.
+///
+/// # Errors
+/// Those of `getsockopt`.
+pub fn is_silent(fd: impl AsFd) -> io::Result<bool> {
+    let mode: i32 = sockopt::get(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR)?;
+    Ok(mode == REPAIR_ON)
+}
+
 fn read_out(fd: BorrowedFd<'_>) -> Result<TcpSnapshot, RepairError> {
     let info = tcp::info(fd).map_err(RepairError::at("read TCP_INFO"))?;
     let own_fin = own_fin(&info)?;

@@ -7,6 +7,9 @@ use super::Server;
 use super::client::ClientId;
 use super::program::{Birth, failed};
 
+/// What a sidecar compares to its own.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 impl Server {
     /// Does what a client asks, or starts to; `None` from the parts below means that the answer comes later.
     pub(super) fn answer(&mut self, id: ClientId, request: Request, fds: Vec<OwnedFd>) {
@@ -31,6 +34,11 @@ impl Server {
                 self.held.release(&session);
                 Some(Reply::Done)
             }
+            Request::Accept { listener } => later(self.accept_for(id, &listener)),
+            Request::Table => {
+                self.clients.send(id, &Reply::Table, &[self.held.table()]);
+                None
+            }
             Request::SilenceAll => Some(done(self.held.silence_all().map_err(|error| error.to_string()))),
             Request::TakeSockets => {
                 self.take_sockets(id);
@@ -53,7 +61,13 @@ impl Server {
 
     fn status(&self) -> Reply {
         let own = std::process::id();
-        Reply::Status { shim_pid: own, netns_pid: own, program: self.program.view(), held: self.held.len() }
+        Reply::Status {
+            shim_pid: own,
+            netns_pid: own,
+            program: self.program.view(),
+            held: self.held.len(),
+            version: VERSION.into(),
+        }
     }
 
     fn signal(&self, signal: i32, exec: Option<u64>) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! Capsules that an earlier sidecar of this host left running.
 //!
-//! They go on, and new connections work at once. Sessions that the earlier sidecar carried are ended with a reset:
-//! what it knew of them went with it.
+//! Their processes never noticed. Their sessions are taken over: the shim of each capsule holds the sockets and what the
+//! earlier sidecar had on record, the kernel knows the rest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,20 +50,27 @@ async fn adopt(sidecar: &Arc<Sidecar>, directory: &Path) -> anyhow::Result<()> {
     }
     match found {
         engine::Found::Running { frozen } => {
-            lifecycle::reopen_network(sidecar, &capsule).await?;
+            let (network, left) = lifecycle::reopen_network(sidecar, &capsule).await?;
             if frozen && !may_go_on(sidecar, &capsule).await {
                 tracing::info!(capsule = %name, "it was moved: the copy here is removed");
                 lifecycle::discard(sidecar, &capsule).await;
                 sidecar.capsules.remove(&capsule.id());
                 return Ok(());
             }
+            left.resume();
+            network.in_netns(kernel::rules::unlock).await?;
             let of = capsule.clone();
             tokio::task::spawn_blocking(move || engine::resume(&of)).await??;
+            left.drive(sidecar, &network).await;
             capsule.set_stage(Stage::Running);
             lifecycle::watch_exit(sidecar, &capsule);
-            tracing::info!(capsule = %name, "taken up; its old connections were reset");
+            tracing::info!(capsule = %name, "taken up");
         }
         engine::Found::Stopped(code) => {
+            // What its program said last may still be on its way.
+            if let Ok((network, left)) = lifecycle::reopen_network(sidecar, &capsule).await {
+                left.drive(sidecar, &network).await;
+            }
             capsule.set_stage(Stage::Stopped(code));
             let generation = capsule.file().generation;
             let _ =

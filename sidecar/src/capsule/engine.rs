@@ -4,6 +4,8 @@ mod exec;
 mod log;
 mod status;
 
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -108,10 +110,7 @@ pub(crate) fn start_shim(capsule: &Capsule) -> anyhow::Result<Netns> {
     if !output.status.success() {
         bail!("{} failed: {}", program.display(), String::from_utf8_lossy(&output.stderr).trim());
     }
-    match engine.ask(&Request::Status)? {
-        Reply::Status { netns_pid, .. } => Ok(Netns::of_process(netns_pid)?),
-        other => bail!("the shim said {other:?}"),
-    }
+    netns_of(capsule)
 }
 
 /// What an earlier sidecar left of a capsule.
@@ -137,22 +136,17 @@ pub(crate) fn find(capsule: &Capsule) -> Found {
     }
 }
 
-/// The network namespace of a capsule that runs; the sockets that the shim kept of its sessions are reset.
+/// The network namespace of a capsule whose shim serves.
 pub(crate) fn netns_of(capsule: &Capsule) -> anyhow::Result<Netns> {
-    let engine = &capsule.engine;
-    let Reply::Status { netns_pid, .. } = engine.ask(&Request::Status)? else {
-        bail!("the shim does not say its pid")
-    };
-    let netns = Netns::of_process(netns_pid)?;
-    kernel::netns::Worker::start(&netns)?.run(kernel::rules::unlock)?;
-    for (session, socket) in engine.shim()?.take_sockets()? {
-        let _ = kernel::repair::resume(&socket);
-        if let Err(error) = kernel::tcp::reset(&socket) {
-            tracing::debug!(%session, %error, "reset of a session's socket");
-        }
-        engine.ask(&Request::Release { session })?;
+    match capsule.engine.ask(&Request::Status)? {
+        Reply::Status { netns_pid, .. } => Ok(Netns::of_process(netns_pid)?),
+        other => bail!("the shim said {other:?}"),
     }
-    Ok(netns)
+}
+
+/// Everything that the shim holds, by name.
+pub(crate) fn held(capsule: &Capsule) -> anyhow::Result<HashMap<String, OwnedFd>> {
+    Ok(capsule.engine.shim()?.take_sockets()?.into_iter().collect())
 }
 
 /// Where the shim answers.

@@ -15,8 +15,10 @@ use overlay_proto::{CapsuleName, Owner};
 use super::file::CapsuleFile;
 use super::network::{Identity, Namespace, Network};
 use super::resolver::{self, Upstreams};
+use super::takeover::Left;
 use super::{Capsule, Stage, engine};
-use crate::intercept::connect::Connector;
+use crate::intercept::connect::{Connector, Inherited};
+use crate::session::Records;
 use crate::sidecar::Sidecar;
 
 /// Creates a capsule and starts its program.
@@ -157,12 +159,18 @@ pub(crate) async fn open_network(
     serve_network(sidecar, capsule, state, engine::start_shim).await
 }
 
-/// As [`open_network`], for a capsule that runs already.
+/// As [`open_network`], for a capsule that an earlier sidecar left: its sessions are returned as that one had them on
+/// record, with what the shim holds.
 pub(crate) async fn reopen_network(
     sidecar: &Arc<Sidecar>,
     capsule: &Arc<Capsule>,
-) -> anyhow::Result<Arc<Network>> {
-    serve_network(sidecar, capsule, Namespace::SetUp, engine::netns_of).await
+) -> anyhow::Result<(Arc<Network>, Left)> {
+    let of = capsule.clone();
+    let held = tokio::task::spawn_blocking(move || engine::held(&of)).await??;
+    let (network, records) = make_network(capsule, Namespace::SetUp, engine::netns_of).await?;
+    let (left, inherited) = Left::sorted(held, records);
+    intercept(sidecar, &network, inherited).await?;
+    Ok((network, left))
 }
 
 async fn serve_network(
@@ -171,25 +179,42 @@ async fn serve_network(
     state: Namespace,
     find: impl FnOnce(&Capsule) -> anyhow::Result<Netns> + Send + 'static,
 ) -> anyhow::Result<Arc<Network>> {
+    let (network, _) = make_network(capsule, state, find).await?;
+    intercept(sidecar, &network, Inherited::default()).await?;
+    Ok(network)
+}
+
+async fn make_network(
+    capsule: &Arc<Capsule>,
+    state: Namespace,
+    find: impl FnOnce(&Capsule) -> anyhow::Result<Netns> + Send + 'static,
+) -> anyhow::Result<(Arc<Network>, Records)> {
     let of = capsule.clone();
-    let network = tokio::task::spawn_blocking(move || -> anyhow::Result<Arc<Network>> {
+    tokio::task::spawn_blocking(move || {
         let netns = find(&of)?;
         let file = of.file();
         let who =
             Identity { id: file.id, name: file.name, locators: file.locators, generation: file.generation };
         Network::set_up(&who, &netns, &engine::shim_socket(&of), state)
     })
-    .await??;
+    .await?
+}
+
+/// Serves connects and lookups of a capsule.
+async fn intercept(
+    sidecar: &Arc<Sidecar>,
+    network: &Arc<Network>,
+    inherited: Inherited,
+) -> anyhow::Result<()> {
     sidecar.networks.add(network.clone());
     let (opened, around) = (network.clone(), sidecar.around.clone());
     let upstreams = Upstreams::of_host(sidecar.zone.clone(), sidecar.dns.clone());
     let serving = sidecar.data_plane.spawn(async move {
-        let connector = Connector::open(opened.clone(), around).context("intercepting connections")?;
-        tokio::spawn(connector.run());
+        let connector = Connector::open(opened.clone(), around, inherited);
+        tokio::spawn(connector.await.context("intercepting connections")?.run());
         resolver::start(&opened, upstreams)
     });
-    serving.await??;
-    Ok(network)
+    serving.await?
 }
 
 /// Notes the end of a capsule's program when it comes.

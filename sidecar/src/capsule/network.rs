@@ -1,7 +1,6 @@
-//! The network of one capsule on this host: its namespace, and the shim that keeps its session sockets.
+//! The network of one capsule on this host: its namespace, and what its shim keeps for the next sidecar.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,21 +9,19 @@ use anyhow::Context;
 use kernel::diag::Diag;
 use kernel::netns::{Netns, Worker};
 use kernel::rules::{self, Interception};
-use overlay_proto::{CapsuleId, CapsuleName, Generation, Locators, Role};
+use overlay_proto::{CapsuleId, CapsuleName, Generation, Half, Locators};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::keeper::Keeper;
 use super::quiet::Quiet;
-use crate::session::Key;
+use crate::session::{Facts, Keeping, Program, Records, Slots};
 
 /// Port of the interception listener: privileged and unlikely, since a program of the capsule can reach it.
 pub const INTERCEPT_PORT: u16 = kernel::limits::INTERCEPT_TCP_PORT;
 
 /// Number of the NFQUEUE in each namespace.
 pub const SYN_QUEUE: u16 = 0;
-
-/// Socket messages that may wait for the shim.
-const KEEPER_QUEUE: usize = 8192;
 
 /// The network of one capsule.
 pub struct Network {
@@ -37,12 +34,8 @@ pub struct Network {
     quiet: Quiet,
     closed: CancellationToken,
     connecting: AtomicUsize,
-    keeper: std::sync::mpsc::SyncSender<Keep>,
-}
-
-enum Keep {
-    Hold(Key, OwnedFd),
-    Release(Key),
+    keeper: Keeper,
+    slots: Arc<Slots>,
 }
 
 /// Who the capsule is.
@@ -70,11 +63,17 @@ pub enum Namespace {
 }
 
 impl Network {
-    /// Sets up interception in the namespace of a capsule's shim.
+    /// Sets up interception in the namespace of a capsule's shim. What an earlier sidecar had on record of the capsule's
+    /// sessions comes with it.
     ///
     /// # Errors
     /// The kernel refuses a part of it.
-    pub fn set_up(who: &Identity, netns: &Netns, shim: &Path, state: Namespace) -> anyhow::Result<Arc<Self>> {
+    pub fn set_up(
+        who: &Identity,
+        netns: &Netns,
+        shim: &Path,
+        state: Namespace,
+    ) -> anyhow::Result<(Arc<Self>, Records)> {
         let worker = Worker::start(netns).context("entering the capsule's network namespace")?;
         let interception = Interception {
             v4: who.locators.v4,
@@ -90,10 +89,9 @@ impl Network {
             }
             Ok(Diag::open()?)
         })?;
-        let (keeper, kept) = std::sync::mpsc::sync_channel(KEEPER_QUEUE);
-        let shim = shim::Client::connect(shim).context("connecting to the capsule's shim")?;
-        std::thread::Builder::new().name("keeper".into()).spawn(move || keep_sockets(shim, &kept))?;
-        Ok(Arc::new(Self {
+        let (keeper, table) = Keeper::start(shim)?;
+        let (slots, records) = Slots::open(table).context("reading the capsule's sessions")?;
+        let network = Arc::new(Self {
             id: who.id,
             name: who.name.clone(),
             locators: who.locators,
@@ -104,7 +102,9 @@ impl Network {
             closed: CancellationToken::new(),
             connecting: AtomicUsize::new(0),
             keeper,
-        }))
+            slots,
+        });
+        Ok((network, records))
     }
 
     /// The capsule.
@@ -181,49 +181,28 @@ impl Network {
         self.in_netns(move || f(&mut sockets.lock().expect("no panics under this lock"))).await
     }
 
-    /// Gives the shim a duplicate of a session's socket.
-    pub fn keep(&self, key: Key, fd: BorrowedFd<'_>) {
-        match fd.try_clone_to_owned() {
-            Ok(fd) => self.tell_keeper(Keep::Hold(key, fd)),
-            Err(error) => tracing::warn!(capsule = %self.name, %error, "a session's socket has no duplicate"),
-        }
+    /// The way to the capsule's shim.
+    pub fn keeper(&self) -> &Keeper {
+        &self.keeper
     }
 
-    /// The shim lets a session's socket go.
-    pub fn let_go(&self, key: Key) {
-        self.tell_keeper(Keep::Release(key));
+    /// Where halves of this capsule are on record.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
     }
 
-    fn tell_keeper(&self, keep: Keep) {
-        if self.keeper.try_send(keep).is_err() {
-            tracing::warn!(capsule = %self.name, "the shim is behind with its sockets");
-        }
+    /// Puts a half on record whose socket the shim holds as `held`; `None` when there are too many, which is told.
+    pub fn keeping(&self, held: String, facts: &Facts, half: &Half, program: &Program) -> Option<Keeping> {
+        let Some(slot) = self.slots.take() else {
+            tracing::warn!(capsule = %self.name, "too many sessions: this one would not outlive the sidecar");
+            return None;
+        };
+        Some(Keeping::begin(slot, held, facts, half, program))
     }
 
     /// Ends everything that this sidecar does in the namespace.
     pub fn close(&self) {
         self.closed.cancel();
-    }
-}
-
-/// Passes sockets to the shim in order, on a thread of its own, since each message waits for its answer.
-fn keep_sockets(mut shim: shim::Client, kept: &std::sync::mpsc::Receiver<Keep>) {
-    let name = |key: Key| format!("{}-{}", key.0, letter(key.1));
-    while let Ok(keep) = kept.recv() {
-        let told = match keep {
-            Keep::Hold(key, fd) => shim.request(&shim::Request::Hold { session: name(key) }, &[fd.as_fd()]),
-            Keep::Release(key) => shim.request(&shim::Request::Release { session: name(key) }, &[]),
-        };
-        if let Err(error) = told {
-            tracing::warn!(%error, "the shim does not take sockets");
-        }
-    }
-}
-
-fn letter(role: Role) -> char {
-    match role {
-        Role::Opener => 'o',
-        Role::Acceptor => 'a',
     }
 }
 

@@ -15,12 +15,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::opens::Opens;
+use crate::capsule::keeper::{Connection, LISTENER4, LISTENER6};
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;
 use crate::limits::{ACCEPT_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, UNREACHABLE_AFTER};
 use crate::link::Link;
 use crate::places::Places;
-use crate::session::{Facts, Program, Routes, Socket, Table};
+use crate::session::{Facts, Keeping, OpenedRecord, Program, Record, Routes, Slot, Socket, Table};
 use crate::watched::{Watched, watch};
 
 /// What connects need of the sidecar.
@@ -47,7 +48,10 @@ struct Dialling {
 /// An open session whose program's connection has not shown up at the listener yet.
 struct Opened {
     session: SessionId,
-    link: Arc<Link>,
+    /// None when an earlier sidecar opened it.
+    link: Option<Arc<Link>>,
+    /// Where it is on record for the next one.
+    slot: Option<Slot>,
     peer: CapsuleId,
     opener_generation: Generation,
     acceptor_generation: Generation,
@@ -72,20 +76,43 @@ pub struct Connector {
     outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
 }
 
+/// What an earlier sidecar left of the connects of a capsule.
+#[derive(Default)]
+pub struct Inherited {
+    /// The listeners of IPv4 and IPv6.
+    pub listeners: Option<[OwnedFd; 2]>,
+    /// Connects that were answered.
+    pub opened: Vec<(Slot, OpenedRecord)>,
+    /// Connections that were accepted.
+    pub accepted: Vec<Connection>,
+}
+
 impl Connector {
     /// Opens queue and listeners in the capsule's network; must be called on the data plane's runtime.
     ///
     /// # Errors
     /// The kernel refuses one of them.
-    pub fn open(network: Arc<Network>, around: Surroundings) -> io::Result<Self> {
-        let (queue, listener4, listener6) = network.worker().run(|| {
-            let port = crate::capsule::network::INTERCEPT_PORT;
-            let queue = SynQueue::open(crate::capsule::network::SYN_QUEUE)?;
-            Ok::<_, io::Error>((queue, tcp::listen(false, port)?, tcp::listen(true, port)?))
-        })?;
+    pub async fn open(
+        network: Arc<Network>,
+        around: Surroundings,
+        inherited: Inherited,
+    ) -> anyhow::Result<Self> {
+        let had = inherited.listeners.is_some();
+        let [listener4, listener6] = match inherited.listeners {
+            Some(listeners) => listeners,
+            None => network.worker().run(|| {
+                let port = crate::capsule::network::INTERCEPT_PORT;
+                Ok::<_, io::Error>([tcp::listen(false, port)?, tcp::listen(true, port)?])
+            })?,
+        };
+        if !had {
+            network.keeper().hold(LISTENER4, listener4.as_fd()).await?;
+            network.keeper().hold(LISTENER6, listener6.as_fd()).await?;
+        }
+        let queue = network.worker().run(|| SynQueue::open(crate::capsule::network::SYN_QUEUE))?;
         let queue_ready = watch(queue.as_fd().try_clone_to_owned()?)?;
         let listeners = [watch(listener4)?, watch(listener6)?];
-        Ok(Self {
+        let mut connector = Self {
             network,
             around,
             queue,
@@ -95,7 +122,19 @@ impl Connector {
             waiting: Vec::new(),
             opened: HashMap::new(),
             outcomes: mpsc::channel(1024),
-        })
+        };
+        for (slot, record) in inherited.opened {
+            let pair = (record.source, record.destination);
+            connector.opened.insert(pair, (record.sequence, Opened::again(slot, record)));
+        }
+        for connection in inherited.accepted {
+            connector.on_accept(connection);
+        }
+        // What came while nobody looked does not show as an event.
+        for at in [0, 1] {
+            connector.accept_all(at).await;
+        }
+        Ok(connector)
     }
 
     /// Runs until the capsule's network is closed.
@@ -110,10 +149,13 @@ impl Connector {
                     if let Ok(mut ready) = ready { ready.clear_ready(); }
                     self.on_queue();
                 }
-                _ = quiet.changed() => self.on_quiet(*quiet.borrow_and_update()),
+                _ = quiet.changed() => {
+                    let state = *quiet.borrow_and_update();
+                    self.on_quiet(state).await;
+                }
                 Some(outcome) = self.outcomes.1.recv() => self.on_outcome(outcome),
-                Ok(accepted) = accept(&self.listeners[0]) => self.on_accept(accepted),
-                Ok(accepted) = accept(&self.listeners[1]) => self.on_accept(accepted),
+                Ok(()) = readable(&self.listeners[0]) => self.accept_all(0).await,
+                Ok(()) = readable(&self.listeners[1]) => self.accept_all(1).await,
                 _ = sweep.tick() => self.sweep(),
             }
             self.network.set_connecting(self.dialling.len() + self.opened.len());
@@ -169,7 +211,7 @@ impl Connector {
             source: syn.source,
             destination: syn.destination,
             sequence: syn.sequence,
-            session: SessionId::from_bytes(crate::random::bytes()),
+            session: session_of(self.network.id(), &syn),
             asked: None,
         };
         let outcomes = self.outcomes.0.clone();
@@ -194,7 +236,10 @@ impl Connector {
             return;
         };
         let verdict = match outcome {
-            Ok(opened) => {
+            Ok(mut opened) => {
+                // On record before the program hears of it.
+                opened.slot = self.network.slots().take();
+                opened.note(pair, sequence);
                 self.opened.insert(pair, (sequence, opened));
                 Verdict::Deliver
             }
@@ -209,14 +254,30 @@ impl Connector {
         }
     }
 
+    /// Has the shim accept what waits at one of the listeners.
+    async fn accept_all(&mut self, at: usize) {
+        let listener = [LISTENER4, LISTENER6][at];
+        loop {
+            match self.network.keeper().accept(listener).await {
+                Ok(connections) if connections.is_empty() => return,
+                Ok(connections) => connections.into_iter().for_each(|connection| self.on_accept(connection)),
+                Err(error) => {
+                    tracing::error!(capsule = %self.network.name(), %error, "connections can't be accepted");
+                    return;
+                }
+            }
+        }
+    }
+
     /// The program's connection is there: its session begins.
-    fn on_accept(&mut self, (fd, local, peer): (OwnedFd, SocketAddr, SocketAddr)) {
+    fn on_accept(&mut self, Connection { name, fd, local, peer }: Connection) {
         // A SYN that was sent again before this connection was complete is in the queue by now. It is answered while
         // it can be told from that of a new connection.
         self.on_queue();
         let Some((_, opened)) = self.opened.remove(&(peer, local)) else {
             tracing::warn!(capsule = %self.network.name(), from = %peer, to = %local, "a connection that was not asked for");
             let _ = tcp::reset(&fd);
+            self.network.keeper().release(name);
             return;
         };
         let facts = Facts {
@@ -234,7 +295,6 @@ impl Connector {
             half.link_up();
         }
         let _ = tcp::set_receive_buffer(&fd, crate::limits::RECEIVE_BUFFER_BYTES);
-        self.network.keep(key, fd.as_fd());
         let program = match Socket::new(fd, None) {
             Ok(socket) => Program::Socket(socket),
             Err(error) => {
@@ -243,15 +303,19 @@ impl Connector {
                 return;
             }
         };
+        let keeping = match opened.slot {
+            Some(slot) => Some(Keeping::begin(slot, name, &facts, &half, &program)),
+            None => self.network.keeping(name, &facts, &half, &program),
+        };
         let early = || self.around.opens.finish(opened.session);
-        if !self.around.table.begin(half, facts, program, opened.link, early) {
+        if !self.around.table.begin(half, facts, program, keeping, opened.link, early) {
             tracing::error!(session = %key.0, "there is a session of this name already");
         }
     }
 
     /// The capsule is about to leave, or stays after all. What is given up starts anew at the target, where the
     /// kernel sends the SYN again.
-    fn on_quiet(&mut self, state: State) {
+    async fn on_quiet(&mut self, state: State) {
         match state {
             State::Open => {
                 for syn in std::mem::take(&mut self.waiting) {
@@ -265,10 +329,8 @@ impl Connector {
                     self.waiting.push(dialling.held);
                 }
                 // A connection whose SYN was let through is complete, since all of it happens on this host.
-                for at in 0..self.listeners.len() {
-                    while let Ok(Some(accepted)) = tcp::accept(self.listeners[at].get_ref()) {
-                        self.on_accept(accepted);
-                    }
+                for at in [0, 1] {
+                    self.accept_all(at).await;
                 }
                 self.network.set_connecting(self.opened.len());
                 self.network.quiet().acknowledge();
@@ -277,32 +339,68 @@ impl Connector {
     }
 
     fn sweep(&mut self) {
-        let around = &self.around;
-        self.opened.retain(|_, (_, opened)| {
-            let keep = opened.since.elapsed() < ACCEPT_TIMEOUT;
-            if !keep {
-                opened.give_up(around);
-            }
-            keep
-        });
+        let late = self.opened.extract_if(|_, (_, opened)| opened.since.elapsed() >= ACCEPT_TIMEOUT);
+        late.for_each(|(_, (_, opened))| opened.give_up(&self.around));
     }
 }
 
 impl Opened {
-    fn give_up(&self, around: &Surroundings) {
+    /// One that an earlier sidecar had on record.
+    fn again(slot: Slot, record: OpenedRecord) -> Self {
+        Self {
+            session: record.session,
+            link: None,
+            slot: Some(slot),
+            peer: record.peer,
+            opener_generation: record.generations.0,
+            acceptor_generation: record.generations.1,
+            repeated: false,
+            since: Instant::now(),
+        }
+    }
+
+    fn note(&self, (source, destination): Pair, sequence: u32) {
+        let Some(slot) = &self.slot else { return };
+        let record = OpenedRecord {
+            session: self.session,
+            peer: self.peer,
+            generations: (self.opener_generation, self.acceptor_generation),
+            source,
+            destination,
+            sequence,
+        };
+        if let Err(error) = slot.write(&Record::Opened(record)) {
+            tracing::error!(session = %self.session, %error, "a connection is not on record");
+        }
+    }
+
+    fn give_up(self, around: &Surroundings) {
         around.opens.finish(self.session);
-        self.link.transmit(Frame::Cancel { session: self.session });
+        if let Some(slot) = self.slot {
+            slot.clear();
+        }
+        // Without a link the far side hears that the session is unknown when it attaches.
+        if let Some(link) = self.link {
+            link.transmit(Frame::Cancel { session: self.session });
+        }
     }
 }
 
-async fn accept(listener: &Watched) -> io::Result<(OwnedFd, SocketAddr, SocketAddr)> {
-    loop {
-        let mut ready = listener.readable().await?;
-        match tcp::accept(listener.get_ref())? {
-            Some(accepted) => return Ok(accepted),
-            None => ready.clear_ready(),
-        }
-    }
+/// Waits until there may be something at a listener.
+async fn readable(listener: &Watched) -> io::Result<()> {
+    listener.readable().await?.clear_ready();
+    Ok(())
+}
+
+/// The session of a connect. It follows from the SYN, so that one that is sent again, to the next sidecar or on the
+/// next host, asks for the same session.
+fn session_of(capsule: CapsuleId, syn: &HeldSyn) -> SessionId {
+    let mut hasher = blake3::Hasher::new_derive_key("capsule session of a connect 1");
+    hasher.update(capsule.as_bytes());
+    hasher.update(format!("{} {} {}", syn.source, syn.destination, syn.sequence).as_bytes());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    SessionId::from_bytes(id)
 }
 
 /// One connect on its way to the far program.
@@ -340,7 +438,8 @@ impl Dial {
                             self.asked = None;
                             return Ok(Opened {
                                 session,
-                                link,
+                                link: Some(link),
+                                slot: None,
                                 peer: peer.id,
                                 opener_generation,
                                 acceptor_generation: generation,

@@ -5,10 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use kernel::tcp;
 use overlay_proto::{Answer, Frame, Half, Open, OpenOutcome, Role};
+use tokio::sync::oneshot;
 
 use super::connect::Surroundings;
 use crate::capsule::network::{Network, Networks};
@@ -20,15 +21,34 @@ use crate::watched::watch;
 /// Dials for an OPEN and answers it.
 pub async fn deliver(around: Surroundings, networks: Networks, link: Arc<Link>, open: Open) {
     let session = open.session;
-    let outcome = match around.table.has(&(session, Role::Acceptor)) {
-        // The answer was lost with a link: the same OPEN gets the same answer.
-        true => networks.of(&open.acceptor).map_or(OpenOutcome::NotHere, |network| OpenOutcome::Accepted {
-            generation: network.generation(),
-        }),
-        false => dial(&around, &networks, &link, &open).await,
+    let outcome = match opened_before(&around, &networks, &link, &open).await {
+        Some(outcome) => outcome,
+        None => dial(&around, &networks, &link, &open).await,
     };
     tracing::debug!(%session, from = %open.source, to = %open.destination, ?outcome, "open");
     link.transmit(Frame::Answer(Answer { session, outcome }));
+}
+
+/// The answer was lost with a link, or with a sidecar: the same OPEN gets the same answer.
+async fn opened_before(
+    around: &Surroundings,
+    networks: &Networks,
+    link: &Arc<Link>,
+    open: &Open,
+) -> Option<OpenOutcome> {
+    let key = (open.session, Role::Acceptor);
+    let (lives, answer) = oneshot::channel();
+    around.table.tell(&key, Event::Reopened(link.clone(), lives)).ok()?;
+    if answer.await.is_ok() {
+        let generation = networks.of(&open.acceptor)?.generation();
+        return Some(OpenOutcome::Accepted { generation });
+    }
+    // It was given up, and its end is under way.
+    let deadline = Instant::now() + SUPERSEDE_TIMEOUT;
+    while around.table.has(&key) && Instant::now() < deadline {
+        tokio::time::sleep(SUPERSEDE_TIMEOUT / 400).await;
+    }
+    None
 }
 
 async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open: &Open) -> OpenOutcome {
@@ -55,7 +75,11 @@ async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open
         },
     };
     let _ = tcp::set_receive_buffer(&fd, RECEIVE_BUFFER_BYTES);
-    network.keep(key, fd.as_fd());
+    let held = format!("{}-a", open.session);
+    if let Err(error) = network.keeper().hold(&held, fd.as_fd()).await {
+        tracing::error!(capsule = %network.name(), error = format!("{error:#}"), "the shim does not hold a connection");
+        return OpenOutcome::Unreachable;
+    }
     let socket = match Socket::new(fd, None) {
         Ok(socket) => socket,
         Err(error) => {
@@ -72,7 +96,10 @@ async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open
     };
     let generation = network.generation();
     let half = Half::new(open.session, Role::Acceptor, open.opener_generation, generation);
-    if !around.table.begin(half, facts, Program::Socket(socket), link.clone(), Vec::new) {
+    let program = Program::Socket(socket);
+    // On record before it is answered.
+    let keeping = network.keeping(held, &facts, &half, &program);
+    if !around.table.begin(half, facts, program, keeping, Some(link.clone()), Vec::new) {
         return OpenOutcome::Denied;
     }
     if dialled.is_cancelled() {
@@ -83,7 +110,7 @@ async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open
 
 /// Dials; when the last connection between these addresses is still there, its program has given it up for this one.
 async fn dial_superseding(around: &Surroundings, network: &Network, open: &Open) -> io::Result<OwnedFd> {
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     loop {
         match dial_program(network, open.source, open.destination).await {
             Err(error)

@@ -108,13 +108,10 @@ impl Opens {
     }
 
     /// Keeps a control frame for a session that is being opened: the far program may have ended its direction before
-    /// ours has its connection. An attach is of no use to a half that is attached by the answer. Says whether the
-    /// session is being opened.
+    /// ours has its connection, or the far side, that was asked twice, attaches. Says whether the session is being
+    /// opened.
     pub fn keep_early_frame(&self, link: &Arc<Link>, session: SessionId, frame: &Frame) -> bool {
-        match frame {
-            Frame::Attach(_) | Frame::Attached(_) => self.waits(&session),
-            _ => self.keep(link, session, || Event::Frame(link.clone(), frame.clone())),
-        }
+        self.keep(link, session, || Event::Frame(link.clone(), frame.clone()))
     }
 
     fn keep(&self, link: &Link, session: SessionId, event: impl FnOnce() -> Event) -> bool {

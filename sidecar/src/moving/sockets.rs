@@ -6,9 +6,10 @@
 //! | closed it, or was reset | the bytes that the other half does not have, and how they ended |
 //! | has not accepted it yet | nothing: it is dialled again, from offset 0 |
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,17 +20,18 @@ use kernel::repair::{self, TcpSnapshot};
 use kernel::tcp::{self, TcpState};
 use overlay_proto::{CapsuleId, EndKind, Half, HalfSnapshot, Locators, Role};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::capsule::network::Network;
 use crate::limits::SETTLE_TIMEOUT;
-use crate::session::{Facts, Parked, Program, Remains, Socket};
+use crate::session::{Event, Facts, Key, Parked, Program, Remains, Socket, Table};
 
 /// Version of [`HalfImage`].
 const VERSION: u32 = 1;
 
 /// One half on its way.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct HalfImage {
+pub(crate) struct HalfImage {
     version: u32,
     half: Vec<u8>,
     own: CapsuleId,
@@ -78,7 +80,11 @@ pub(super) fn settle(parked: &mut [Parked], sockets: &mut Diag) -> io::Result<()
         if let (Owner::Orphan, Program::Socket(socket)) = (owner, &mut half.program)
             && socket.prefix().is_none()
         {
-            let taken = tcp::flush_orphan(socket.fd(), |_| Ok(()))?;
+            let keeping = &mut half.keeping;
+            let taken = tcp::flush_orphan(socket.fd(), |byte| match keeping {
+                Some(keeping) => keeping.note_prefix(Some(byte), socket.fd()),
+                None => Ok(()),
+            })?;
             tracing::debug!(local = %facts.local, remote = %facts.remote, flushed = taken.is_some(), "orphan");
             if let Some(byte) = taken {
                 socket.set_prefix(byte);
@@ -186,16 +192,16 @@ pub(super) fn silence(parked: &[Parked]) {
 }
 
 /// A half at the target, before its driver runs.
-pub(super) struct Arrived {
+pub(crate) struct Arrived {
     pub facts: Facts,
     pub half: Half,
     pub program: ArrivedProgram,
 }
 
 /// The program's side at the target.
-pub(super) enum ArrivedProgram {
+pub(crate) enum ArrivedProgram {
     /// Rebuilt, silent until [`activate`].
-    Open { fd: std::os::fd::OwnedFd, tcp: Box<TcpSnapshot>, prefix: Option<u8> },
+    Open { fd: OwnedFd, tcp: Box<TcpSnapshot>, prefix: Option<u8> },
     /// To be dialled.
     Unaccepted,
     /// Gone.
@@ -238,23 +244,73 @@ pub(super) fn activate(arrived: &Arrived) {
     }
 }
 
-/// The program's side as the driver needs it; dials again what was not accepted. On the data plane's runtime.
-pub(super) async fn program_of(
+/// What the shim holds the socket of an arrived half as.
+pub(crate) fn held_as((session, role): Key) -> String {
+    match role {
+        Role::Opener => format!("{session}-o"),
+        Role::Acceptor => format!("{session}-a"),
+    }
+}
+
+/// Lets an arrived half go on, on record for the next sidecar; dials again what was not accepted. On the data plane's
+/// runtime.
+pub(crate) async fn settle_in(
+    arrived: Arrived,
+    mailbox: mpsc::Receiver<Event>,
+    network: Arc<Network>,
+    table: Table,
+) {
+    let Arrived { facts, mut half, program } = arrived;
+    let key = (half.id(), half.role());
+    let program = program_of(program, &facts, &mut half, &network).await;
+    let prefix = match &program {
+        Program::Socket(socket) => socket.prefix(),
+        Program::Gone(_) => None,
+    };
+    let mut keeping = network.keeping(held_as(key), &facts, &half, &program);
+    if let (Some(keeping), Some(byte), Program::Socket(socket)) = (&mut keeping, prefix, &program)
+        && let Err(error) = keeping.note_prefix(Some(byte), socket.fd())
+    {
+        tracing::error!(session = %key.0, %error, "a byte that was taken ahead is not on record");
+    }
+    table.drive(Parked { facts, half, program, keeping, mailbox }, None);
+}
+
+/// The program's side as the driver needs it, held by the shim.
+async fn program_of(
     arrived: ArrivedProgram,
     facts: &Facts,
     half: &mut Half,
     network: &Arc<Network>,
 ) -> Program {
+    let held = held_as((half.id(), half.role()));
+    let keep = async |fd: BorrowedFd<'_>| {
+        if let Err(error) = network.keeper().hold(&held, fd).await {
+            tracing::error!(session = %half.id(), error = format!("{error:#}"), "the shim does not hold a connection");
+        }
+    };
     let opened = match arrived {
-        ArrivedProgram::Gone(remains) => return Program::Gone(remains),
+        ArrivedProgram::Gone(remains) => {
+            match crate::session::file_of(&remains.bytes) {
+                Ok(file) => keep(file.as_fd()).await,
+                Err(error) => {
+                    tracing::error!(session = %half.id(), %error, "what a program left is in memory only")
+                }
+            }
+            return Program::Gone(remains);
+        }
         ArrivedProgram::Open { fd, prefix, .. } => Socket::new(fd, prefix),
         ArrivedProgram::Unaccepted => {
-            half.dialled_again();
             let dialled = crate::intercept::deliver::dial_program(network, facts.remote, facts.local).await;
-            dialled.and_then(|fd| {
-                let _ = tcp::set_receive_buffer(&fd, crate::limits::RECEIVE_BUFFER_BYTES);
-                Socket::new(fd, None)
-            })
+            match dialled {
+                Ok(fd) => {
+                    let _ = tcp::set_receive_buffer(&fd, crate::limits::RECEIVE_BUFFER_BYTES);
+                    keep(fd.as_fd()).await;
+                    half.dialled_again();
+                    Socket::new(fd, None)
+                }
+                Err(error) => Err(error),
+            }
         }
     };
     match opened {
@@ -264,4 +320,69 @@ pub(super) async fn program_of(
             Program::Gone(Remains::new(Bytes::new(), EndKind::Reset))
         }
     }
+}
+
+/// The sessions of a capsule that was arriving when its sidecar ended, as the source sent them.
+#[derive(Default)]
+pub(crate) struct Arriving(Vec<HalfImage>);
+
+impl Arriving {
+    /// Reads the file that the shim holds.
+    pub(crate) fn read(file: BorrowedFd<'_>, own: CapsuleId) -> anyhow::Result<Self> {
+        let images: Vec<HalfImage> = postcard::from_bytes(&crate::session::bytes_of(file)?)?;
+        ensure!(images.iter().all(|image| image.own == own), "sessions of another capsule");
+        Ok(Self(images))
+    }
+
+    /// Lets those go on that are not known to the table, by the rebuilt sockets in `held`; says how many. Nothing
+    /// flowed through them yet, so that they stand as the source captured them. On the data plane's runtime.
+    pub(crate) async fn go_on(
+        self,
+        mut held: HashMap<String, OwnedFd>,
+        network: &Arc<Network>,
+        table: &Table,
+    ) -> u64 {
+        let mut count = 0;
+        for image in self.0 {
+            let arrived = match again(image, &mut held) {
+                Ok(arrived) => arrived,
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "a session can't go on");
+                    continue;
+                }
+            };
+            let key = (arrived.half.id(), arrived.half.role());
+            // Those that went on already are on record by themselves.
+            let Some(mailbox) = table.register(key, &arrived.facts) else { continue };
+            if let ArrivedProgram::Open { fd, .. } = &arrived.program
+                && repair::is_silent(fd).unwrap_or(false)
+            {
+                activate(&arrived);
+            }
+            settle_in(arrived, mailbox, network.clone(), table.clone()).await;
+            count += 1;
+        }
+        network.keeper().release(crate::capsule::keeper::ARRIVING.into());
+        for name in held.into_keys() {
+            network.keeper().release(name);
+        }
+        count
+    }
+}
+
+/// As [`rebuild`], by the socket that was rebuilt already.
+fn again(image: HalfImage, held: &mut HashMap<String, OwnedFd>) -> anyhow::Result<Arrived> {
+    let half = Half::restore(&HalfSnapshot::from_bytes(&image.half)?)?;
+    let HalfImage { own, peer, local, remote, began, program, .. } = image;
+    let program = match program {
+        ProgramImage::Open { tcp, prefix } => {
+            let fd = held.remove(&held_as((half.id(), half.role()))).context("its connection is not held")?;
+            ArrivedProgram::Open { fd, tcp, prefix }
+        }
+        ProgramImage::Unaccepted => ArrivedProgram::Unaccepted,
+        ProgramImage::Gone { bytes, ending } => {
+            ArrivedProgram::Gone(Remains::new(Bytes::from(bytes), ending))
+        }
+    };
+    Ok(Arrived { facts: Facts { own, peer, local, remote, began }, half, program })
 }

@@ -1,6 +1,7 @@
 //! The host that a capsule comes to.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,11 +18,11 @@ use super::files::Tree;
 use super::image::{self, MemoryDirectory};
 use super::log;
 use super::phases::ms;
-use super::sockets::{self, Arrived, HalfImage};
+use super::sockets::{self, Arrived, HalfImage, held_as};
 use crate::capsule::network::Network;
-use crate::capsule::{Capsule, Stage, engine, lifecycle};
+use crate::capsule::{Capsule, Stage, engine, keeper, lifecycle};
 use crate::limits::SESSIONS_BYTES_MAX;
-use crate::session::{Event, Parked};
+use crate::session::Event;
 use crate::sidecar::Sidecar;
 
 /// Time that the restored sessions may take to attach before the source is told how many did.
@@ -208,6 +209,9 @@ impl Arrival {
             let chunk = receive.read_chunk(want, true).await?.context("the sessions ended early")?;
             blob.extend_from_slice(&chunk.bytes);
         }
+        // Should this sidecar end while the capsule stands at the gate, the next one has all that this one knows.
+        let file = crate::session::file_of(&blob)?;
+        self.network.keeper().hold(keeper::ARRIVING, file.as_fd()).await?;
         let images: Vec<HalfImage> = postcard::from_bytes(&blob).context("reading the sessions")?;
         let own = self.capsule.id();
         let rebuilt = self
@@ -216,6 +220,7 @@ impl Arrival {
                 images.into_iter().map(|image| sockets::rebuild(image, own)).collect::<Result<Vec<_>, _>>()
             })
             .await?;
+        let mut holds = Vec::new();
         for arrived in rebuilt {
             // Known from here on: a peer that is early waits instead of hearing that nobody knows the session.
             let key = (arrived.half.id(), arrived.half.role());
@@ -223,9 +228,12 @@ impl Arrival {
                 bail!("session {} is here already", key.0);
             };
             if let sockets::ArrivedProgram::Open { fd, .. } = &arrived.program {
-                self.network.keep(key, std::os::fd::AsFd::as_fd(fd));
+                holds.push(self.network.keeper().begin_hold(&held_as(key), fd.as_fd())?);
             }
             self.halves.push((arrived, events));
+        }
+        for hold in holds {
+            hold.await?;
         }
         Ok(())
     }
@@ -306,17 +314,21 @@ impl Arrival {
         let halves = std::mem::take(&mut self.halves);
         let (network, sidecar) = (self.network.clone(), self.sidecar.clone());
         let runs = self.sidecar.data_plane.spawn(async move {
-            for (arrived, mailbox) in halves {
-                let (network, sidecar) = (network.clone(), sidecar.clone());
-                sockets::activate(&arrived);
-                let Arrived { facts, mut half, program } = arrived;
-                // A dial may take its time; the others don't wait for it.
-                tokio::spawn(async move {
-                    let program = sockets::program_of(program, &facts, &mut half, &network).await;
-                    sidecar.table.drive(Parked { facts, half, program, mailbox }, None);
-                });
-            }
+            let settled: Vec<_> = halves
+                .into_iter()
+                .map(|(arrived, mailbox)| {
+                    sockets::activate(&arrived);
+                    // A dial may take its time; the others don't wait for it.
+                    tokio::spawn(sockets::settle_in(arrived, mailbox, network.clone(), sidecar.table.clone()))
+                })
+                .collect();
             network.quiet().end();
+            tokio::spawn(async move {
+                for half in settled {
+                    let _ = half.await;
+                }
+                network.keeper().release(keeper::ARRIVING.into());
+            });
         });
         let _ = runs.await;
         let reported = self.report_running();

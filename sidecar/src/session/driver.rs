@@ -19,7 +19,7 @@ use super::flow::{Incoming, IncomingStep, Outgoing, OutgoingStep};
 use super::linger::{Linger, Resetting};
 use super::program::Program;
 use super::route::{Finding, PeerPlace, Route, Routes};
-use super::{Facts, Key, Parked, SessionView};
+use super::{Facts, Keeping, Key, Parked, SessionView};
 use crate::limits::{ACCEPT_LOOK_FIRST, ACCEPT_LOOK_LONGEST, REPORT_DELAY};
 use crate::link::{Link, Receiver};
 
@@ -50,6 +50,9 @@ pub enum Event {
     Park(oneshot::Sender<(Parked, SessionView)>),
     /// Tell how it stands.
     Describe(oneshot::Sender<SessionView>),
+    /// The other side sent its OPEN again: it may not know what came of the first one. Answered unless the session is
+    /// ending.
+    Reopened(Arc<Link>, oneshot::Sender<()>),
     /// The other side gave up a connect whose answer came too late.
     Cancelled(Arc<Link>),
     /// The program of the other side began a new connection between the same addresses.
@@ -65,11 +68,20 @@ enum Step {
     Tick,
 }
 
+/// Why a driver stopped.
+pub(super) enum Stopped {
+    /// The half was parked.
+    Parked(oneshot::Sender<(Parked, SessionView)>, Box<(Parked, SessionView)>),
+    /// The session is over, and its connection closed.
+    Over(Option<Keeping>),
+}
+
 /// One half at work.
 pub(super) struct Driver {
     facts: Facts,
     half: Half,
     program: Program,
+    keeping: Option<Keeping>,
     mailbox: mpsc::Receiver<Event>,
     routes: Arc<Routes>,
     link: Option<Arc<Link>>,
@@ -91,7 +103,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(parked: Parked, routes: Arc<Routes>, link: Option<Arc<Link>>) -> Self {
-        let Parked { facts, half, program, mailbox } = parked;
+        let Parked { facts, half, program, keeping, mailbox } = parked;
         let unaccepted = half.role() == Role::Acceptor && !half.is_accepted();
         // A session that was over when its capsule left still has its program's kernel to wait for.
         let linger = half.outcome().map(|_| Linger::new());
@@ -99,6 +111,7 @@ impl Driver {
             facts,
             half,
             program,
+            keeping,
             mailbox,
             routes,
             link,
@@ -116,14 +129,12 @@ impl Driver {
         }
     }
 
-    /// Runs until the session ended (`None`) or the half was parked.
-    pub(super) async fn run(
-        mut self,
-    ) -> Option<(oneshot::Sender<(Parked, SessionView)>, (Parked, SessionView))> {
+    /// Runs until the session is over or the half was parked.
+    pub(super) async fn run(mut self) -> Stopped {
         loop {
             self.act();
             if self.linger.as_ref().is_some_and(|linger| linger.is_over(&self.program)) {
-                return None;
+                return Stopped::Over(self.keeping);
             }
             self.look_for_link();
             let ahead = self.half.bytes_sent() - self.half.consumed();
@@ -138,10 +149,10 @@ impl Driver {
                 () = sleep_until(deadline) => Step::Tick,
             };
             match step {
-                Step::Event(None) => return None,
+                Step::Event(None) => return Stopped::Over(self.keeping),
                 Step::Event(Some(Event::Park(reply))) => {
                     let view = self.describe();
-                    return Some((reply, (self.into_parked(), view)));
+                    return Stopped::Parked(reply, Box::new((self.into_parked(), view)));
                 }
                 Step::Event(Some(event)) => self.on_event(event),
                 Step::Outgoing(step) => self.on_outgoing(step),
@@ -154,7 +165,8 @@ impl Driver {
     }
 
     fn into_parked(self) -> Parked {
-        Parked { facts: self.facts, half: self.half, program: self.program, mailbox: self.mailbox }
+        let Self { facts, half, program, keeping, mailbox, .. } = self;
+        Parked { facts, half, program, keeping, mailbox }
     }
 
     fn key(&self) -> Key {
@@ -163,7 +175,12 @@ impl Driver {
 
     /// Carries out what the core wants.
     fn act(&mut self) {
-        while let Some(action) = self.half.poll() {
+        loop {
+            // Before anything is sent that depends on it.
+            if let Some(keeping) = &mut self.keeping {
+                keeping.note(&self.half, &self.program);
+            }
+            let Some(action) = self.half.poll() else { return };
             match action {
                 Action::Transmit(frame) => {
                     if let Some(link) = &self.link {
@@ -178,6 +195,7 @@ impl Driver {
                 Action::StartReceiving { key, offset } => self.incoming.start(key, offset),
                 Action::StopReceiving => self.incoming.stop(),
                 Action::Consume { bytes } => {
+                    self.forget_prefix(bytes);
                     if let Err(error) = self.program.consume(bytes) {
                         tracing::error!(session = %self.half.id(), bytes, %error, "acknowledged bytes can't be consumed");
                     }
@@ -199,6 +217,17 @@ impl Driver {
                     self.hold_agreed();
                 }
             }
+        }
+    }
+
+    /// The other half has the byte before the receive queue: that is on record before more is consumed.
+    fn forget_prefix(&mut self, bytes: u64) {
+        if bytes > 0
+            && let (Program::Socket(socket), Some(keeping)) = (&self.program, &mut self.keeping)
+            && socket.prefix().is_some()
+            && let Err(error) = keeping.note_prefix(None, socket.fd())
+        {
+            tracing::error!(session = %self.half.id(), %error, "a byte that was taken ahead stays on record");
         }
     }
 
@@ -244,6 +273,12 @@ impl Driver {
             }
             Event::Describe(reply) => {
                 let _ = reply.send(self.describe());
+            }
+            Event::Reopened(link, lives) => {
+                if !matches!(self.half.state(), State::Closing | State::Ended) {
+                    let _ = lives.send(());
+                    self.adopt(link);
+                }
             }
             Event::Cancelled(link) if self.speaks_for_peer(&link) => self.half.peer_gone(),
             Event::Cancelled(_) => {}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use overlay_proto::{CapsuleId, Frame, Generation, HostName, Role};
 
-use super::{Event, Facts, Key, Table};
+use super::{Event, Facts, Keeping, Key, Table};
 use crate::capsule::network::Networks;
 use crate::limits::{CHECKS, RETRY_FIRST, RETRY_LONGEST};
 use crate::link::{Link, Links};
@@ -179,17 +179,11 @@ impl Routes {
         });
     }
 
-    /// A session began: its connection is given to the capsule's shim as well, which outlives this sidecar.
-    pub fn keep(&self, key: Key, own: CapsuleId, fd: std::os::fd::BorrowedFd<'_>) {
-        if let Some(network) = self.networks.of(&own) {
-            network.keep(key, fd);
-        }
-    }
-
-    /// A session ended: the shim lets its connection go.
-    pub fn ended(&self, key: Key, facts: &Facts) {
-        if let Some(network) = self.networks.of(&facts.own) {
-            network.let_go(key);
+    /// A session of this capsule is over: the shim lets its connection go.
+    pub fn let_go(&self, own: &CapsuleId, keeping: Keeping) {
+        let held = keeping.end();
+        if let Some(network) = self.networks.of(own) {
+            network.keeper().release(held);
         }
     }
 }

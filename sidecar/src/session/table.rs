@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use overlay_proto::{CapsuleId, Frame, Half, Role, SessionId, StreamHeader};
 use tokio::sync::{mpsc, oneshot};
 
-use super::driver::Driver;
-use super::{Event, Facts, Key, Parked, Program, Routes, SessionView};
+use super::driver::{Driver, Stopped};
+use super::{Event, Facts, Keeping, Key, Parked, Program, Routes, SessionView};
 use crate::limits::{MAILBOX_EVENTS, TOMBSTONES};
 use crate::link::{Link, Receiver};
 
@@ -109,14 +109,16 @@ impl Table {
         let routes = self.0.routes.clone();
         self.0.runtime.spawn(async move {
             match Driver::new(parked, routes.clone(), link).run().await {
-                Some((reply, parked)) => {
-                    if let Err((parked, _)) = reply.send(parked) {
+                Stopped::Parked(reply, parked) => {
+                    if let Err((parked, _)) = reply.send(*parked) {
                         table.drive(parked, None);
                     }
                 }
-                None => {
+                Stopped::Over(keeping) => {
                     table.forget(key);
-                    routes.ended(key, &facts);
+                    if let Some(keeping) = keeping {
+                        routes.let_go(&facts.own, keeping);
+                    }
                 }
             }
         });
@@ -126,15 +128,19 @@ impl Table {
     /// one of its name.
     pub fn begin(
         &self,
-        half: Half,
+        mut half: Half,
         facts: Facts,
         program: Program,
-        link: Arc<Link>,
+        keeping: Option<Keeping>,
+        link: Option<Arc<Link>>,
         early: impl FnOnce() -> Vec<Event>,
     ) -> bool {
         let key = (half.id(), half.role());
         let Some(mailbox) = self.register_with(key, &facts, early) else { return false };
-        self.drive(Parked { facts, half, program, mailbox }, Some(link));
+        if link.is_none() {
+            half.link_lost();
+        }
+        self.drive(Parked { facts, half, program, keeping, mailbox }, link);
         true
     }
 
