@@ -207,6 +207,53 @@ impl Client {
         self.capsule(Request::Revoke { capsule, offer }).await
     }
 
+    /// Notes that a capsule that this host has lies in a capsule file, which is on disk: the commit of a suspend. `Ok`
+    /// also when an earlier call did it; the capsule is not this host's any more then.
+    ///
+    /// # Errors
+    /// When the capsule is not here, at another generation or being offered, or the suspension was withdrawn. When the
+    /// directory is away it is not known: ask again.
+    pub async fn suspend(
+        &self,
+        capsule: CapsuleId,
+        generation: Generation,
+        suspension: OfferId,
+        key_hash: ClaimKeyHash,
+    ) -> Result<CapsuleRecord, ClientError> {
+        self.capsule(Request::Suspend { capsule, generation, suspension, key_hash }).await
+    }
+
+    /// Makes sure that a suspension comes to nothing. `Ok` means: it was not made and never will be, the capsule stays
+    /// here, at the generation in the record; also when an earlier call did it.
+    ///
+    /// # Errors
+    /// [`ApiError::Suspended`] when it was made; the capsule is not this host's any more then. When the directory is
+    /// away it is not known: ask again.
+    pub async fn withdraw(
+        &self,
+        capsule: CapsuleId,
+        generation: Generation,
+        suspension: OfferId,
+    ) -> Result<CapsuleRecord, ClientError> {
+        self.capsule(Request::Withdraw { capsule, generation, suspension }).await
+    }
+
+    /// Takes a capsule from its capsule file: the commit of a resume. `Ok` means: it is here, at the generation in the
+    /// record; also when it was resumed by an earlier call whose answer was lost. Nothing else means that.
+    ///
+    /// # Errors
+    /// [`ApiError::NotPlacedHere`] says who resumed it before; other refusals also mean that the capsule is not here.
+    /// When the directory is away it is not known: ask again.
+    pub async fn resume(
+        &self,
+        capsule: CapsuleId,
+        generation: Generation,
+        suspension: OfferId,
+        key: ClaimKey,
+    ) -> Result<CapsuleRecord, ClientError> {
+        self.capsule(Request::Resume { capsule, generation, suspension, key }).await
+    }
+
     /// Says what a capsule that this host has does. While an offer is open, `moving` stays shown, and the state given
     /// is what a revoke brings back.
     ///

@@ -94,6 +94,16 @@ pub enum ApiError {
     /// A claim without the key.
     #[error("the claim key is not the one of the offer")]
     WrongKey,
+    /// The capsule lies in a capsule file.
+    #[error(
+        "the capsule is suspended since generation {generation}, by {host}: it lies in the capsule file of then"
+    )]
+    Suspended {
+        /// The host that suspended it.
+        host: HostName,
+        /// Its generation since.
+        generation: Generation,
+    },
     /// The token was used before.
     #[error("the token was used before: make a new one with `capsule-directory token`")]
     TokenUsed,
@@ -171,6 +181,7 @@ impl ApiError {
             Self::OfferDiffers { .. } => 25,
             Self::NotTheTarget { .. } => 26,
             Self::WrongKey => 27,
+            Self::Suspended { .. } => 28,
             Self::TokenUsed => 30,
             Self::TokenExpired => 31,
             Self::TokenUnknown => 32,

@@ -29,7 +29,9 @@ pub mod zone;
 pub use client::{Client, ClientError, join};
 pub use error::ApiError;
 pub use identity::{Identity, Membership};
-pub use record::{CapsuleRecord, CapsuleState, HostRecord, OfferRecord, Outcome, OutcomeRecord};
+pub use record::{
+    CapsuleRecord, CapsuleState, HostRecord, OfferRecord, Outcome, OutcomeRecord, SuspensionRecord,
+};
 pub use request::{
     Change, HeldCapsule, Issued, Lease, LeaseRequest, LookupKey, Request, Response, StaleCapsule,
 };

@@ -29,6 +29,8 @@ pub struct CapsuleRecord {
     pub offer: Option<OfferRecord>,
     /// How the last offer ended, if one did.
     pub last_outcome: Option<OutcomeRecord>,
+    /// The capsule file that it lies in, while it is suspended.
+    pub suspension: Option<SuspensionRecord>,
     /// When it was registered.
     pub created_at: SystemTime,
     /// What the registering host drew to make its request repeatable.
@@ -64,6 +66,19 @@ pub struct OfferRecord {
     pub claim_key_hash: ClaimKeyHash,
     /// The state that a revoke brings back.
     pub state_before: CapsuleState,
+}
+
+/// A capsule that lies in a capsule file. Whoever has the file may resume it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuspensionRecord {
+    /// Names the suspension; it stands in the file.
+    pub id: OfferId,
+    /// Hash of the key that stands in the file.
+    pub key_hash: ClaimKeyHash,
+    /// The host that suspended it.
+    pub host: HostName,
+    /// When.
+    pub at: SystemTime,
 }
 
 /// How an offer ended.

@@ -67,6 +67,37 @@ pub enum Request {
         /// The offer.
         offer: OfferId,
     },
+    /// The placed host has written the capsule to a file: the commit of a suspend.
+    Suspend {
+        /// The capsule.
+        capsule: CapsuleId,
+        /// The generation at which the caller holds it.
+        generation: Generation,
+        /// Drawn by the caller; it stands in the file.
+        suspension: OfferId,
+        /// Hash of the key that stands in the file.
+        key_hash: ClaimKeyHash,
+    },
+    /// The placed host keeps the capsule: a suspension that may be under way comes to nothing.
+    Withdraw {
+        /// The capsule.
+        capsule: CapsuleId,
+        /// The generation at which the caller holds it.
+        generation: Generation,
+        /// The suspension.
+        suspension: OfferId,
+    },
+    /// Whoever has the file takes the capsule: the commit of a resume.
+    Resume {
+        /// The capsule.
+        capsule: CapsuleId,
+        /// The generation at which it lies in the file.
+        generation: Generation,
+        /// The suspension.
+        suspension: OfferId,
+        /// The key that stands in the file.
+        key: ClaimKey,
+    },
     /// The placed host says what the capsule does.
     SetState {
         /// The capsule.
@@ -268,6 +299,9 @@ impl Request {
             Self::Offer { .. } => "offer",
             Self::Claim { .. } => "claim",
             Self::Revoke { .. } => "revoke",
+            Self::Suspend { .. } => "suspend",
+            Self::Withdraw { .. } => "withdraw",
+            Self::Resume { .. } => "resume",
             Self::SetState { .. } => "set state",
             Self::Remove { .. } => "remove",
             Self::List => "list",

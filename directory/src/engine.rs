@@ -120,6 +120,19 @@ impl Engine {
             Command::Revoke { caller, capsule, offer } => {
                 self.place(&caller, capsule, |record| placement::revoke(record, &caller, offer))
             }
+            Command::Suspend { caller, capsule, suspension } => self.place(&caller, capsule, |record| {
+                placement::suspension::suspend(record, &caller, &suspension, now.wall)
+            }),
+            Command::Withdraw { caller, capsule, generation, suspension } => {
+                self.place(&caller, capsule, |record| {
+                    placement::suspension::withdraw(record, &caller, generation, suspension)
+                })
+            }
+            Command::Resume { caller, capsule, generation, suspension, key } => {
+                self.place(&caller, capsule, |record| {
+                    placement::suspension::resume(record, &caller, generation, suspension, &key)
+                })
+            }
             Command::SetState { caller, capsule, generation, state } => {
                 self.place(&caller, capsule, |record| {
                     placement::set_state(record, &caller, generation, state)
@@ -175,6 +188,7 @@ impl Engine {
             state: CapsuleState::Stopped,
             offer: None,
             last_outcome: None,
+            suspension: None,
             created_at: now.wall,
             registration: new.nonce,
         };
@@ -191,6 +205,10 @@ impl Engine {
         self.check_caller(caller)?;
         let record = self.working.capsule(id).ok_or_else(|| unknown(id))?;
         placement::check_remove(record, caller, generation)?;
+        if record.host != *caller {
+            // It lies in a file, and its last host may be gone.
+            self.check_operator(caller)?;
+        }
         let name = record.name.clone();
         self.working.remove_capsule(id);
         self.working.revision += 1;

@@ -26,8 +26,12 @@
 //!   the copy of an unfinished move must be from the last one: if the capsule was reported running after it, the copy
 //!   is older than what the peers have seen.
 
+pub mod suspension;
+
 use directory_api::{ApiError, CapsuleRecord, CapsuleState, OfferRecord, Outcome, OutcomeRecord};
 use overlay_proto::{ClaimKey, ClaimKeyHash, Generation, HostName, OfferId};
+
+pub use suspension::NewSuspension;
 
 /// What the placed host wants to offer.
 #[derive(Debug, Clone)]
@@ -48,6 +52,7 @@ pub struct NewOffer {
 /// Says which rule stands against it.
 pub fn offer(record: &CapsuleRecord, caller: &HostName, new: &NewOffer) -> Result<CapsuleRecord, ApiError> {
     check_placed(record, caller)?;
+    check_not_suspended(record)?;
     if let Some(open) = &record.offer {
         if open.id != new.id {
             return Err(ApiError::OfferPending { offer: open.id, target: open.target.clone() });
@@ -121,6 +126,10 @@ pub fn set_state(
 ) -> Result<CapsuleRecord, ApiError> {
     check_placed(record, caller)?;
     check_generation(record, generation)?;
+    check_not_suspended(record)?;
+    if state == CapsuleState::Suspended {
+        return Err(ApiError::Denied { reason: "`suspended` is what a suspend makes it".into() });
+    }
     // Claimed and never reported running: its new host may say that it came to nothing.
     let arriving = record.offer.is_none() && record.state == CapsuleState::Moving;
     if state == CapsuleState::Lost && !arriving && record.state != CapsuleState::Lost {
@@ -161,6 +170,7 @@ pub fn take_over(
     if outcome_of(record, takeover.id).is_some() {
         return repeated(record, caller, takeover.id, Outcome::TakenOver);
     }
+    check_not_suspended(record)?;
     // The placed host itself knows best that what it has does not run.
     if record.host != *caller && alive && !takeover.host_is_gone {
         return Err(ApiError::HostAlive { host: record.host.clone() });
@@ -181,7 +191,7 @@ pub fn take_over(
     Ok(CapsuleRecord { state: CapsuleState::Moving, ..taken })
 }
 
-/// Whether the caller may remove the capsule.
+/// Whether the caller may remove the capsule. One that lies in a file is nobody's: any host may.
 ///
 /// # Errors
 /// When it does not have the capsule at that generation, or an offer is open.
@@ -190,7 +200,9 @@ pub fn check_remove(
     caller: &HostName,
     generation: Generation,
 ) -> Result<(), ApiError> {
-    check_placed(record, caller)?;
+    if record.suspension.is_none() {
+        check_placed(record, caller)?;
+    }
     check_generation(record, generation)?;
     match &record.offer {
         Some(open) => Err(ApiError::OfferPending { offer: open.id, target: open.target.clone() }),
@@ -200,6 +212,13 @@ pub fn check_remove(
 
 fn check_placed(record: &CapsuleRecord, caller: &HostName) -> Result<(), ApiError> {
     if record.host == *caller { Ok(()) } else { Err(elsewhere(record)) }
+}
+
+fn check_not_suspended(record: &CapsuleRecord) -> Result<(), ApiError> {
+    match &record.suspension {
+        Some(made) => Err(ApiError::Suspended { host: made.host.clone(), generation: record.generation }),
+        None => Ok(()),
+    }
 }
 
 fn check_generation(record: &CapsuleRecord, given: Generation) -> Result<(), ApiError> {

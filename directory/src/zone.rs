@@ -5,7 +5,7 @@
 //!  ├─ directory                A AAAA          where the directory answers DNS
 //!  ├─ hosts                    (nothing)
 //!  │   └─ HOST                 A AAAA          where a host is reached
-//!  └─ CAPSULE                  A AAAA TXT      its locators; generation, state, host
+//!  └─ CAPSULE                  A AAAA TXT      its locators; generation, state, host (none while suspended)
 //!      └─ _udp                 (nothing)
 //!          └─ _capsule         SRV             HOST.hosts.ZONE and its QUIC port
 //! ```
@@ -175,18 +175,21 @@ impl View<'_> {
         let name = self.zone.capsule(&record.name);
         let locators = [IpAddr::V4(record.locators.v4), IpAddr::V6(record.locators.v6)];
         let mut entries = self.addresses(&name, &locators, TTL_LOCATOR_S);
-        let text = vec![
+        let mut text = vec![
             format!("gen={}", record.generation),
             format!("state={}", self.registry.shown_state(record)),
-            format!("host={}", record.host),
         ];
+        if record.suspension.is_none() {
+            text.push(format!("host={}", record.host));
+        }
         entries.push(self.entry(name, TTL_PLACE_S, Data::Txt(text)));
         entries
     }
 
     fn place(&self, record: &CapsuleRecord) -> Vec<Entry> {
         let name = format!("_capsule._udp.{}", self.zone.capsule(&record.name));
-        let address = self.registry.host(&record.host).and_then(|host| host.address);
+        let host = self.registry.host(&record.host).filter(|_| record.suspension.is_none());
+        let address = host.and_then(|host| host.address);
         let srv = |port| Data::Srv { port, target: self.zone.host(&record.host) };
         address
             .into_iter()

@@ -21,7 +21,7 @@ pub(super) fn to_wire(refusal: &ApiError) -> wire::Error {
         ApiError::WrongGeneration { given, current } => {
             wire::Error { number: given.number(), number_other: current.number(), ..blank }
         }
-        ApiError::NotPlacedHere { host, generation } => {
+        ApiError::NotPlacedHere { host, generation } | ApiError::Suspended { host, generation } => {
             wire::Error { host: host.to_string(), number: generation.number(), ..blank }
         }
         ApiError::OfferUnknown { offer } | ApiError::OfferDiffers { offer } => {
@@ -79,6 +79,7 @@ pub(super) fn from_wire(refusal: wire::Error) -> Result<ApiError, WireError> {
         25 => ApiError::OfferDiffers { offer: offer(&refusal.offer)? },
         26 => ApiError::NotTheTarget { target: host(&refusal.host)? },
         27 => ApiError::WrongKey,
+        28 => ApiError::Suspended { host: host(&refusal.host)?, generation: Generation::new(refusal.number) },
         30 => ApiError::TokenUsed,
         31 => ApiError::TokenExpired,
         32 => ApiError::TokenUnknown,

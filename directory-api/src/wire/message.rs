@@ -26,6 +26,20 @@ pub(super) struct Capsule {
     pub created_at_ms: u64,
     #[prost(bytes = "vec", tag = "12")]
     pub registration: Vec<u8>,
+    #[prost(message, optional, tag = "13")]
+    pub suspension: Option<Suspended>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Suspended {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub key_hash: Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub host: String,
+    #[prost(uint64, tag = "4")]
+    pub at_ms: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -93,7 +107,10 @@ pub(super) struct Error {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Request {
-    #[prost(oneof = "RequestKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(
+        oneof = "RequestKind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
+    )]
     pub kind: Option<RequestKind>,
 }
 
@@ -131,6 +148,12 @@ pub(super) enum RequestKind {
     TakeOver(TakeOver),
     #[prost(string, tag = "16")]
     RemoveHostByForce(String),
+    #[prost(message, tag = "17")]
+    Suspend(Suspension),
+    #[prost(message, tag = "18")]
+    Withdraw(Suspension),
+    #[prost(message, tag = "19")]
+    Resume(Suspension),
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -213,6 +236,19 @@ pub(super) struct EndOffer {
     pub offer: Vec<u8>,
     /// Only in a claim.
     #[prost(bytes = "vec", tag = "3")]
+    pub key: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Suspension {
+    #[prost(bytes = "vec", tag = "1")]
+    pub capsule: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    pub suspension: Vec<u8>,
+    /// The key in a resume, its hash in a suspend.
+    #[prost(bytes = "vec", tag = "4")]
     pub key: Vec<u8>,
 }
 

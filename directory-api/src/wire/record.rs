@@ -7,7 +7,7 @@ use overlay_proto::{CapsuleId, ClaimKeyHash, Generation, Locators, OfferId};
 
 use super::message as wire;
 use super::{WireError, bytes, needed, parsed};
-use crate::{CapsuleRecord, CapsuleState, HostRecord, OfferRecord, Outcome, OutcomeRecord};
+use crate::{CapsuleRecord, CapsuleState, HostRecord, OfferRecord, Outcome, OutcomeRecord, SuspensionRecord};
 
 pub(super) fn capsule_to_wire(record: &CapsuleRecord) -> wire::Capsule {
     wire::Capsule {
@@ -23,6 +23,7 @@ pub(super) fn capsule_to_wire(record: &CapsuleRecord) -> wire::Capsule {
         last_outcome: record.last_outcome.as_ref().map(outcome_to_wire),
         created_at_ms: time_to_wire(record.created_at),
         registration: record.registration.to_vec(),
+        suspension: record.suspension.as_ref().map(suspension_to_wire),
     }
 }
 
@@ -40,8 +41,27 @@ pub(super) fn capsule_from_wire(record: wire::Capsule) -> Result<CapsuleRecord, 
         state: state_from_wire(record.state)?,
         offer: record.offer.map(offer_from_wire).transpose()?,
         last_outcome: record.last_outcome.map(outcome_from_wire).transpose()?,
+        suspension: record.suspension.map(suspension_from_wire).transpose()?,
         created_at: time_from_wire(record.created_at_ms)?,
         registration: bytes(&record.registration, "registration")?,
+    })
+}
+
+fn suspension_to_wire(suspension: &SuspensionRecord) -> wire::Suspended {
+    wire::Suspended {
+        id: suspension.id.as_bytes().to_vec(),
+        key_hash: suspension.key_hash.as_bytes().to_vec(),
+        host: suspension.host.to_string(),
+        at_ms: time_to_wire(suspension.at),
+    }
+}
+
+fn suspension_from_wire(suspension: wire::Suspended) -> Result<SuspensionRecord, WireError> {
+    Ok(SuspensionRecord {
+        id: OfferId::from_bytes(bytes(&suspension.id, "suspension")?),
+        key_hash: ClaimKeyHash::from_bytes(bytes(&suspension.key_hash, "key_hash")?),
+        host: parsed(&suspension.host, "host")?,
+        at: time_from_wire(suspension.at_ms)?,
     })
 }
 

@@ -30,6 +30,15 @@ pub(super) fn to_wire(request: &Request) -> wire::Request {
         }
         Request::Claim { capsule, offer, key } => Kind::Claim(end_offer(capsule, offer, key.as_bytes())),
         Request::Revoke { capsule, offer } => Kind::Revoke(end_offer(capsule, offer, &[])),
+        Request::Suspend { capsule, generation, suspension, key_hash } => {
+            Kind::Suspend(suspension_to_wire(capsule, *generation, suspension, key_hash.as_bytes()))
+        }
+        Request::Withdraw { capsule, generation, suspension } => {
+            Kind::Withdraw(suspension_to_wire(capsule, *generation, suspension, &[]))
+        }
+        Request::Resume { capsule, generation, suspension, key } => {
+            Kind::Resume(suspension_to_wire(capsule, *generation, suspension, key.as_bytes()))
+        }
         Request::SetState { capsule, generation, state } => Kind::SetState(wire::Held {
             id: capsule.as_bytes().to_vec(),
             generation: generation.number(),
@@ -82,6 +91,23 @@ pub(super) fn from_wire(request: wire::Request) -> Result<Request, WireError> {
         Kind::Revoke(revoke) => {
             Request::Revoke { capsule: capsule_id(&revoke.capsule)?, offer: offer_id(&revoke.offer)? }
         }
+        Kind::Suspend(suspend) => Request::Suspend {
+            capsule: capsule_id(&suspend.capsule)?,
+            generation: Generation::new(suspend.generation),
+            suspension: offer_id(&suspend.suspension)?,
+            key_hash: ClaimKeyHash::from_bytes(bytes(&suspend.key, "key_hash")?),
+        },
+        Kind::Withdraw(withdraw) => Request::Withdraw {
+            capsule: capsule_id(&withdraw.capsule)?,
+            generation: Generation::new(withdraw.generation),
+            suspension: offer_id(&withdraw.suspension)?,
+        },
+        Kind::Resume(resume) => Request::Resume {
+            capsule: capsule_id(&resume.capsule)?,
+            generation: Generation::new(resume.generation),
+            suspension: offer_id(&resume.suspension)?,
+            key: ClaimKey::from_bytes(bytes(&resume.key, "key")?),
+        },
         Kind::SetState(held) => Request::SetState {
             capsule: capsule_id(&held.id)?,
             generation: Generation::new(held.generation),
@@ -152,6 +178,20 @@ fn key_from_wire(key: wire::LookupKey) -> Result<LookupKey, WireError> {
         wire::LookupKey::Locator(locator) => LookupKey::Locator(parsed(&locator, "locator")?),
         wire::LookupKey::Id(id) => LookupKey::Id(capsule_id(&id)?),
     })
+}
+
+fn suspension_to_wire(
+    capsule: &CapsuleId,
+    generation: Generation,
+    suspension: &OfferId,
+    key: &[u8],
+) -> wire::Suspension {
+    wire::Suspension {
+        capsule: capsule.as_bytes().to_vec(),
+        generation: generation.number(),
+        suspension: suspension.as_bytes().to_vec(),
+        key: key.to_vec(),
+    }
 }
 
 fn end_offer(capsule: &CapsuleId, offer: &OfferId, key: &[u8]) -> wire::EndOffer {

@@ -3,7 +3,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::{ApiError, CapsuleState, Issued, LeaseRequest, LookupKey, OfferRecord, Outcome, OutcomeRecord};
-use crate::{HeldCapsule, HostRecord, Lease, StaleCapsule};
+use crate::{HeldCapsule, HostRecord, Lease, StaleCapsule, SuspensionRecord};
 
 fn capsule() -> CapsuleRecord {
     CapsuleRecord {
@@ -22,6 +22,12 @@ fn capsule() -> CapsuleRecord {
             state_before: CapsuleState::Running,
         }),
         last_outcome: Some(outcome()),
+        suspension: Some(SuspensionRecord {
+            id: OfferId::from_bytes([6; 16]),
+            key_hash: ClaimKeyHash::from_bytes([7; 32]),
+            host: "b".parse().unwrap(),
+            at: UNIX_EPOCH + Duration::from_millis(1_790_000_000_001),
+        }),
         created_at: UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
         registration: [4; 16],
     }
@@ -73,6 +79,19 @@ fn requests_are_read_back() {
         },
         Request::Claim { capsule, offer, key: overlay_proto::ClaimKey::from_bytes([7; 32]) },
         Request::Revoke { capsule, offer },
+        Request::Suspend {
+            capsule,
+            generation,
+            suspension: offer,
+            key_hash: ClaimKeyHash::from_bytes([8; 32]),
+        },
+        Request::Withdraw { capsule, generation, suspension: offer },
+        Request::Resume {
+            capsule,
+            generation,
+            suspension: offer,
+            key: overlay_proto::ClaimKey::from_bytes([9; 32]),
+        },
         Request::SetState { capsule, generation, state: CapsuleState::Suspended },
         Request::Remove { capsule, generation },
         Request::List,
@@ -134,6 +153,7 @@ fn refusals_are_read_back_and_have_codes_of_their_own() {
         ApiError::OfferDiffers { offer },
         ApiError::NotTheTarget { target: host.clone() },
         ApiError::WrongKey,
+        ApiError::Suspended { host: host.clone(), generation },
         ApiError::TokenUsed,
         ApiError::TokenExpired,
         ApiError::TokenUnknown,

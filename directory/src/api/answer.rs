@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::ca::{self, Ca};
 use crate::engine::{Command, Registration};
 use crate::metrics::Metrics;
-use crate::placement::{NewOffer, Takeover};
+use crate::placement::{NewOffer, NewSuspension, Takeover};
 use crate::published::Published;
 use crate::writer::Writer;
 
@@ -83,6 +83,15 @@ impl Answers {
             }
             Request::Claim { capsule, offer, key } => Command::Claim { caller, capsule, offer, key },
             Request::Revoke { capsule, offer } => Command::Revoke { caller, capsule, offer },
+            Request::Suspend { capsule, generation, suspension: id, key_hash } => {
+                Command::Suspend { caller, capsule, suspension: NewSuspension { generation, id, key_hash } }
+            }
+            Request::Withdraw { capsule, generation, suspension } => {
+                Command::Withdraw { caller, capsule, generation, suspension }
+            }
+            Request::Resume { capsule, generation, suspension, key } => {
+                Command::Resume { caller, capsule, generation, suspension, key }
+            }
             Request::SetState { capsule, generation, state } => {
                 Command::SetState { caller, capsule, generation, state }
             }

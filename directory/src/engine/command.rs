@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use directory_api::{CapsuleState, HeldCapsule, Token};
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, Generation, HostName, OfferId, Owner};
 
-use crate::placement::{NewOffer, Takeover};
+use crate::placement::{NewOffer, NewSuspension, Takeover};
 
 /// The time on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +91,39 @@ pub enum Command {
         capsule: CapsuleId,
         /// Which offer.
         offer: OfferId,
+    },
+    /// The commit of a suspend.
+    Suspend {
+        /// Who has it.
+        caller: HostName,
+        /// What.
+        capsule: CapsuleId,
+        /// The suspension.
+        suspension: NewSuspension,
+    },
+    /// The end of a suspend that comes to nothing.
+    Withdraw {
+        /// Who has it.
+        caller: HostName,
+        /// What.
+        capsule: CapsuleId,
+        /// Held at this generation.
+        generation: Generation,
+        /// Which suspension.
+        suspension: OfferId,
+    },
+    /// The commit of a resume.
+    Resume {
+        /// Who has the file.
+        caller: HostName,
+        /// What.
+        capsule: CapsuleId,
+        /// The generation at which it lies in the file.
+        generation: Generation,
+        /// Which suspension.
+        suspension: OfferId,
+        /// The key in the file.
+        key: ClaimKey,
     },
     /// News of a capsule.
     SetState {

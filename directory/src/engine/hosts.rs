@@ -143,7 +143,7 @@ impl Engine {
         self.place(caller, capsule, |record| placement::take_over(record, caller, takeover, holder))
     }
 
-    fn check_operator(&self, caller: &HostName) -> Result<(), ApiError> {
+    pub(super) fn check_operator(&self, caller: &HostName) -> Result<(), ApiError> {
         self.check_caller(caller)?;
         if self.working.host(caller).is_some_and(|entry| entry.operator) {
             return Ok(());

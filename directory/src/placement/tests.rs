@@ -30,6 +30,7 @@ fn record() -> CapsuleRecord {
         offer: None,
         last_outcome: None,
         created_at: UNIX_EPOCH,
+        suspension: None,
         registration: [0; 16],
     }
 }

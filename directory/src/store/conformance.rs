@@ -22,6 +22,7 @@ fn capsule(number: u8) -> CapsuleRecord {
         offer: None,
         last_outcome: None,
         created_at: UNIX_EPOCH + Duration::from_secs(7),
+        suspension: None,
         registration: [number; 16],
     }
 }

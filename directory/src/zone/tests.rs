@@ -1,7 +1,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use directory_api::CapsuleState;
-use overlay_proto::{CapsuleId, Generation, Locators};
+use directory_api::{CapsuleState, SuspensionRecord};
+use overlay_proto::{CapsuleId, ClaimKeyHash, Generation, Locators, OfferId};
 
 use super::*;
 
@@ -29,6 +29,7 @@ fn registry() -> Registry {
         offer: None,
         last_outcome: None,
         created_at: UNIX_EPOCH,
+        suspension: None,
         registration: [0; 16],
     });
     registry
@@ -62,6 +63,25 @@ fn a_capsule_has_addresses_text_and_a_place() {
     assert_eq!(data(&place.answers), [("_capsule._udp.db.capsule.internal", srv)]);
     let host = Data::A("192.0.2.1".parse().unwrap());
     assert_eq!(data(&place.additional), [("a.hosts.capsule.internal", host)]);
+}
+
+#[test]
+fn a_suspended_capsule_has_addresses_and_no_place() {
+    let mut registry = registry();
+    let name = "db.capsule.internal";
+    let mut record = registry.capsule_named(&"db".parse().unwrap()).unwrap().clone();
+    record.state = CapsuleState::Suspended;
+    record.suspension = Some(SuspensionRecord {
+        id: OfferId::from_bytes([1; 16]),
+        key_hash: ClaimKeyHash::from_bytes([1; 32]),
+        host: record.host.clone(),
+        at: UNIX_EPOCH,
+    });
+    registry.put_capsule(record);
+    assert_eq!(data(&ask(&registry, name, Kind::A).answers), [(name, Data::A("10.88.0.1".parse().unwrap()))]);
+    let text = Data::Txt(vec!["gen=3".into(), "state=suspended".into()]);
+    assert_eq!(data(&ask(&registry, name, Kind::Txt).answers), [(name, text)]);
+    assert!(ask(&registry, "_capsule._udp.db.capsule.internal", Kind::Srv).answers.is_empty());
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn record(number: u8, at: &str, generation: u64) -> CapsuleRecord {
         offer: None,
         last_outcome: None,
         created_at: SystemTime::UNIX_EPOCH,
+        suspension: None,
         registration: [number; 16],
     }
 }
