@@ -18,13 +18,13 @@ use crate::config::Config;
 use crate::finder::Finder;
 use crate::intercept::connect::Surroundings;
 use crate::intercept::opens::Opens;
-use crate::link::Links;
+use crate::link::{Links, Parts};
 use crate::places::{self, Places};
 use crate::requests::Taker;
 use crate::session::{Routes, Table};
 use crate::sidecar::Sidecar;
 use crate::switchboard::Switchboard;
-use crate::{admin, capsule, moving, telemetry};
+use crate::{admin, capsule, moving, roaming, telemetry};
 
 /// The whole program.
 pub fn main() -> ExitCode {
@@ -187,8 +187,12 @@ async fn assemble(
     switchboard.complete(around, Arc::new(taker));
     places.on_change(move |id| table.place_changed(id));
     tokio::spawn(places::follow(places));
+    let left = capsule::adopt::recognize_all(&sidecar).await;
+    sidecar.links.admit();
     look_at_kernel().await;
-    capsule::adopt::adopt_all(&sidecar).await;
+    capsule::adopt::take_up_all(&sidecar, left).await;
+    sidecar.data_plane.spawn(roaming::follow(sidecar.clone()));
+    tokio::spawn(moving::superseded::follow(sidecar.clone()));
     tokio::spawn(telemetry::renew(sidecar.clone(), membership));
     Ok(sidecar)
 }
@@ -235,6 +239,14 @@ fn start_links(
     let client = identity::link_client(&membership.identity, &settings)?;
     let socket = identity::udp_socket(config.listen, directory_api::limits::SOCKET_BUFFER_BYTES)
         .with_context(|| format!("binding UDP {} for links", config.listen))?;
-    let endpoint = identity::restartable_endpoint(socket, Some(server), secret)?;
-    Ok(Links::start(membership.host.clone(), membership.zone.clone(), endpoint, client, upcalls))
+    let parts = Parts {
+        me: membership.host.clone(),
+        zone: membership.zone.clone(),
+        socket,
+        server,
+        client,
+        secret: *secret,
+        keep_alive: settings.keep_alive,
+    };
+    Ok(Links::start(parts, upcalls)?)
 }

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::link::{Link, Links, Receiver, Upcalls};
+use crate::link::{Link, Links, Parts, Receiver, Upcalls};
 use crate::session::{Program, Socket};
 
 /// Time that anything on loopback may take on a busy machine.
@@ -101,11 +101,12 @@ impl Node {
         let server = identity::link_server(identity, &settings).unwrap();
         let client = identity::link_client(identity, &settings).unwrap();
         let socket = identity::udp_socket(address, 1 << 20).unwrap();
-        let endpoint = identity::restartable_endpoint(socket, Some(server), &[7; 32]).unwrap();
-        let address = endpoint.local_addr().unwrap();
         let (recorder, told) = mpsc::unbounded_channel();
-        let me = identity.host().unwrap().clone();
-        let links = Links::start(me, zone(), endpoint, client, Arc::new(Recorder(recorder)));
+        let (me, secret) = (identity.host().unwrap().clone(), [7; 32]);
+        let parts = Parts { me, zone: zone(), socket, server, client, secret, keep_alive: settings.keep_alive };
+        let links = Links::start(parts, Arc::new(Recorder(recorder))).unwrap();
+        links.admit();
+        let address = links.address().unwrap();
         Self { links, address, told }
     }
 

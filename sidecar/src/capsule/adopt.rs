@@ -1,106 +1,233 @@
-//! Capsules that an earlier sidecar of this host left running.
+//! Capsules that an earlier sidecar of this host left.
 //!
 //! Their processes never noticed. Their sessions are taken over: the shim of each capsule holds the sockets and what the
-//! earlier sidecar had on record, the kernel knows the rest.
+//! earlier sidecar had on record, the kernel knows the rest. First all of them are *recognized*, so that no other host
+//! hears that a session is unknown; then each is *taken up* as its journal and the directory say.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
-use directory_api::{ApiError, CapsuleState, ClientError, Outcome};
-use overlay_proto::OfferId;
+use directory_api::CapsuleState;
+use overlay_proto::{Generation, OfferId};
 
 use super::file::CapsuleFile;
+use super::network::Network;
+use super::takeover::Left;
 use super::{Capsule, Stage, engine, lifecycle};
+use crate::moving::journal::{Decision, Entry, Journal, Processes};
+use crate::moving::{claimed, superseded, verdict};
 use crate::sidecar::Sidecar;
 
-/// Takes up every capsule in the data directory.
-pub(crate) async fn adopt_all(sidecar: &Arc<Sidecar>) {
-    let Ok(entries) = std::fs::read_dir(sidecar.data.join("capsules")) else { return };
+/// Time in which capsules are taken up before the sidecar serves without the rest, which goes on by itself: those for
+/// which the directory must be asked can take as long as it is away.
+const TAKE_UP_WAIT: Duration = Duration::from_secs(2);
+
+/// A capsule that was found.
+pub(crate) struct Found {
+    capsule: Arc<Capsule>,
+    processes: Processes,
+    /// Its network and sessions, if its shim serves.
+    live: Option<(Arc<Network>, Left)>,
+}
+
+/// Recognizes every capsule in the data directory.
+pub(crate) async fn recognize_all(sidecar: &Arc<Sidecar>) -> Vec<Found> {
+    let Ok(entries) = std::fs::read_dir(sidecar.data.join("capsules")) else { return Vec::new() };
+    let mut all = Vec::new();
     for entry in entries.flatten() {
         let directory = entry.path();
-        if let Err(error) = adopt(sidecar, &directory).await {
-            tracing::warn!(path = %directory.display(), error = format!("{error:#}"), "a capsule was not taken up");
+        match recognize(sidecar, &directory).await {
+            Ok(found) => all.push(found),
+            Err(error) => {
+                tracing::error!(path = %directory.display(), error = format!("{error:#}"), "a capsule was not recognized");
+            }
         }
+    }
+    all
+}
+
+/// Takes up what was recognized, all side by side.
+pub(crate) async fn take_up_all(sidecar: &Arc<Sidecar>, found: Vec<Found>) {
+    let taking: Vec<_> = found
+        .into_iter()
+        .map(|found| {
+            let sidecar = sidecar.clone();
+            tokio::spawn(async move {
+                let capsule = found.capsule.clone();
+                if let Err(error) = take_up(&sidecar, found).await {
+                    tracing::error!(capsule = %capsule.name(), error = format!("{error:#}"), "a capsule was not taken up");
+                }
+            })
+        })
+        .collect();
+    let all = async {
+        for one in taking {
+            let _ = one.await;
+        }
+    };
+    if tokio::time::timeout(TAKE_UP_WAIT, all).await.is_err() {
+        tracing::warn!("some capsules wait for the directory");
     }
 }
 
-async fn adopt(sidecar: &Arc<Sidecar>, directory: &Path) -> anyhow::Result<()> {
+/// Recognizes the capsule in a directory, and takes it up.
+pub(crate) async fn adopt(sidecar: &Arc<Sidecar>, directory: &Path) -> anyhow::Result<()> {
+    let found = recognize(sidecar, directory).await?;
+    take_up(sidecar, found).await
+}
+
+async fn recognize(sidecar: &Arc<Sidecar>, directory: &Path) -> anyhow::Result<Found> {
     let text = std::fs::read(directory.join("capsule.json")).context("reading capsule.json")?;
     let file: CapsuleFile = serde_json::from_slice(&text).context("reading capsule.json")?;
-    let name = file.name.clone();
     let capsule = Capsule::adopted(sidecar, file)?;
-    let placed = sidecar.places.directory().lookup(directory_api::LookupKey::Id(capsule.id())).await;
-    let here = match placed {
-        Ok(record) => {
-            sidecar.places.take(record.clone());
-            record.host == sidecar.me
-        }
-        Err(ClientError::Refused(ApiError::UnknownCapsule { .. })) => false,
-        // Without the directory nothing is destroyed.
-        Err(_) => true,
-    };
     let of = capsule.clone();
-    let found = tokio::task::spawn_blocking(move || engine::find(&of)).await?;
-    if !here || matches!(found, engine::Found::HalfRestored) {
-        tracing::info!(capsule = %name, "a copy that is not placed here is removed");
-        lifecycle::discard(sidecar, &capsule).await;
-        sidecar.capsules.remove(&capsule.id());
-        return Ok(());
-    }
-    match found {
-        engine::Found::Running { frozen } => {
-            let (network, left) = lifecycle::reopen_network(sidecar, &capsule).await?;
-            if frozen && !may_go_on(sidecar, &capsule).await {
-                tracing::info!(capsule = %name, "it was moved: the copy here is removed");
-                lifecycle::discard(sidecar, &capsule).await;
-                sidecar.capsules.remove(&capsule.id());
-                return Ok(());
-            }
+    let processes = tokio::task::spawn_blocking(move || engine::processes(&of)).await?;
+    let live = match processes {
+        Processes::Gone => None,
+        _ => {
+            let (network, held, records) = lifecycle::find_network(&capsule).await?;
+            let left = Left::recognized(sidecar, &network, held, records);
+            Some((network, left))
+        }
+    };
+    Ok(Found { capsule, processes, live })
+}
+
+async fn take_up(sidecar: &Arc<Sidecar>, found: Found) -> anyhow::Result<()> {
+    let Found { capsule, processes, live } = found;
+    let journal = Journal::read(capsule.directory()).context("reading its journal")?;
+    let decision = verdict::settle(sidecar, &capsule, &journal, processes).await;
+    tracing::info!(capsule = %capsule.name(), ?processes, ?decision, "found");
+    let (network, left) = match live {
+        Some((network, left)) => (Some(network), left),
+        None => (None, Left::default()),
+    };
+    match decision {
+        Decision::GoOn { generation, withdraw } => {
+            go_on(sidecar, &capsule, network.context("its shim is gone")?, left, generation).await?;
+            end_offer(sidecar, &capsule, withdraw);
+        }
+        Decision::Undo { generation, withdraw } => {
+            let network = network.context("its shim is gone")?;
+            capsule.journal(&Entry::Undone)?;
             left.resume();
             network.in_netns(kernel::rules::unlock).await?;
             let of = capsule.clone();
             tokio::task::spawn_blocking(move || engine::resume(&of)).await??;
-            left.drive(sidecar, &network).await;
-            capsule.set_stage(Stage::Running);
-            lifecycle::watch_exit(sidecar, &capsule);
-            tracing::info!(capsule = %name, "taken up");
+            go_on(sidecar, &capsule, network, left, generation).await?;
+            end_offer(sidecar, &capsule, withdraw);
         }
-        engine::Found::Stopped(code) => {
+        Decision::OpenGate { generation } => {
+            let network = network.context("its shim is gone")?;
+            open_gate(sidecar, &capsule, network, left, &journal, generation).await?;
+        }
+        Decision::Ended { code, generation, withdraw } => {
             // What its program said last may still be on its way.
-            if let Ok((network, left)) = lifecycle::reopen_network(sidecar, &capsule).await {
-                left.drive(sidecar, &network).await;
+            if let Some(network) = network {
+                network.in_netns(kernel::rules::unlock).await?;
+                left.resume();
+                serve(sidecar, &capsule, network, left, generation).await?;
             }
             capsule.set_stage(Stage::Stopped(code));
             let generation = capsule.file().generation;
-            let _ =
-                sidecar.places.directory().set_state(capsule.id(), generation, CapsuleState::Stopped).await;
+            let directory = sidecar.places.directory();
+            if let Err(error) = directory.set_state(capsule.id(), generation, CapsuleState::Stopped).await {
+                tracing::warn!(capsule = %capsule.name(), %error, "the directory was not told that it stopped");
+            }
+            end_offer(sidecar, &capsule, withdraw);
         }
-        engine::Found::HalfRestored => {}
+        Decision::GiveBack { generation, source, key } => {
+            left.give_up(sidecar);
+            claimed::give_back(sidecar, &capsule, generation, &source, &key).await;
+        }
+        Decision::PutBack { .. } => {
+            left.give_up(sidecar);
+            tracing::error!(capsule = %capsule.name(), "a resume that failed was not put back");
+        }
+        Decision::Died { generation } => {
+            left.give_up(sidecar);
+            claimed::died(sidecar, &capsule, generation).await;
+        }
+        Decision::Supersede { by } => {
+            left.give_up(sidecar);
+            superseded::keep(sidecar, &capsule, by).await;
+        }
+        Decision::Discard => {
+            left.give_up(sidecar);
+            lifecycle::discard(sidecar, &capsule).await;
+            sidecar.capsules.remove(&capsule.id());
+        }
+        Decision::Ask(_) | Decision::Wait => unreachable!("settled"),
     }
     Ok(())
 }
 
-/// A frozen capsule was on its way. Only the directory can say whether it has arrived.
-async fn may_go_on(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) -> bool {
-    let journal = std::fs::read_to_string(capsule.directory().join("journal")).unwrap_or_default();
-    let sent = journal.lines().rev().find_map(|line| line.strip_prefix("key sent "));
-    let Some(offer) = sent.and_then(|offer| offer.parse::<OfferId>().ok()) else { return true };
-    loop {
-        match sidecar.places.directory().revoke(capsule.id(), offer).await {
-            Ok(record) => {
-                let _ = capsule.set_generation(record.generation);
-                sidecar.places.take(record);
-                return true;
+/// Its processes run, its connections are alive.
+async fn go_on(
+    sidecar: &Arc<Sidecar>,
+    capsule: &Arc<Capsule>,
+    network: Arc<Network>,
+    left: Left,
+    generation: Option<Generation>,
+) -> anyhow::Result<()> {
+    serve(sidecar, capsule, network, left, generation).await?;
+    capsule.set_stage(Stage::Running);
+    lifecycle::watch_exit(sidecar, capsule);
+    Ok(())
+}
+
+/// Serves its network, and lets its sessions go on.
+async fn serve(
+    sidecar: &Arc<Sidecar>,
+    capsule: &Arc<Capsule>,
+    network: Arc<Network>,
+    mut left: Left,
+    generation: Option<Generation>,
+) -> anyhow::Result<()> {
+    if let Some(generation) = generation {
+        network.set_generation(generation);
+        capsule.set_generation(generation)?;
+    }
+    lifecycle::intercept(sidecar, &network, left.inherited()).await?;
+    left.drive(sidecar, &network).await;
+    Ok(())
+}
+
+/// It stands at the gate, and is this host's.
+async fn open_gate(
+    sidecar: &Arc<Sidecar>,
+    capsule: &Arc<Capsule>,
+    network: Arc<Network>,
+    left: Left,
+    journal: &Journal,
+    generation: Generation,
+) -> anyhow::Result<()> {
+    network.set_generation(generation);
+    capsule.set_generation(generation)?;
+    capsule.journal(&Entry::Thawed { generation })?;
+    network.in_netns(kernel::rules::unlock).await?;
+    let of = capsule.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || engine::open_gate(&of)).await? {
+        tracing::error!(capsule = %capsule.name(), error = format!("{error:#}"), "the gate does not open");
+        left.give_up(sidecar);
+        // One that was thawed before may have made steps.
+        match journal {
+            Journal::Key { key, source, .. } => {
+                claimed::give_back(sidecar, capsule, generation, source, key).await;
             }
-            Err(ClientError::Refused(ApiError::OfferEnded { outcome })) => {
-                return outcome.outcome == Outcome::Revoked;
-            }
-            Err(ClientError::Refused(_)) => return true,
-            Err(error) => {
-                tracing::warn!(capsule = %capsule.name(), %error, "frozen until the directory answers");
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            }
+            _ => claimed::died(sidecar, capsule, generation).await,
         }
+        return Ok(());
+    }
+    go_on(sidecar, capsule, network, left, None).await?;
+    drop(claimed::report_running(sidecar, capsule, generation));
+    Ok(())
+}
+
+fn end_offer(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, offer: Option<OfferId>) {
+    if let Some(offer) = offer {
+        tokio::spawn(verdict::withdraw(sidecar.clone(), capsule.clone(), offer));
     }
 }

@@ -23,6 +23,7 @@ use shim::{Client, Program, Reply, Request};
 
 use super::Capsule;
 use super::file::CapsuleFile;
+use crate::moving::journal::Processes;
 use crate::sidecar::Sidecar;
 
 pub(crate) use exec::exec;
@@ -113,26 +114,16 @@ pub(crate) fn start_shim(capsule: &Capsule) -> anyhow::Result<Netns> {
     netns_of(capsule)
 }
 
-/// What an earlier sidecar left of a capsule.
-pub(crate) enum Found {
-    /// Its program runs, or stands still in the middle of a move.
-    Running { frozen: bool },
-    /// Its program ended.
-    Stopped(Option<i32>),
-    /// It never ran here.
-    HalfRestored,
-}
-
-/// Looks at what is there of a capsule.
-pub(crate) fn find(capsule: &Capsule) -> Found {
+/// The state of the capsule's processes.
+pub(crate) fn processes(capsule: &Capsule) -> Processes {
     let engine = &capsule.engine;
     match engine.program() {
-        Some(Program::Running { .. }) => {
-            Found::Running { frozen: engine.cgroup.is_frozen().unwrap_or(false) }
-        }
-        Some(Program::Exited { code }) => Found::Stopped(Some(code)),
-        Some(Program::None | Program::Starting | Program::AtGate) => Found::HalfRestored,
-        None => Found::Stopped(None),
+        Some(Program::Running { .. }) if engine.cgroup.is_frozen().unwrap_or(false) => Processes::Frozen,
+        Some(Program::Running { .. }) => Processes::Running,
+        Some(Program::AtGate) => Processes::AtGate,
+        Some(Program::None | Program::Starting) => Processes::Unfinished,
+        Some(Program::Exited { code }) => Processes::Exited(code),
+        None => Processes::Gone,
     }
 }
 

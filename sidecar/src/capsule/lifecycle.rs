@@ -1,5 +1,7 @@
 //! From `run` to `rm`: what happens to a capsule that stays on its host.
 
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,9 +17,9 @@ use overlay_proto::{CapsuleName, Owner};
 use super::file::CapsuleFile;
 use super::network::{Identity, Namespace, Network};
 use super::resolver::{self, Upstreams};
-use super::takeover::Left;
 use super::{Capsule, Stage, engine};
 use crate::intercept::connect::{Connector, Inherited};
+use crate::moving::journal::Entry;
 use crate::session::Records;
 use crate::sidecar::Sidecar;
 
@@ -159,18 +161,15 @@ pub(crate) async fn open_network(
     serve_network(sidecar, capsule, state, engine::start_shim).await
 }
 
-/// As [`open_network`], for a capsule that an earlier sidecar left: its sessions are returned as that one had them on
-/// record, with what the shim holds.
-pub(crate) async fn reopen_network(
-    sidecar: &Arc<Sidecar>,
+/// The network of a capsule that an earlier sidecar left, what its shim holds, and what is on record of it. Nothing is
+/// served there yet.
+pub(crate) async fn find_network(
     capsule: &Arc<Capsule>,
-) -> anyhow::Result<(Arc<Network>, Left)> {
+) -> anyhow::Result<(Arc<Network>, HashMap<String, OwnedFd>, Records)> {
     let of = capsule.clone();
     let held = tokio::task::spawn_blocking(move || engine::held(&of)).await??;
     let (network, records) = make_network(capsule, Namespace::SetUp, engine::netns_of).await?;
-    let (left, inherited) = Left::sorted(held, records);
-    intercept(sidecar, &network, inherited).await?;
-    Ok((network, left))
+    Ok((network, held, records))
 }
 
 async fn serve_network(
@@ -201,14 +200,14 @@ async fn make_network(
 }
 
 /// Serves connects and lookups of a capsule.
-async fn intercept(
+pub(crate) async fn intercept(
     sidecar: &Arc<Sidecar>,
     network: &Arc<Network>,
     inherited: Inherited,
 ) -> anyhow::Result<()> {
     sidecar.networks.add(network.clone());
     let (opened, around) = (network.clone(), sidecar.around.clone());
-    let upstreams = Upstreams::of_host(sidecar.zone.clone(), sidecar.dns.clone());
+    let upstreams = Upstreams::of_host(sidecar.zone.clone(), sidecar.dns.clone(), sidecar.places.clone());
     let serving = sidecar.data_plane.spawn(async move {
         let connector = Connector::open(opened.clone(), around, inherited);
         tokio::spawn(connector.await.context("intercepting connections")?.run());
@@ -350,6 +349,9 @@ pub async fn remove(
         return Err(ErrorView::new("rm/directory", format!("{} was not removed", capsule.name()))
             .why(error)
             .next("try again when the directory answers"));
+    }
+    if let Err(error) = capsule.journal(&Entry::Removing) {
+        tracing::warn!(capsule = %capsule.name(), error = format!("{error:#}"), "its removal is not in its journal");
     }
     let sessions_ended = sidecar.table.of_capsule(capsule.id()).len() as u64;
     capsule.set_stage(Stage::Removed);

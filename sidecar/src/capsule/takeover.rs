@@ -6,70 +6,110 @@ use std::sync::Arc;
 
 use kernel::repair;
 use kernel::tcp::{self, TcpState};
+use tokio::sync::mpsc;
 
 use super::keeper::{ARRIVING, Connection, LISTENER4, LISTENER6};
 use super::network::Network;
 use crate::intercept::connect::Inherited;
 use crate::moving::Arriving;
-use crate::session::{HalfRecord, Keeping, Parked, Record, Records, Slot};
+use crate::session::{Event, HalfRecord, Keeping, Parked, Record, Records, Slot};
 use crate::sidecar::Sidecar;
 
-/// What was left of a capsule's sessions.
+/// What was left of a capsule's sessions. They are known from the moment that this is made: what other hosts say of
+/// them waits.
 #[derive(Default)]
 pub(crate) struct Left {
-    /// Halves on record, with what the shim holds for them.
-    halves: Vec<(Slot, HalfRecord, OwnedFd)>,
-    /// Sessions of a capsule that was arriving, as its source sent them; those on record are in `halves`.
-    arriving: Option<OwnedFd>,
-    /// Sockets that nothing on record names: of sessions that ended, or that came with a capsule that was arriving.
-    others: HashMap<String, OwnedFd>,
+    halves: Vec<LeftHalf>,
+    /// Sessions of a capsule that was arriving, as its source sent them, without those that are in `halves`.
+    arriving: Arriving,
+    inherited: Inherited,
+}
+
+/// A half on record, with what the shim holds for it.
+struct LeftHalf {
+    slot: Slot,
+    record: HalfRecord,
+    held: OwnedFd,
+    mailbox: mpsc::Receiver<Event>,
 }
 
 impl Left {
     /// Puts together what belongs together.
-    pub(super) fn sorted(
+    pub(super) fn recognized(
+        sidecar: &Sidecar,
+        network: &Network,
         mut held: HashMap<String, OwnedFd>,
         records: Records,
-    ) -> (Self, Inherited) {
-        let mut left = Self { arriving: held.remove(ARRIVING), ..Self::default() };
+    ) -> Self {
+        let mut left = Self::default();
         let listeners = held.remove(LISTENER4).zip(held.remove(LISTENER6));
-        let mut inherited = Inherited {
-            listeners: listeners.map(|(listener4, listener6)| [listener4, listener6]),
-            ..Inherited::default()
-        };
+        left.inherited.listeners = listeners.map(|(listener4, listener6)| [listener4, listener6]);
+        let arriving = held.remove(ARRIVING);
         for (slot, record) in records {
             match record {
-                Record::Opened(record) => inherited.opened.push((slot, record)),
-                Record::Half(record) => match held.remove(&record.held) {
-                    Some(fd) => left.halves.push((slot, *record, fd)),
-                    // It was let go, or never held: its session had not begun, or is over.
-                    None => slot.clear(),
-                },
+                Record::Opened(record) => {
+                    sidecar.around.opens.inherit(record.session);
+                    left.inherited.opened.push((slot, record));
+                }
+                Record::Half(record) => {
+                    let key = (record.half.session, record.half.role);
+                    // Of one that was let go, or never held, the session is over, or had not begun.
+                    let Some(held) = held.remove(&record.held) else {
+                        slot.clear();
+                        continue;
+                    };
+                    let Some(mailbox) = sidecar.table.register(key, &record.facts()) else { continue };
+                    left.halves.push(LeftHalf { slot, record: *record, held, mailbox });
+                }
             }
         }
-        // Connections that were accepted and are on record nowhere; what else is held under another name came by a move.
+        if let Some(file) = arriving {
+            match Arriving::recognized(file.as_fd(), network.id(), &mut held, &sidecar.table) {
+                Ok(arriving) => left.arriving = arriving,
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "sessions of a capsule that arrived are lost");
+                }
+            }
+        }
         for (name, fd) in held {
             let open = tcp::info(&fd).is_ok_and(|info| info.state != TcpState::Closed);
             match tcp::addresses(&fd) {
+                // Accepted, and on record nowhere.
                 Ok((local, peer)) if open && name.starts_with("accepted-") => {
-                    inherited.accepted.push(Connection { name, fd, local, peer });
+                    left.inherited.accepted.push(Connection { name, fd, local, peer });
                 }
-                _ => {
-                    left.others.insert(name, fd);
-                }
+                _ => network.keeper().release(name),
             }
         }
-        (left, inherited)
+        left
+    }
+
+    /// What the connects of the capsule go on with.
+    pub(super) fn inherited(&mut self) -> Inherited {
+        std::mem::take(&mut self.inherited)
     }
 
     /// Brings the connections back to life that were captured for a move that does not go on.
     pub(super) fn resume(&self) {
-        for (_, record, fd) in &self.halves {
-            if repair::is_silent(fd).unwrap_or(false)
-                && let Err(error) = repair::resume(fd)
+        for half in &self.halves {
+            if repair::is_silent(&half.held).unwrap_or(false)
+                && let Err(error) = repair::resume(&half.held)
             {
-                tracing::error!(session = %record.half.session, %error, "a connection was not brought back");
+                tracing::error!(session = %half.record.half.session, %error, "a connection was not brought back");
             }
+        }
+    }
+
+    /// The sessions go on elsewhere, or nowhere.
+    pub(super) fn give_up(self, sidecar: &Sidecar) {
+        for half in &self.halves {
+            sidecar.table.remove((half.record.half.session, half.record.half.role));
+        }
+        for key in self.arriving.keys() {
+            sidecar.table.remove(key);
+        }
+        for (_, record) in &self.inherited.opened {
+            sidecar.around.opens.finish(record.session);
         }
     }
 
@@ -78,34 +118,25 @@ impl Left {
         let (table, network) = (sidecar.table.clone(), network.clone());
         let driven = sidecar.data_plane.spawn(async move {
             let (mut halves, mut lost) = (0_u64, 0_u64);
-            for (slot, record, fd) in self.halves {
-                let (facts, held) = (record.facts(), record.held.clone());
-                let (half, program) = match record.revive(fd) {
-                    Ok(revived) => revived,
+            for LeftHalf { slot, record, held, mailbox } in self.halves {
+                let facts = record.facts();
+                match record.revive(held) {
+                    Ok((half, program)) => {
+                        let keeping = Some(Keeping::found(slot, record));
+                        table.drive(Parked { facts, half, program, keeping, mailbox }, None);
+                        halves += 1;
+                    }
                     Err(error) => {
                         tracing::error!(session = %record.half.session, error = format!("{error:#}"), "a session can't go on");
+                        drop(mailbox);
+                        table.forget((record.half.session, record.half.role));
+                        network.keeper().release(record.held);
                         slot.clear();
-                        network.keeper().release(held);
                         lost += 1;
-                        continue;
                     }
-                };
-                let key = (half.id(), half.role());
-                let Some(mailbox) = table.register(key, &facts) else { continue };
-                let keeping = Some(Keeping::found(slot, record));
-                table.drive(Parked { facts, half, program, keeping, mailbox }, None);
-                halves += 1;
-            }
-            let arrived = match self.arriving {
-                Some(file) => Arriving::read(file.as_fd(), network.id()),
-                None => Ok(Arriving::default()),
-            };
-            match arrived {
-                Ok(arriving) => halves += arriving.go_on(self.others, &network, &table).await,
-                Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "sessions of a capsule that arrived are lost");
                 }
             }
+            halves += self.arriving.go_on(&network, &table).await;
             (halves, lost)
         });
         if let Ok((halves, lost)) = driven.await

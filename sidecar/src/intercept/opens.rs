@@ -46,8 +46,8 @@ impl Drop for Dialled {
 #[derive(Default)]
 struct Waiting {
     answer: Option<oneshot::Sender<OpenOutcome>>,
-    /// The link that the OPEN went out on: an answer from elsewhere does not count.
-    link: u64,
+    /// The link that the OPEN went out on: an answer from elsewhere does not count. None when an earlier sidecar sent it.
+    link: Option<u64>,
     /// What came for the half before the program's connection was there, in order.
     early: Vec<Event>,
 }
@@ -73,14 +73,20 @@ impl Opens {
         let mut opens = self.0.lock().expect("no panics under this lock");
         let waiting = opens.entry(session).or_default();
         waiting.answer = Some(answer);
-        waiting.link = link.serial;
+        waiting.link = Some(link.serial);
         answered
+    }
+
+    /// Notes a session that an earlier sidecar opened: what comes for it waits, whatever link it comes on.
+    pub fn inherit(&self, session: SessionId) {
+        let mut opens = self.0.lock().expect("no panics under this lock");
+        opens.entry(session).or_default().link = None;
     }
 
     /// An ANSWER arrived.
     pub fn answer(&self, link: &Link, session: SessionId, outcome: OpenOutcome) {
         let mut opens = self.0.lock().expect("no panics under this lock");
-        if let Some(waiting) = opens.get_mut(&session).filter(|waiting| waiting.link == link.serial)
+        if let Some(waiting) = opens.get_mut(&session).filter(|waiting| waiting.link == Some(link.serial))
             && let Some(answer) = waiting.answer.take()
         {
             let _ = answer.send(outcome);
@@ -118,7 +124,7 @@ impl Opens {
         let mut opens = self.0.lock().expect("no panics under this lock");
         let Some(waiting) = opens.get_mut(&session) else { return false };
         // What comes over another link than the OPEN, or is too much, is sent again after the next attach.
-        if waiting.link == link.serial && waiting.early.len() < EARLY_EVENTS {
+        if waiting.link.is_none_or(|asked| asked == link.serial) && waiting.early.len() < EARLY_EVENTS {
             waiting.early.push(event());
         }
         true

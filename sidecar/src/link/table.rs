@@ -1,63 +1,76 @@
-//! Which links there are: dials on demand, accepts, and keeps one link per pair of hosts.
+//! Which links there are: accepts them, and keeps one link per pair of hosts.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use bytes::BytesMut;
 use directory_api::{Zone, identity};
 use overlay_proto::{Frame, HostName};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::dialling::Dialling;
+use super::health::Health;
 use super::{Carrier, Link, Upcalls, control};
-use crate::limits::{DIAL_RACE, DIAL_RACE_WAIT, DIAL_TIMEOUT, LINK_FRAMES};
+use crate::limits::{DIAL_RACE, DIAL_TIMEOUT, LINK_FRAMES, LINK_SILENCE_MARGIN};
 
 /// Version of the wire that this sidecar speaks.
 const VERSION: u32 = 1;
 
-/// Why a host can't be reached.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("host {host} at {address} can't be reached: {why}")]
-pub struct LinkError {
-    /// The host.
-    pub host: HostName,
-    /// The address tried.
-    pub address: SocketAddr,
-    /// What happened.
-    pub why: String,
-}
-
 /// The links of this host.
 #[derive(Clone)]
-pub struct Links(Arc<Inner>);
+pub struct Links(pub(super) Arc<Inner>);
 
-struct Inner {
-    me: HostName,
-    zone: Zone,
-    endpoint: quinn::Endpoint,
-    client: quinn::ClientConfig,
+/// What links need of this host.
+pub struct Parts {
+    /// Its name.
+    pub me: HostName,
+    /// The mesh.
+    pub zone: Zone,
+    /// Where it takes links, and from where it dials.
+    pub socket: UdpSocket,
+    /// Its TLS and transport, towards those who dial.
+    pub server: quinn::ServerConfig,
+    /// The same, towards those whom it dials.
+    pub client: quinn::ClientConfig,
+    /// By which peers learn of its restart.
+    pub secret: [u8; 32],
+    /// How often a quiet link says that it lives.
+    pub keep_alive: Duration,
+}
+
+pub(super) struct Inner {
+    pub(super) me: HostName,
+    pub(super) zone: Zone,
+    pub(super) endpoint: quinn::Endpoint,
+    /// The endpoint's socket, for telling the endpoint that it leads elsewhere.
+    pub(super) socket: Mutex<UdpSocket>,
+    pub(super) client: quinn::ClientConfig,
     upcalls: Arc<dyn Upcalls>,
     local: Arc<Link>,
     serial: AtomicU64,
     up: Mutex<HashMap<HostName, Arc<Link>>>,
-    dialling: Mutex<HashMap<HostName, Arc<tokio::sync::Mutex<()>>>>,
+    pub(super) dialling: Dialling,
+    pub(super) silent_after: Duration,
+    /// Counts what may have changed the way to other hosts.
+    pub(super) roused: watch::Sender<u64>,
     /// The data plane's runtime: all tasks of links and sessions run there.
-    runtime: tokio::runtime::Handle,
+    pub(super) runtime: tokio::runtime::Handle,
 }
 
 impl Links {
-    /// Serves links at `endpoint`; must be called on the data plane's runtime.
-    pub fn start(
-        me: HostName,
-        zone: Zone,
-        endpoint: quinn::Endpoint,
-        client: quinn::ClientConfig,
-        upcalls: Arc<dyn Upcalls>,
-    ) -> Self {
+    /// Serves links; must be called on the data plane's runtime.
+    ///
+    /// # Errors
+    /// The socket can't be used.
+    pub fn start(parts: Parts, upcalls: Arc<dyn Upcalls>) -> io::Result<Self> {
+        let Parts { me, zone, socket, server, client, secret, keep_alive } = parts;
+        let endpoint = identity::restartable_endpoint(socket.try_clone()?, Some(server), &secret)?;
         let (frames, queued) = mpsc::channel(LINK_FRAMES);
         let local = Arc::new(Link {
             host: me.clone(),
@@ -67,22 +80,39 @@ impl Links {
             down: CancellationToken::new(),
             since: Instant::now(),
             dialler: me.clone(),
+            health: Mutex::default(),
         });
         tokio::spawn(pass_locally(local.clone(), queued, upcalls.clone()));
         let links = Self(Arc::new(Inner {
             me,
             zone,
             endpoint,
+            socket: Mutex::new(socket),
             client,
             upcalls,
             local,
             serial: AtomicU64::new(1),
             up: Mutex::default(),
-            dialling: Mutex::default(),
+            dialling: Dialling::default(),
+            silent_after: keep_alive + LINK_SILENCE_MARGIN,
+            roused: watch::Sender::new(0),
             runtime: tokio::runtime::Handle::current(),
         }));
-        tokio::spawn(links.clone().accept());
-        links
+        Ok(links)
+    }
+
+    /// Lets other hosts in. Until then their links wait: what they say of sessions must find those that an earlier
+    /// sidecar left.
+    pub fn admit(&self) {
+        self.0.runtime.spawn(self.clone().accept());
+    }
+
+    /// Where links are taken.
+    ///
+    /// # Errors
+    /// The socket has no address.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.0.endpoint.local_addr()
     }
 
     /// The link of this host to itself.
@@ -104,76 +134,12 @@ impl Links {
         self.0.up.lock().expect("no panics under this lock").values().cloned().collect()
     }
 
-    /// The link to `host`, dialled at `address` if it is not up.
-    ///
-    /// # Errors
-    /// The host did not answer in time, or is not who it should be.
-    pub async fn to(&self, host: &HostName, address: SocketAddr) -> Result<Arc<Link>, LinkError> {
-        if let Some(link) = self.existing(host) {
-            return Ok(link);
-        }
-        let turn = {
-            let mut dialling = self.0.dialling.lock().expect("no panics under this lock");
-            dialling.entry(host.clone()).or_default().clone()
-        };
-        let _turn = turn.lock().await;
-        if let Some(link) = self.existing(host) {
-            return Ok(link);
-        }
-        let (links, to) = (self.clone(), host.clone());
-        // On the data plane's runtime, because quinn spawns the connection's driver where it is dialled.
-        let dial = async move { tokio::time::timeout(DIAL_TIMEOUT, links.dial(to, address)).await };
-        let fail = |why: String| LinkError { host: host.clone(), address, why };
-        let dialled = self.0.runtime.spawn(dial).await;
-        if !matches!(dialled, Ok(Ok(Ok(_)))) {
-            // Both hosts dialled at once, and the other's link is the one that stays.
-            if let Some(link) = self.accepted(host).await {
-                return Ok(link);
-            }
-        }
-        match dialled {
-            Ok(Ok(Ok(link))) => Ok(link),
-            Ok(Ok(Err(error))) => Err(fail(format!("{error:#}"))),
-            Ok(Err(_)) => Err(fail(format!("no answer on UDP within {} s", DIAL_TIMEOUT.as_secs()))),
-            Err(error) => Err(fail(error.to_string())),
-        }
-    }
-
-    /// The link that `host` dialled, if it comes up within [`DIAL_RACE_WAIT`].
-    async fn accepted(&self, host: &HostName) -> Option<Arc<Link>> {
-        let deadline = Instant::now() + DIAL_RACE_WAIT;
-        loop {
-            if let Some(link) = self.existing(host) {
-                return Some(link);
-            }
-            if Instant::now() > deadline {
-                return None;
-            }
-            tokio::time::sleep(DIAL_RACE_WAIT / 20).await;
-        }
-    }
-
     /// Ends all links.
     pub fn close(&self) {
         for link in self.all() {
             link.close("the sidecar ends");
         }
         self.0.endpoint.close(quinn::VarInt::from_u32(0), b"the sidecar ends");
-    }
-
-    async fn dial(self, host: HostName, address: SocketAddr) -> anyhow::Result<Arc<Link>> {
-        let name = self.0.zone.host(&host);
-        let connection = self.0.endpoint.connect_with(self.0.client.clone(), address, &name)?.await?;
-        let found = identity::peer_host(&connection)?;
-        if found != host {
-            bail!("{address} is host {found}");
-        }
-        let (mut send, mut receive) = connection.open_bi().await?;
-        self.greet(&mut send).await?;
-        let mut buffer = BytesMut::new();
-        check_hello(&control::read_hello(&mut receive, &mut buffer).await?)?;
-        let dialler = self.0.me.clone();
-        self.establish(host, dialler, connection, send, receive, buffer)
     }
 
     async fn accept(self) {
@@ -201,7 +167,7 @@ impl Links {
         Ok(())
     }
 
-    async fn greet(&self, send: &mut quinn::SendStream) -> anyhow::Result<()> {
+    pub(super) async fn greet(&self, send: &mut quinn::SendStream) -> anyhow::Result<()> {
         let mut hello = BytesMut::new();
         overlay_proto::frame::encode(
             &Frame::Hello { version_min: VERSION, version_max: VERSION },
@@ -212,7 +178,7 @@ impl Links {
     }
 
     /// Makes a connection the link of its host pair, or closes it when another is to stay.
-    fn establish(
+    pub(super) fn establish(
         &self,
         host: HostName,
         dialler: HostName,
@@ -230,6 +196,7 @@ impl Links {
             down: CancellationToken::new(),
             since: Instant::now(),
             dialler,
+            health: Mutex::new(Health::new(Instant::now(), connection.remote_address())),
         });
         {
             let mut up = self.0.up.lock().expect("no panics under this lock");
@@ -285,7 +252,7 @@ fn stays(old: &Link, new: &Link) -> bool {
     race && old.dialler < new.dialler
 }
 
-fn check_hello(frame: &Frame) -> anyhow::Result<()> {
+pub(super) fn check_hello(frame: &Frame) -> anyhow::Result<()> {
     match frame {
         Frame::Hello { version_min, version_max } if (*version_min..=*version_max).contains(&VERSION) => {
             Ok(())

@@ -322,38 +322,51 @@ async fn program_of(
     }
 }
 
-/// The sessions of a capsule that was arriving when its sidecar ended, as the source sent them.
+/// The sessions of a capsule that was arriving when its sidecar ended, known to the table.
 #[derive(Default)]
-pub(crate) struct Arriving(Vec<HalfImage>);
+pub(crate) struct Arriving(Vec<(Arrived, mpsc::Receiver<Event>)>);
 
 impl Arriving {
-    /// Reads the file that the shim holds.
-    pub(crate) fn read(file: BorrowedFd<'_>, own: CapsuleId) -> anyhow::Result<Self> {
+    /// Reads the file that the shim holds, and takes the rebuilt sockets out of `held`. Sessions that went on already
+    /// are on record by themselves, and left out.
+    pub(crate) fn recognized(
+        file: BorrowedFd<'_>,
+        own: CapsuleId,
+        held: &mut HashMap<String, OwnedFd>,
+        table: &Table,
+    ) -> anyhow::Result<Self> {
         let images: Vec<HalfImage> = postcard::from_bytes(&crate::session::bytes_of(file)?)?;
         ensure!(images.iter().all(|image| image.own == own), "sessions of another capsule");
-        Ok(Self(images))
-    }
-
-    /// Lets those go on that are not known to the table, by the rebuilt sockets in `held`; says how many. Nothing
-    /// flowed through them yet, so that they stand as the source captured them. On the data plane's runtime.
-    pub(crate) async fn go_on(
-        self,
-        mut held: HashMap<String, OwnedFd>,
-        network: &Arc<Network>,
-        table: &Table,
-    ) -> u64 {
-        let mut count = 0;
-        for image in self.0 {
-            let arrived = match again(image, &mut held) {
+        let mut arriving = Vec::new();
+        for image in images {
+            let snapshot = HalfSnapshot::from_bytes(&image.half)?;
+            if table.has(&(snapshot.session, snapshot.role)) {
+                continue;
+            }
+            let arrived = match again(image, held) {
                 Ok(arrived) => arrived,
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "a session can't go on");
+                    tracing::error!(session = %snapshot.session, error = format!("{error:#}"), "a session can't go on");
                     continue;
                 }
             };
-            let key = (arrived.half.id(), arrived.half.role());
-            // Those that went on already are on record by themselves.
+            let key = (snapshot.session, snapshot.role);
             let Some(mailbox) = table.register(key, &arrived.facts) else { continue };
+            arriving.push((arrived, mailbox));
+        }
+        Ok(Self(arriving))
+    }
+
+    /// Which they are.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.0.iter().map(|(arrived, _)| (arrived.half.id(), arrived.half.role()))
+    }
+
+    /// Lets them go on; says how many. Nothing flowed through them yet, so that they stand as the source captured
+    /// them. On the data plane's runtime.
+    pub(crate) async fn go_on(self, network: &Arc<Network>, table: &Table) -> u64 {
+        let mut count = 0;
+        for (arrived, mailbox) in self.0 {
             if let ArrivedProgram::Open { fd, .. } = &arrived.program
                 && repair::is_silent(fd).unwrap_or(false)
             {
@@ -363,9 +376,6 @@ impl Arriving {
             count += 1;
         }
         network.keeper().release(crate::capsule::keeper::ARRIVING.into());
-        for name in held.into_keys() {
-            network.keeper().release(name);
-        }
         count
     }
 }
