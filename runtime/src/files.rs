@@ -13,11 +13,12 @@
 //! ```
 //!
 //! [`base`] is the upper half of the picture, [`private`] the lower one; [`volume`] fills the private layer
-//! before the program starts, [`space`] says how much room a layer takes.
+//! before the program starts, [`pack`] makes one stream of a layer, [`space`] says how much room a layer takes.
 
 pub mod base;
 mod error;
 pub mod limits;
+pub mod pack;
 pub mod private;
 pub mod space;
 mod tree;

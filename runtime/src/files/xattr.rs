@@ -24,6 +24,18 @@ pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, shown: &Path) -> Re
     Ok(())
 }
 
+/// Names and values of all attributes, those of overlayfs among them.
+pub(crate) fn all(file: BorrowedFd<'_>, shown: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FilesError> {
+    let failed = |error: Errno| FilesError::io("read the attributes of", shown, error);
+    let mut all = Vec::new();
+    for name in names(file).map_err(failed)? {
+        if let Some(value) = value(file, &name).map_err(failed)? {
+            all.push((name.into_bytes(), value));
+        }
+    }
+    Ok(all)
+}
+
 /// Marks a directory of an upper layer so that nothing below it shines through.
 pub(crate) fn make_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::fs::fsetxattr(directory, c"trusted.overlay.opaque", b"y", XattrFlags::empty())
