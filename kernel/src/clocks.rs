@@ -35,7 +35,8 @@ impl Clocks {
     /// How long the machine slept since `before`.
     #[must_use]
     pub fn slept_since(&self, before: &Clocks) -> Duration {
-        (self.boot.saturating_sub(before.boot)).saturating_sub(self.monotonic.saturating_sub(before.monotonic))
+        (self.boot.saturating_sub(before.boot))
+            .saturating_sub(self.monotonic.saturating_sub(before.monotonic))
     }
 
     /// How long ago `before` was, without sleep.
@@ -61,8 +62,7 @@ impl Wakes {
     /// # Errors
     /// The kernel gives no timer.
     pub fn listen() -> io::Result<Wakes> {
-        let timer =
-            timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         let wakes = Wakes { timer };
         wakes.arm()?;
         Ok(wakes)

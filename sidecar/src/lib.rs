@@ -13,6 +13,7 @@ pub mod intercept;
 pub mod session;
 
 pub mod link;
+mod roaming;
 pub mod switchboard;
 
 pub mod finder;

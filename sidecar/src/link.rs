@@ -6,10 +6,13 @@
 //! link, which behaves alike without QUIC.
 
 mod control;
+mod dialling;
+mod health;
+mod rouse;
 mod stream;
 mod table;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -17,8 +20,10 @@ use overlay_proto::{Frame, HostName, StreamHeader};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use dialling::LinkError;
+pub use health::Counters;
 pub use stream::{Receiver, Sender, StreamBroken};
-pub use table::{LinkError, Links};
+pub use table::{Links, Parts};
 
 /// What a link tells the rest of the sidecar. Calls are made from the link's tasks and must not block.
 pub trait Upcalls: Send + Sync + 'static {
@@ -45,6 +50,7 @@ pub struct Link {
     down: CancellationToken,
     since: Instant,
     dialler: HostName,
+    health: Mutex<health::Health>,
 }
 
 enum Carrier {

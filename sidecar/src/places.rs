@@ -221,6 +221,11 @@ impl Places {
         }
     }
 
+    /// Makes those who wait for a change look again: a way to a host may have opened.
+    pub fn nudge(&self) {
+        self.tell([]);
+    }
+
     /// Waits until something changed, or for `limit`.
     pub async fn changed_or(&self, limit: Duration) {
         let mut changes = self.0.changes.subscribe();

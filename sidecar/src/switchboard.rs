@@ -37,7 +37,12 @@ impl Switchboard {
 }
 
 impl Upcalls for Switchboard {
-    fn up(&self, _link: &Arc<Link>) {}
+    fn up(&self, _link: &Arc<Link>) {
+        // Who looks for a way to that host has one.
+        if let Some(around) = self.around.get() {
+            around.places.nudge();
+        }
+    }
 
     fn down(&self, link: &Arc<Link>) {
         if let Some(around) = self.around.get() {

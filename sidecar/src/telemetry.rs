@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
+use crate::link::Counters;
+use crate::moving::superseded;
 use crate::sidecar::Sidecar;
 
 /// Starts logging to standard error; `CAPSULE_LOG` chooses what.
@@ -73,14 +75,50 @@ async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> String {
         let count = sessions.iter().filter(|session| session.state == state).count();
         let _ = writeln!(text, "capsule_sessions{{state=\"{state}\"}} {count}");
     }
+    link_metrics(&sidecar, &mut text);
     text
+}
+
+/// The counters of each link, which begin at zero with every new link to a host.
+fn link_metrics(sidecar: &Sidecar, text: &mut String) {
+    use std::fmt::Write;
+    let links = sidecar.links.all();
+    let mut write = |name: &str, kind: &str, help: &str, of: fn(&Counters) -> f64| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (host, counters) in links.iter().filter_map(|link| Some((&link.host, link.counters()?))) {
+            let _ = writeln!(text, "{name}{{host=\"{host}\"}} {}", of(&counters));
+        }
+    };
+    write("capsule_link_rtt_seconds", "gauge", "Round-trip time.", |it| it.rtt.as_secs_f64());
+    write("capsule_link_silent_seconds", "gauge", "Since the last packet of the other host.", |it| {
+        it.silent.as_secs_f64()
+    });
+    write("capsule_link_sent_packets_total", "counter", "Packets sent.", |it| it.sent_packets as f64);
+    write("capsule_link_lost_packets_total", "counter", "Packets sent that were lost.", |it| {
+        it.lost_packets as f64
+    });
+    write("capsule_link_sent_bytes_total", "counter", "UDP payload sent.", |it| it.sent_bytes as f64);
+    write("capsule_link_received_bytes_total", "counter", "UDP payload received.", |it| {
+        it.received_bytes as f64
+    });
+    write("capsule_link_path_changes_total", "counter", "Times that the other host's address changed.", |it| {
+        it.path_changes as f64
+    });
+    write("capsule_link_rebinds_total", "counter", "Times that the way from here was tried anew.", |it| {
+        it.rebinds as f64
+    });
+    write("capsule_link_path_checks_total", "counter", "Times that the other host checked the way here.", |it| {
+        it.path_checks as f64
+    });
 }
 
 /// Renews the lease and, when it is due, the certificate, for the life of the sidecar.
 pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
     let mut pause = Duration::ZERO;
+    let mut roused = sidecar.links.roused();
     loop {
-        tokio::time::sleep(pause).await;
+        // At once when this host may be at another address, or slept through its lease.
+        let _ = tokio::time::timeout(pause, roused.changed()).await;
         let lease = LeaseRequest {
             port: sidecar.config.listen.port(),
             advertise: sidecar.config.advertise,

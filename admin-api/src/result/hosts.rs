@@ -110,6 +110,27 @@ pub struct PreflightResult {
     pub capsule: Option<String>,
     /// The host it is on.
     #[serde(default)]
+    /// Times that the other host's address changed under the link.
+    #[serde(default)]
+    pub path_changes: u64,
+    /// Times that the link was told to take another way from here: the host's network changed, or it slept.
+    #[serde(default)]
+    pub rebinds: u64,
+    /// Times that the other host checked the way to here, as it does when it sees this host at another address.
+    #[serde(default)]
+    pub path_checks: u64,
+    /// Packets sent since the link came up.
+    #[serde(default)]
+    pub sent_packets: u64,
+    /// Packets of these that were lost.
+    #[serde(default)]
+    pub lost_packets: u64,
+    /// Since the last packet of the other host.
+    #[serde(default)]
+    pub silent_ms: Option<f64>,
+    /// Which link to that host it is, counted from the sidecar's start over all hosts: another number is another link.
+    #[serde(default)]
+    pub serial: Option<u64>,
     pub from: Option<String>,
     /// The host asked about.
     #[serde(default)]

@@ -99,15 +99,13 @@ fn link(sidecar: &Sidecar, host: &HostRecord) -> LinkView {
     let Some(link) = sidecar.links.existing(&host.name) else {
         return LinkView { state: LinkState::Idle, ..LinkView::default() };
     };
-    let Some(connection) = link.connection() else { return LinkView::default() };
-    let stats = connection.stats();
-    let sent = stats.path.sent_packets.max(1);
+    let Some(counters) = link.counters() else { return LinkView::default() };
     LinkView {
         state: LinkState::Up,
         state_s: Some(link.age().as_secs()),
-        rtt_ms: Some(stats.path.rtt.as_secs_f64() * 1e3),
-        loss_percent: Some(stats.path.lost_packets as f64 * 100.0 / sent as f64),
-        mtu_bytes: Some(u64::from(stats.path.current_mtu)),
+        rtt_ms: Some(counters.rtt.as_secs_f64() * 1e3),
+        loss_percent: Some(counters.lost_packets as f64 * 100.0 / counters.sent_packets.max(1) as f64),
+        mtu_bytes: Some(u64::from(counters.mtu_bytes)),
         sessions: 0,
     }
 }
@@ -131,6 +129,13 @@ pub(super) async fn resolve(sidecar: &Arc<Sidecar>, name: &str) -> Result<Resolv
         dns_name: format!("{}.{}", record.name, sidecar.zone),
         locators: locators(&record),
         host: Some(record.host.to_string()),
+        path_changes: counters.path_changes,
+        rebinds: counters.rebinds,
+        path_checks: counters.path_checks,
+        sent_packets: counters.sent_packets,
+        lost_packets: counters.lost_packets,
+        silent_ms: Some(counters.silent.as_secs_f64() * 1e3),
+        serial: Some(link.serial),
         host_address: sidecar.places.host(&record.host).map(|host| host.address.to_string()),
         generation: record.generation.number(),
         state: state(record.state),

@@ -158,6 +158,7 @@ fn of_two_links_dialled_at_once_the_smaller_name_s_stays() {
             down: CancellationToken::new(),
             since,
             dialler: host(dialler),
+            health: Mutex::default(),
         };
         let at_once = began + DIAL_RACE / 2;
         assert!(stays(&link("a", began), &link("b", at_once)));

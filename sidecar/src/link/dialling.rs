@@ -1,0 +1,148 @@
+//! Dialling: one dial at a time for each host and address, whose outcome all share who wait for it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use anyhow::bail;
+use bytes::BytesMut;
+use directory_api::identity;
+use overlay_proto::HostName;
+use tokio::sync::watch;
+
+use super::table::check_hello;
+use super::{Link, Links, control};
+use crate::limits::{DIAL_RACE_WAIT, DIAL_TIMEOUT};
+
+/// Why a host can't be reached.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("host {host} at {address} can't be reached: {why}")]
+pub struct LinkError {
+    /// The host.
+    pub host: HostName,
+    /// The address tried.
+    pub address: SocketAddr,
+    /// What happened.
+    pub why: String,
+}
+
+/// What came of a dial, once it is known.
+type Outcome = Option<Result<Arc<Link>, LinkError>>;
+
+/// The dials under way.
+#[derive(Default)]
+pub(super) struct Dialling(Mutex<HashMap<(HostName, SocketAddr), watch::Receiver<Outcome>>>);
+
+impl Links {
+    /// The link to `host`, dialled at `address` if it is not up.
+    ///
+    /// # Errors
+    /// The host did not answer in time, or is not who it should be.
+    pub async fn to(&self, host: &HostName, address: SocketAddr) -> Result<Arc<Link>, LinkError> {
+        let under_way = {
+            let mut dialling = self.0.dialling.0.lock().expect("no panics under this lock");
+            // Under the lock: a dial that has just ended left its link before it left the list.
+            if let Some(link) = self.existing(host) {
+                return Ok(link);
+            }
+            self.dial_shared(&mut dialling, host, address)
+        };
+        self.outcome(under_way, host, address).await
+    }
+
+    /// A new link to `host`, dialled although there is one that has become silent. The new one takes its place.
+    ///
+    /// # Errors
+    /// As [`Self::to`].
+    pub async fn anew(&self, host: &HostName, address: SocketAddr) -> Result<Arc<Link>, LinkError> {
+        let under_way = {
+            let mut dialling = self.0.dialling.0.lock().expect("no panics under this lock");
+            self.dial_shared(&mut dialling, host, address)
+        };
+        self.outcome(under_way, host, address).await
+    }
+
+    fn dial_shared(
+        &self,
+        dialling: &mut HashMap<(HostName, SocketAddr), watch::Receiver<Outcome>>,
+        host: &HostName,
+        address: SocketAddr,
+    ) -> watch::Receiver<Outcome> {
+        let key = (host.clone(), address);
+        if let Some(under_way) = dialling.get(&key).filter(|under_way| under_way.has_changed().is_ok()) {
+            return under_way.clone();
+        }
+        let (tell, outcome) = watch::channel(None);
+        dialling.insert(key.clone(), outcome.clone());
+        let links = self.clone();
+        // On the data plane's runtime, because quinn spawns the connection's driver where it is dialled.
+        self.0.runtime.spawn(async move {
+            let dialled = links.dial_once(&key.0, address).await;
+            links.0.dialling.0.lock().expect("no panics under this lock").remove(&key);
+            let _ = tell.send(Some(dialled));
+        });
+        outcome
+    }
+
+    async fn outcome(
+        &self,
+        mut under_way: watch::Receiver<Outcome>,
+        host: &HostName,
+        address: SocketAddr,
+    ) -> Result<Arc<Link>, LinkError> {
+        let known = under_way.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        known.unwrap_or_else(|| {
+            Err(LinkError { host: host.clone(), address, why: "the sidecar ends".to_owned() })
+        })
+    }
+
+    async fn dial_once(&self, host: &HostName, address: SocketAddr) -> Result<Arc<Link>, LinkError> {
+        let mut roused = self.0.roused.subscribe();
+        let dialled = loop {
+            let dial = self.clone().dial(host.clone(), address);
+            tokio::select! {
+                dialled = tokio::time::timeout(DIAL_TIMEOUT, dial) => break dialled,
+                // What was sent so far went nowhere, and would be repeated late.
+                Ok(()) = roused.changed() => {}
+            }
+        };
+        let fail = |why: String| LinkError { host: host.clone(), address, why };
+        let error = match dialled {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(error)) => fail(format!("{error:#}")),
+            Err(_) => fail(format!("no answer on UDP within {} s", DIAL_TIMEOUT.as_secs())),
+        };
+        // Both hosts may have dialled at once, and the other's link is the one that stays.
+        self.accepted(host).await.ok_or(error)
+    }
+
+    /// The link that `host` dialled, if it comes up within [`DIAL_RACE_WAIT`].
+    async fn accepted(&self, host: &HostName) -> Option<Arc<Link>> {
+        let deadline = Instant::now() + DIAL_RACE_WAIT;
+        loop {
+            if let Some(link) = self.existing(host) {
+                return Some(link);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            tokio::time::sleep(DIAL_RACE_WAIT / 20).await;
+        }
+    }
+
+    async fn dial(self, host: HostName, address: SocketAddr) -> anyhow::Result<Arc<Link>> {
+        let name = self.0.zone.host(&host);
+        let connection = self.0.endpoint.connect_with(self.0.client.clone(), address, &name)?.await?;
+        let found = identity::peer_host(&connection)?;
+        if found != host {
+            bail!("{address} is host {found}");
+        }
+        let (mut send, mut receive) = connection.open_bi().await?;
+        self.greet(&mut send).await?;
+        let mut buffer = BytesMut::new();
+        check_hello(&control::read_hello(&mut receive, &mut buffer).await?)?;
+        let dialler = self.0.me.clone();
+        self.establish(host, dialler, connection, send, receive, buffer)
+    }
+}
