@@ -94,6 +94,21 @@ pub enum Request {
         /// Also when its program runs.
         #[serde(default)]
         force: bool,
+        /// Only the superseded copy that this host keeps.
+        #[serde(default)]
+        local: bool,
+    },
+    /// Goes on with a capsule whose host is gone, from what is left of it elsewhere:
+    /// [`RecoverResult`](crate::result::RecoverResult).
+    Recover {
+        /// The capsule.
+        name: String,
+        /// Whether the person says that the host is gone, though it may be heard of.
+        #[serde(default)]
+        host_is_gone: bool,
+        /// A capsule file of this host to go on from.
+        #[serde(default)]
+        from: Option<String>,
     },
     /// Moves a capsule: Progress frames, then
     /// [`MoveResult`](crate::result::MoveResult). A Cancel frame undoes it as
@@ -111,6 +126,20 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Suspends a capsule to a file of the client: Progress and File frames, then FileEnd, which the client answers with
+    /// FileEnd when the file is on disk, then [`SuspendResult`](crate::result::SuspendResult). A Cancel frame undoes it
+    /// as long as it is not committed.
+    Suspend {
+        /// The capsule.
+        name: String,
+    },
+    /// Resumes a capsule from a file of the client, who sends it as File frames and FileEnd:
+    /// [`ResumeResult`](crate::result::ResumeResult). A Cancel frame undoes it as long as it is not committed.
+    Resume {
+        /// The host to resume it on; `None`: this one.
+        #[serde(default)]
+        to: Option<String>,
+    },
     /// Lists sessions: [`SessionsResult`](crate::result::SessionsResult).
     Sessions {
         /// Those of one capsule, wherever it is; `None`: of every capsule on
@@ -120,6 +149,14 @@ pub enum Request {
     },
     /// Lists hosts: [`HostsResult`](crate::result::HostsResult).
     Hosts,
+    /// Ends a host's place in the mesh: [`RemoveHostResult`](crate::result::RemoveHostResult).
+    RemoveHost {
+        /// The host.
+        name: String,
+        /// Also when it is heard of.
+        #[serde(default)]
+        force: bool,
+    },
     /// Says where a capsule is: [`ResolveResult`](crate::result::ResolveResult).
     Resolve {
         /// The capsule's name, with or without the zone, or one of its locators.
@@ -149,10 +186,12 @@ impl Request {
             | Self::Start { name }
             | Self::Stop { name, .. }
             | Self::Rm { name, .. }
+            | Self::Recover { name, .. }
             | Self::Move { name, .. }
+            | Self::Suspend { name }
             | Self::Resolve { name } => Some(name),
             Self::Sessions { name } | Self::Preflight { name, .. } => name.as_deref(),
-            Self::Ps { .. } | Self::Hosts => None,
+            Self::Ps { .. } | Self::Hosts | Self::RemoveHost { .. } | Self::Resume { .. } => None,
         }
     }
 
@@ -168,9 +207,13 @@ impl Request {
             Self::Start { .. } => "start",
             Self::Stop { .. } => "stop",
             Self::Rm { .. } => "rm",
+            Self::Recover { .. } => "recover",
             Self::Move { .. } => "move",
+            Self::Suspend { .. } => "suspend",
+            Self::Resume { .. } => "resume",
             Self::Sessions { .. } => "sessions",
             Self::Hosts => "hosts",
+            Self::RemoveHost { .. } => "hosts remove",
             Self::Resolve { .. } => "resolve",
             Self::Preflight { .. } => "preflight",
         }
@@ -195,6 +238,10 @@ impl Request {
             | Self::Start { .. }
             | Self::Stop { .. }
             | Self::Rm { .. }
+            | Self::Recover { .. }
+            | Self::RemoveHost { .. }
+            | Self::Suspend { .. }
+            | Self::Resume { .. }
             | Self::Move { dry_run: false, .. } => false,
         }
     }

@@ -6,14 +6,19 @@ mod capsules;
 mod hosts;
 mod moves;
 mod sessions;
+mod suspends;
 
 pub use capsules::{
-    CapsuleState, CapsuleView, InspectResult, LogsResult, PsResult, ResolveResult, RmResult, RunResult,
-    StopResult,
+    CapsuleState, CapsuleView, InspectResult, LogsResult, PsResult, RecoverResult, RecoveredFrom,
+    ResolveResult, RmResult, RunResult, StopResult,
 };
-pub use hosts::{CheckView, HostState, HostView, HostsResult, Level, LinkState, LinkView, PreflightResult};
+pub use hosts::{
+    CheckView, HostState, HostView, HostsResult, Level, LinkState, LinkView, PreflightResult,
+    RemoveHostResult,
+};
 pub use moves::{MoveBytes, MoveResult, Phases};
 pub use sessions::{Direction, SessionState, SessionView, SessionsResult};
+pub use suspends::{ResumeResult, SuspendResult};
 
 /// Makes an enum of words: serde by the word, `as_str`, `Display`. A word that
 /// this version doesn't know reads as `Unknown`.

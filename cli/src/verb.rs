@@ -10,6 +10,7 @@ mod move_;
 mod overview;
 mod preflight;
 mod ps;
+mod recover;
 mod resolve;
 mod rm;
 mod run;
@@ -33,6 +34,7 @@ pub(crate) enum Verb {
     Stop(stop::Stop),
     Rm(rm::Rm),
     Move(move_::Move),
+    Recover(recover::Recover),
     Sessions(sessions::Sessions),
     Hosts(hosts::Hosts),
     Resolve(resolve::Resolve),
@@ -57,6 +59,7 @@ pub(crate) async fn run(verb: Option<Verb>, context: &Context) -> Result<i32, Fa
         Verb::Stop(verb) => verb.run(context).await,
         Verb::Rm(verb) => verb.run(context).await,
         Verb::Move(verb) => verb.run(context).await,
+        Verb::Recover(verb) => verb.run(context).await,
         Verb::Sessions(verb) => verb.run(context).await,
         Verb::Hosts(verb) => verb.run(context).await,
         Verb::Resolve(verb) => verb.run(context).await,

@@ -175,7 +175,8 @@ pub fn take_over(
     if record.host != *caller && alive && !takeover.host_is_gone {
         return Err(ApiError::HostAlive { host: record.host.clone() });
     }
-    if let Some(copy) = takeover.copy {
+    // What the placed host has is not older than what it has.
+    if let Some(copy) = takeover.copy.filter(|_| record.host != *caller) {
         let offered = record.offer.as_ref().is_some_and(|open| open.id == copy);
         let claimed = outcome_of(record, copy).is_some_and(|outcome| {
             // As kept: a host that only went silent leaves the state that it reported.

@@ -5,19 +5,21 @@ mod forward;
 mod listen;
 mod output;
 mod preflight;
+mod recover;
 mod views;
 
 use std::sync::Arc;
 
 use admin_api::result::RmResult;
-use admin_api::{Body, Call, ErrorView, Frame, FrameReader, FrameWriter, Request};
+use admin_api::{Body, Call, ErrorView, Frame, FrameReader, FrameWriter, Request, Timestamp};
 use directory_api::CapsuleRecord;
 use overlay_proto::{CapsuleName, HostName};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::capsule::lifecycle;
-use crate::moving;
+use crate::moving::{self, superseded};
 use crate::sidecar::Sidecar;
+use crate::suspend;
 
 pub use listen::{accept, listen};
 
@@ -76,12 +78,20 @@ async fn dispatch(
         Request::Stop { name, timeout_s } => {
             Body::of(&lifecycle::stop(sidecar, &local(sidecar, &name)?, timeout_s).await?)
         }
+        Request::Rm { name, local: true, .. } => Body::of(&superseded::remove(sidecar, &name).await?),
+        Request::Recover { name, host_is_gone, from } => {
+            Body::of(&recover::recover(sidecar, &name, host_is_gone, from.as_deref(), caller).await?)
+        }
+        Request::RemoveHost { name, force } => Body::of(&recover::remove_host(sidecar, &name, force).await?),
         Request::Rm { name, .. }
             if record(sidecar, &name).is_err_and(|error| error.code == "capsule/unknown") =>
         {
             Body::of(&RmResult { capsule: name, ..RmResult::default() })
         }
-        Request::Rm { name, force } => {
+        Request::Rm { name, .. } if record(sidecar, &name).is_ok_and(|record| record.suspension.is_some()) => {
+            Body::of(&suspend::remove(sidecar, &record(sidecar, &name)?).await?)
+        }
+        Request::Rm { name, force, local: false } => {
             Body::of(&lifecycle::remove(sidecar, &local(sidecar, &name)?, force).await?)
         }
         Request::Preflight { name, to } => {
@@ -95,6 +105,10 @@ async fn dispatch(
                 moving::command(sidecar, &local(sidecar, &name)?, &to, memory, input, output).await?;
             Body::of(&result)
         }
+        Request::Suspend { name } => {
+            Body::of(&suspend::save(sidecar, &local(sidecar, &name)?, input, output).await?)
+        }
+        Request::Resume { .. } => Body::of(&suspend::resume(sidecar, input, output).await?),
         Request::Logs { name } => {
             let capsule = local(sidecar, &name)?;
             Body::of(&output::logs(&capsule, output).await?)
@@ -123,17 +137,24 @@ fn may_ask(sidecar: &Sidecar, call: &Call, caller: &Caller) -> Result<(), ErrorV
 
 /// The host that has to carry out the call, if it is not this one.
 async fn elsewhere(sidecar: &Arc<Sidecar>, call: &Call) -> Result<Option<HostName>, ErrorView> {
+    if let Request::Resume { to: Some(to) } = &call.request {
+        let to = moving::source::target_named(sidecar, to)?;
+        return Ok(Some(to).filter(|to| *to != sidecar.me && call.forwarded_by.is_none()));
+    }
     let by_place = match &call.request {
         Request::Run(_) | Request::Ps { .. } | Request::Hosts | Request::Resolve { .. } => None,
         Request::Follow { name, id, .. } => Some(output::settled(sidecar, name, id).await?),
         Request::Sessions { name: None } | Request::Preflight { name: None, .. } => None,
+        Request::Recover { .. } | Request::RemoveHost { .. } | Request::Rm { local: true, .. } => None,
         Request::Rm { name, .. } => record(sidecar, name).ok(),
         request => match request.capsule() {
             Some(name) => Some(record(sidecar, name)?),
             None => None,
         },
     };
-    let Some(record) = by_place.filter(|record| record.host != sidecar.me) else { return Ok(None) };
+    // What lies in a file is on no host: any may say so.
+    let elsewhere = |record: &CapsuleRecord| record.host != sidecar.me && record.suspension.is_none();
+    let Some(record) = by_place.filter(elsewhere) else { return Ok(None) };
     if call.forwarded_by.is_some() {
         return Err(ErrorView::new(
             "admin/moved",
@@ -158,6 +179,11 @@ pub(crate) fn record(sidecar: &Sidecar, name: &str) -> Result<CapsuleRecord, Err
 /// The capsule of this name on this host.
 fn local(sidecar: &Sidecar, name: &str) -> Result<Arc<crate::capsule::Capsule>, ErrorView> {
     let record = record(sidecar, name)?;
+    if let Some(made) = &record.suspension {
+        return Err(ErrorView::new("capsule/suspended", format!("{name} is suspended"))
+            .why(format!("it lies in a capsule file since {}, by {}", Timestamp::from(made.at), made.host))
+            .next("capsule resume FILE"));
+    }
     sidecar.capsules.get(&record.id).ok_or_else(|| {
         ErrorView::new(
             "capsule/not-here",

@@ -5,7 +5,7 @@
 //!  (new) ──────────→ Running ──────────────────→ Stopped ── start ──→ Running
 //!                     ↑   │ move
 //!  Arriving ─ thawed ─┘   └──→ Moving ── undone ──→ Running
-//!                                 └───── committed ──→ Left
+//!                                 └───── committed ──→ Left, Suspended
 //! ```
 
 pub(crate) mod adopt;
@@ -19,7 +19,6 @@ pub mod resolver;
 pub(crate) mod takeover;
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -28,6 +27,8 @@ use directory_api::{CapsuleState, HeldCapsule};
 use overlay_proto::{CapsuleId, CapsuleName, Generation, HostName};
 use tokio::sync::watch;
 
+use crate::moving::journal::{self, Entry};
+use crate::moving::verdict::Wishes;
 use crate::sidecar::Sidecar;
 use file::CapsuleFile;
 
@@ -51,8 +52,19 @@ pub enum Stage {
         /// Its generation there.
         generation: Generation,
     },
+    /// It lies in a capsule file.
+    Suspended,
     /// It was removed.
     Removed,
+    /// An earlier sidecar left it, and what becomes of it is not decided.
+    Found,
+    /// It came by a move, was thawed, and is gone before that was known: its source keeps a copy.
+    Died,
+    /// It goes on elsewhere without having been given away: this copy is frozen, and kept.
+    Superseded {
+        /// Its generation elsewhere, when that is known.
+        by: Option<Generation>,
+    },
 }
 
 /// One capsule.
@@ -64,6 +76,7 @@ pub struct Capsule {
     stage: watch::Sender<Stage>,
     busy: Arc<tokio::sync::Mutex<()>>,
     phase: Mutex<Option<&'static str>>,
+    wishes: Wishes,
     pub(crate) engine: engine::Engine,
 }
 
@@ -81,6 +94,7 @@ impl Capsule {
             stage: watch::Sender::new(stage),
             busy: Arc::default(),
             phase: Mutex::default(),
+            wishes: Wishes::default(),
         }))
     }
 
@@ -93,14 +107,16 @@ impl Capsule {
 
     /// A capsule that an earlier sidecar left here.
     pub(crate) fn adopted(sidecar: &Sidecar, file: CapsuleFile) -> anyhow::Result<Arc<Self>> {
-        Self::created(sidecar, file)
+        let capsule = Self::make(sidecar, file, Stage::Found)?;
+        sidecar.capsules.add(capsule.clone());
+        Ok(capsule)
     }
 
     /// A capsule that is coming here by a move.
     pub(crate) fn arriving(sidecar: &Sidecar, file: CapsuleFile) -> anyhow::Result<Arc<Self>> {
         if let Some(old) = sidecar.capsules.get(&file.id) {
             match old.stage() {
-                Stage::Left { .. } | Stage::Removed => sidecar.capsules.remove(&file.id),
+                Stage::Left { .. } | Stage::Removed | Stage::Suspended => sidecar.capsules.remove(&file.id),
                 _ => bail!("{} is here already", file.name),
             }
         }
@@ -188,15 +204,15 @@ impl Capsule {
         }
     }
 
-    /// Writes a line to the journal of what was about to be done, and makes sure that it is on disk.
-    pub(crate) fn journal(&self, line: &str) -> anyhow::Result<()> {
-        let path = self.directory.join("journal");
-        let write = || -> std::io::Result<()> {
-            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
-            file.write_all(format!("{line}\n").as_bytes())?;
-            file.sync_data()
-        };
-        write().with_context(|| format!("writing {}", path.display()))
+    /// Writes down what is about to be done, and makes sure that it is on disk.
+    pub(crate) fn journal(&self, entry: &Entry) -> anyhow::Result<()> {
+        journal::write(&self.directory, entry)
+            .with_context(|| format!("writing the journal in {}", self.directory.display()))
+    }
+
+    /// The way to who waits with a copy that an unfinished move left.
+    pub(crate) fn wishes(&self) -> &Wishes {
+        &self.wishes
     }
 }
 
@@ -234,7 +250,13 @@ impl Capsules {
             let state = match capsule.stage() {
                 Stage::Running | Stage::Starting | Stage::Moving => CapsuleState::Running,
                 Stage::Stopped(_) => CapsuleState::Stopped,
-                Stage::Arriving | Stage::Left { .. } | Stage::Removed => return None,
+                Stage::Died => CapsuleState::Lost,
+                Stage::Arriving
+                | Stage::Found
+                | Stage::Left { .. }
+                | Stage::Removed
+                | Stage::Suspended
+                | Stage::Superseded { .. } => return None,
             };
             Some(HeldCapsule { id: capsule.id, generation: capsule.file().generation, state })
         });

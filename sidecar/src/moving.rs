@@ -17,17 +17,21 @@
 //! Guarantees. Source: on success nothing of the capsule is left here; on failure it runs on here. Target: on
 //! success the capsule runs here and its sessions attach; on failure nothing of it is left here.
 
-mod conversation;
+pub(crate) mod claimed;
+pub(crate) mod conversation;
 pub mod examine;
 pub mod files;
-mod image;
+pub(crate) mod image;
 pub mod journal;
+pub(crate) mod landing;
 mod log;
-mod phases;
+pub(crate) mod phases;
 mod sockets;
 pub mod source;
-mod standstill;
+pub(crate) mod standstill;
+pub(crate) mod superseded;
 pub mod target;
+pub(crate) mod verdict;
 
 pub use phases::Phase;
 pub(crate) use sockets::Arriving;

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use directory_api::{LeaseRequest, Membership};
+use directory_api::{ApiError, LeaseRequest, Membership};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -127,11 +127,15 @@ pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
         pause = match sidecar.places.directory().renew_lease(lease).await {
             Ok(lease) => {
                 for stale in lease.stale {
-                    tracing::warn!(capsule = %stale.id, placed = ?stale.placed, "held here, but the directory places it elsewhere");
+                    tracing::debug!(capsule = %stale.id, placed = ?stale.placed, "held here, but the directory has another view");
+                    superseded::heard_of(&sidecar, &stale.id).await;
                 }
                 lease.duration / 3
             }
             Err(error) => {
+                if let Some(ApiError::NotAMember { .. }) = error.refusal() {
+                    superseded::removed_from_mesh(&sidecar).await;
+                }
                 tracing::warn!(%error, "the lease was not renewed");
                 Duration::from_secs(1)
             }

@@ -4,6 +4,7 @@
 mod base;
 mod capsules;
 mod faults;
+mod fire;
 mod mounted;
 mod residue;
 mod stream;
@@ -15,7 +16,8 @@ use testkit::{Mesh, program};
 
 pub use base::make_base;
 pub use capsules::{Ended, Place, ended, exec, locators, move_to, place, places, run, start, wait_logged};
-pub use faults::FaultySidecar;
+pub use faults::{FaultySidecar, Held};
+pub use fire::{Fire, Ticks};
 pub use mounted::small_disk;
 pub use residue::{capsule_id, nothing_left_of, on_disk};
 pub use stream::{Peer, checked};

@@ -1,6 +1,6 @@
 //! A Redis server and a client that counts with it: a talk that must go on whatever happens.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testkit::{Host, wait_until};
 
@@ -64,6 +64,12 @@ impl Talk {
     #[track_caller]
     pub fn start(server: &Host, client: &Host) -> Talk {
         start_redis(server, "redis");
+        Talk::join(server, client)
+    }
+
+    /// Starts the counter alone: there is a Redis server in a capsule `redis`.
+    #[track_caller]
+    pub fn join(server: &Host, client: &Host) -> Talk {
         let counter = [&tool("db-client"), "--redis", "redis.capsule.internal:6379"];
         start(client, "counter", &[&counter[..], &["--rate", "200", "--seconds", "3600"]].concat());
         let host = server.clone();
@@ -73,6 +79,12 @@ impl Talk {
         let mut talk = Talk { count: 0, client: clients[0].clone(), host };
         talk.goes_on();
         talk
+    }
+
+    /// Asks the sidecar of another host from here on.
+    #[track_caller]
+    pub fn ask_at(&mut self, host: &Host) {
+        self.host = host.clone();
     }
 
     /// The one connection is the same as ever, and answers come, none of them wrong.
@@ -94,6 +106,22 @@ impl Talk {
         // The client tells of each wrong answer, and ends when its connection does.
         let logs = self.host.capsule(["logs", "counter"]).ok();
         assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("", ""));
+    }
+
+    /// Waits for further answers after a break that `heal` ends, and says how long they took.
+    ///
+    /// # Panics
+    /// When it took longer than `limit`.
+    #[track_caller]
+    pub fn resumes(&mut self, limit: Duration, heal: impl FnOnce()) -> Duration {
+        let before = count(&self.host);
+        heal();
+        let healed = Instant::now();
+        // One answer may have been on its way when the break began.
+        wait_until(limit, "answers after the break", || count(&self.host) > before + 1);
+        let took = healed.elapsed();
+        self.goes_on();
+        took
     }
 }
 

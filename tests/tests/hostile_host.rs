@@ -355,8 +355,8 @@ fn a_host_without_operator_rights_only_reads() {
                 Request::Exec(inside),
                 Request::Start { name: text(name) },
                 Request::Stop { name: text(name), timeout_s: 1 },
-                Request::Rm { name: text(name), force: true },
-                Request::Rm { name: text(name), force: false },
+                Request::Rm { name: text(name), force: true, local: false },
+                Request::Rm { name: text(name), force: false, local: false },
                 Request::Move { name: text(name), to: text("b"), memory: Memory::Auto, dry_run: false },
                 Request::Follow { name: text(name), id: id.clone(), from_position: 0, signals: true },
             ];
@@ -491,6 +491,57 @@ fn what_a_source_says_harms_no_target() {
         is_well(&b);
         nothing_left_of(&b, &own.id.to_string());
     }
+    talk.goes_on();
+    end(mesh);
+}
+
+/// What is gone at the source is removed at the target, and nothing else there.
+#[test]
+fn a_source_removes_nothing_but_private_files() {
+    let mesh = Mesh::running("removes", &["a", "b"]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    let mut talk = Talk::start(&a, &b);
+    let evil = Evil::join(&mesh, &[&a, &b]);
+    let own = evil.register("own");
+    let path = a.data().join("capsules").join(capsule_id(&a, "redis")).join("capsule.json");
+    let file: Value = serde_json::from_slice(&std::fs::read(path).expect("redis is there")).expect("JSON");
+    let (begin, wire) = (prepare(&disguised(file, &own), false), evil.link(&b));
+    let offer = begin["offer"].clone();
+    let arriving = b.data().join("capsules").join(own.id.to_string());
+    let running = evil.begin(&wire, &begin);
+    std::os::unix::fs::symlink(b.data(), arriving.join("upper/out")).expect("the layer is there");
+    std::fs::write(arriving.join("upper/mine"), "mine").expect("the layer is there");
+    let say = |list: &[u8]| {
+        let header = json!({"offer": offer, "tree": "private"}).to_string().into_bytes();
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("short").to_be_bytes();
+        evil.raw(&wire, &[&[FILES], &length(&header)[..], &header, list].concat(), true)
+    };
+    let piece = |paths: &[u8]| [&u32::try_from(paths.len()).expect("short").to_be_bytes(), paths].concat();
+    let absolute = format!("mine\0{}\0", b.data().join("identity").display());
+    let refused = [
+        piece(b"mine\0../capsule.json\0"),
+        piece(absolute.as_bytes()),
+        piece(b"mine\0.\0"),
+        piece(b"mine"),
+        ((1_u32 << 20) + 1).to_be_bytes().to_vec(),
+        u32::MAX.to_be_bytes().to_vec(),
+        piece(b"mine\0")[..7].to_vec(),
+    ];
+    for list in refused {
+        assert_eq!(say(&list), None, "{list:?}");
+    }
+    assert!(arriving.join("upper/mine").exists());
+    // What is its own goes; a symlink leads nowhere.
+    say(&piece(b"mine\0out/identity\0out/capsules\0"));
+    assert!(!arriving.join("upper/mine").exists());
+    assert!(arriving.join("upper/out").is_symlink());
+    assert!(arriving.join("capsule.json").exists() && b.data().join("identity").exists());
+    let log = log_of(&b);
+    for why in ["is no path below it", "has no end", "is too long", "ended early"] {
+        assert!(log.contains(why), "{why}: {log}");
+    }
+    drop(running);
+    nothing_left_of(&b, &own.id.to_string());
     talk.goes_on();
     end(mesh);
 }

@@ -23,6 +23,20 @@ words! {
         Lost = "lost",
         /// Its program ended; it may be started again.
         Stopped = "stopped",
+        /// It goes on elsewhere; this is a frozen copy that a host keeps, until a person removes it.
+        Superseded = "superseded",
+    }
+}
+
+words! {
+    /// What a capsule went on from.
+    RecoveredFrom {
+        /// The frozen copy that an unfinished move left.
+        Move = "move",
+        /// A copy that had been superseded.
+        Superseded = "superseded",
+        /// A capsule file.
+        File = "file",
     }
 }
 
@@ -68,6 +82,12 @@ pub struct CapsuleView {
     /// While it moves: the phase.
     #[serde(default)]
     pub phase: Option<String>,
+    /// While it is suspended: the host that suspended it.
+    #[serde(default)]
+    pub suspended_by: Option<String>,
+    /// While it is suspended: since when.
+    #[serde(default)]
+    pub suspended_at: Option<Timestamp>,
     /// While it is lost: how long its host has been silent.
     #[serde(default)]
     pub silent_s: Option<u64>,
@@ -181,6 +201,21 @@ pub struct RmResult {
     /// Sessions that ended with it.
     #[serde(default)]
     pub sessions_ended: u64,
+}
+
+/// The answer to `recover`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecoverResult {
+    /// The capsule's name.
+    pub capsule: String,
+    /// Where it is.
+    pub host: String,
+    /// Its generation.
+    pub generation: u64,
+    /// What it went on from.
+    pub from: RecoveredFrom,
+    /// Whether its program runs.
+    pub running: bool,
 }
 
 /// The answer to `logs`, after the log itself.

@@ -46,6 +46,16 @@ pub struct HostsResult {
     pub hosts: Vec<HostView>,
 }
 
+/// The answer to `hosts remove`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RemoveHostResult {
+    /// The host.
+    pub host: String,
+    /// The capsules that were placed there, which are lost until they are recovered.
+    #[serde(default)]
+    pub capsules: Vec<String>,
+}
+
 /// One host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HostView {
@@ -100,16 +110,6 @@ pub struct LinkView {
     /// Sessions on it.
     #[serde(default)]
     pub sessions: u64,
-}
-
-/// The answer to `preflight` and to `move` with `dry_run`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PreflightResult {
-    /// The capsule asked about.
-    #[serde(default)]
-    pub capsule: Option<String>,
-    /// The host it is on.
-    #[serde(default)]
     /// Times that the other host's address changed under the link.
     #[serde(default)]
     pub path_changes: u64,
@@ -131,6 +131,16 @@ pub struct PreflightResult {
     /// Which link to that host it is, counted from the sidecar's start over all hosts: another number is another link.
     #[serde(default)]
     pub serial: Option<u64>,
+}
+
+/// The answer to `preflight` and to `move` with `dry_run`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PreflightResult {
+    /// The capsule asked about.
+    #[serde(default)]
+    pub capsule: Option<String>,
+    /// The host it is on.
+    #[serde(default)]
     pub from: Option<String>,
     /// The host asked about.
     #[serde(default)]

@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use admin_api::{
     Request, Timestamp,
-    result::{HostState, HostView, HostsResult, LinkState},
+    result::{HostState, HostView, HostsResult, LinkState, RemoveHostResult},
 };
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::{
     amounts,
@@ -23,13 +23,45 @@ use crate::{
 /// the connection from here: up, down (wanted and not there) or idle (made when it is needed).
 /// CERT is the time until the host's certificate ends.
 #[derive(Args, Debug)]
-pub(crate) struct Hosts {}
+pub(crate) struct Hosts {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// End a host's place in the mesh
+    ///
+    /// Its certificate is accepted no more, and its capsules are lost until capsule recover. A host
+    /// that is heard of is removed only with --force: it freezes what it runs, and keeps it.
+    Remove {
+        /// The host
+        name: String,
+
+        /// Also when it is heard of
+        #[arg(short, long)]
+        force: bool,
+    },
+}
 
 impl Hosts {
     pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
+        if let Some(What::Remove { name, force }) = self.what {
+            let answer: RemoveHostResult = sidecar::ask(context, Request::RemoveHost { name, force }).await?;
+            context.answer(&answer, |answer, stream| stream.clean(&removed(answer)) + "\n")?;
+            return Ok(0);
+        }
         let answer: HostsResult = sidecar::ask(context, Request::Hosts).await?;
         context.answer(&answer, |answer, stream| table(answer, *stream))?;
         Ok(0)
+    }
+}
+
+fn removed(answer: &RemoveHostResult) -> String {
+    let host = &answer.host;
+    match answer.capsules.as_slice() {
+        [] => format!("host {host} removed"),
+        capsules => format!("host {host} removed; lost until capsule recover: {}", capsules.join(", ")),
     }
 }
 

@@ -20,7 +20,8 @@ use crate::{
 /// List the capsules of the whole mesh
 ///
 /// STATE is running, moving→HOST with the phase, suspended (it lies in a file and its peers
-/// hold), lost (its host is silent) or stopped (its program ended). SESSIONS are its open
+/// hold), lost (its host is silent), stopped (its program ended) or superseded (a frozen copy of a
+/// capsule that was taken over elsewhere; see capsule recover and capsule rm --local). SESSIONS are its open
 /// connections; held ones wait for their other side. GEN rises whenever it changes its place.
 #[derive(Args, Debug)]
 pub(crate) struct Ps {
@@ -96,7 +97,7 @@ pub(crate) fn state(capsule: &CapsuleView, stream: &Stream) -> (String, Tone) {
             }
             (text, Tone::Warn)
         }
-        CapsuleState::Lost => (word.to_owned(), Tone::Bad),
+        CapsuleState::Lost | CapsuleState::Superseded => (word.to_owned(), Tone::Bad),
         CapsuleState::Stopped => match capsule.exit_code {
             Some(code) => (format!("{word} ({code})"), Tone::Plain),
             None => (word.to_owned(), Tone::Plain),
@@ -114,14 +115,19 @@ fn sessions(capsule: &CapsuleView) -> String {
 }
 
 fn remark(capsule: &CapsuleView) -> Option<String> {
+    let name = &capsule.name;
+    if capsule.state == CapsuleState::Superseded {
+        return Some(format!(
+            "{name} goes on elsewhere; this host keeps a frozen copy of it until capsule rm --local {name}"
+        ));
+    }
     if capsule.state != CapsuleState::Lost {
         return None;
     }
-    let name = &capsule.name;
     let host = capsule.host.as_deref().unwrap_or("?");
     let silent =
         capsule.silent_s.map(|seconds| format!(" for {}", amounts::age_s(seconds))).unwrap_or_default();
     Some(format!(
-        "{name}: host {host} silent{silent}. Its sessions hold and go on when {host} is back; see capsule hosts"
+        "{name}: host {host} silent{silent}. Its sessions hold and go on when {host} is back; if that is gone for good: capsule recover {name}"
     ))
 }

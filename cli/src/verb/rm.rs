@@ -6,6 +6,9 @@ use clap::Args;
 use crate::{amounts, context::Context, failure::Failure, sidecar};
 
 /// Remove a capsule for good: its files, its log, its name and its locator
+///
+/// --local removes only the copy that this host keeps of a capsule that goes on elsewhere, after this host was declared
+/// gone; capsule ps shows such copies as superseded.
 #[derive(Args, Debug)]
 pub(crate) struct Rm {
     /// The capsule
@@ -14,11 +17,15 @@ pub(crate) struct Rm {
     /// Also when its program runs: end it, and its sessions
     #[arg(short, long)]
     force: bool,
+
+    /// Only the superseded copy that this host keeps
+    #[arg(long)]
+    local: bool,
 }
 
 impl Rm {
     pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
-        let request = Request::Rm { name: self.name, force: self.force };
+        let request = Request::Rm { name: self.name, force: self.force, local: self.local };
         let answer: RmResult = sidecar::ask(context, request).await?;
         context.answer(&answer, |answer, stream| stream.clean(&read(answer)) + "\n")?;
         Ok(0)

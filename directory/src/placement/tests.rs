@@ -175,9 +175,9 @@ fn a_takeover_from_a_copy_needs_the_last_one() {
     let ran = set_state(&claimed, &host(1), at, CapsuleState::Running).unwrap();
     assert!(denied(&ran));
     assert!(set_state(&ran, &host(1), at, CapsuleState::Lost).is_err());
-    assert!(denied(&record()), "no such offer");
-    let revoked = revoke(&offered(&record()), &host(0), id(1)).unwrap();
-    assert!(denied(&revoked));
+    let elsewhere = CapsuleRecord { host: host(2), ..record() };
+    assert!(denied(&elsewhere), "no such offer");
+    assert!(take_over(&record(), &host(0), &copy, true).is_ok(), "the placed host's own");
 }
 
 #[derive(Debug, Clone)]

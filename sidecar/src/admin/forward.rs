@@ -2,12 +2,36 @@
 
 use std::sync::Arc;
 
-use admin_api::{Call, ErrorView, Frame, FrameReader, FrameWriter};
+use admin_api::{Body, Call, ErrorView, Frame, FrameReader, FrameWriter, Request};
 use overlay_proto::HostName;
 
 use super::{Input, Output, write};
 use crate::requests::{self, Kind};
 use crate::sidecar::Sidecar;
+
+/// Asks `host` something whose answer is one frame.
+pub(super) async fn ask(
+    sidecar: &Arc<Sidecar>,
+    host: &HostName,
+    request: Request,
+) -> Result<Body, ErrorView> {
+    let away = |why: String| ErrorView::new("link/host-away", format!("host {host} can't be asked")).why(why);
+    let opened = requests::open(sidecar, host, Kind::Admin).await;
+    let (send, receive) = opened.map_err(|error| away(format!("{error:#}")))?;
+    let mut reader = FrameReader::new(receive);
+    let mut writer = FrameWriter::new(send);
+    let call = Call::new(request).forwarded(sidecar.me.to_string());
+    writer.write(&Frame::Call(call)).await.map_err(|error| away(error.to_string()))?;
+    loop {
+        match reader.next().await {
+            Ok(Some(Frame::Result(body))) => return Ok(body),
+            Ok(Some(Frame::Error(error))) => return Err(error),
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(away("its sidecar went away before it answered".into())),
+            Err(error) => return Err(away(error.to_string())),
+        }
+    }
+}
 
 /// Carries a call to `host` and everything that is answered back.
 pub(super) async fn pass_on(

@@ -13,6 +13,8 @@ use directory_api::{self as directory, CapsuleRecord, HostRecord};
 use overlay_proto::{CapsuleId, Role};
 
 use super::record;
+use crate::capsule::Capsule;
+use crate::moving::superseded;
 use crate::sidecar::Sidecar;
 
 /// All capsules of the mesh, or of this host.
@@ -24,7 +26,27 @@ pub(super) async fn ps(sidecar: &Arc<Sidecar>, local: bool) -> PsResult {
     for record in records {
         capsules.push(view(sidecar, &record).await);
     }
+    let copies = sidecar.capsules.all().into_iter().filter(|capsule| superseded::is_superseded(capsule));
+    capsules.extend(copies.map(|capsule| copy(sidecar, &capsule)));
     PsResult { capsules }
+}
+
+/// A copy that this host keeps of a capsule that goes on elsewhere.
+fn copy(sidecar: &Sidecar, capsule: &Capsule) -> CapsuleView {
+    let file = capsule.file();
+    let record = sidecar.places.capsule(&file.id);
+    CapsuleView {
+        name: file.name.to_string(),
+        id: file.id.to_string(),
+        state: CapsuleState::Superseded,
+        host: Some(sidecar.me.to_string()),
+        generation: file.generation.number(),
+        locators: vec![file.locators.v4.into(), file.locators.v6.into()],
+        owner: file.owner.to_string(),
+        created_at: record.map_or_else(Timestamp::default, |record| record.created_at.into()),
+        memory_bytes: capsule.memory_bytes(),
+        ..CapsuleView::default()
+    }
 }
 
 async fn view(sidecar: &Arc<Sidecar>, record: &CapsuleRecord) -> CapsuleView {
@@ -33,7 +55,9 @@ async fn view(sidecar: &Arc<Sidecar>, record: &CapsuleRecord) -> CapsuleView {
         name: record.name.to_string(),
         id: record.id.to_string(),
         state: state(record.state),
-        host: Some(record.host.to_string()),
+        host: record.suspension.is_none().then(|| record.host.to_string()),
+        suspended_by: record.suspension.as_ref().map(|made| made.host.to_string()),
+        suspended_at: record.suspension.as_ref().map(|made| made.at.into()),
         generation: record.generation.number(),
         locators: locators(record),
         owner: record.owner.to_string(),
@@ -83,7 +107,7 @@ pub(super) fn hosts(sidecar: &Arc<Sidecar>) -> HostsResult {
             state: if host.alive { HostState::Ready } else { HostState::Silent },
             here,
             addresses: vec![host.address.to_string()],
-            capsules: capsules.iter().filter(|capsule| capsule.host == host.name).count() as u64,
+            capsules: capsules.iter().filter(|capsule| capsule.host == host.name && capsule.suspension.is_none()).count() as u64,
             link: (!here).then(|| link(sidecar, &host)),
             seen_at: Some(host.last_seen.into()),
             silent_s: (!host.alive).then(|| silent_s(host.clone())),
@@ -107,6 +131,13 @@ fn link(sidecar: &Sidecar, host: &HostRecord) -> LinkView {
         loss_percent: Some(counters.lost_packets as f64 * 100.0 / counters.sent_packets.max(1) as f64),
         mtu_bytes: Some(u64::from(counters.mtu_bytes)),
         sessions: 0,
+        path_changes: counters.path_changes,
+        rebinds: counters.rebinds,
+        path_checks: counters.path_checks,
+        sent_packets: counters.sent_packets,
+        lost_packets: counters.lost_packets,
+        silent_ms: Some(counters.silent.as_secs_f64() * 1e3),
+        serial: Some(link.serial),
     }
 }
 
@@ -128,14 +159,7 @@ pub(super) async fn resolve(sidecar: &Arc<Sidecar>, name: &str) -> Result<Resolv
         id: record.id.to_string(),
         dns_name: format!("{}.{}", record.name, sidecar.zone),
         locators: locators(&record),
-        host: Some(record.host.to_string()),
-        path_changes: counters.path_changes,
-        rebinds: counters.rebinds,
-        path_checks: counters.path_checks,
-        sent_packets: counters.sent_packets,
-        lost_packets: counters.lost_packets,
-        silent_ms: Some(counters.silent.as_secs_f64() * 1e3),
-        serial: Some(link.serial),
+        host: record.suspension.is_none().then(|| record.host.to_string()),
         host_address: sidecar.places.host(&record.host).map(|host| host.address.to_string()),
         generation: record.generation.number(),
         state: state(record.state),
@@ -163,7 +187,12 @@ pub(super) async fn sessions(
         local: session.facts.local,
         remote: session.facts.remote,
         peer_capsule: name_of(session.facts.peer),
-        peer_host: sidecar.places.capsule(&session.facts.peer).map(|record| record.host.to_string()),
+        peer_host: sidecar
+            .places
+            .capsule(&session.facts.peer)
+            .filter(|record| record.suspension.is_none())
+            .map(|record| record.host.to_string()),
+        peer_state: sidecar.places.capsule(&session.facts.peer).map(|record| state(record.state)),
         state: match session.state {
             "open" => SessionState::Open,
             "parked" => SessionState::Parked,

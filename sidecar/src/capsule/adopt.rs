@@ -19,6 +19,7 @@ use super::{Capsule, Stage, engine, lifecycle};
 use crate::moving::journal::{Decision, Entry, Journal, Processes};
 use crate::moving::{claimed, superseded, verdict};
 use crate::sidecar::Sidecar;
+use crate::suspend;
 
 /// Time in which capsules are taken up before the sidecar serves without the rest, which goes on by itself: those for
 /// which the directory must be asked can take as long as it is away.
@@ -32,13 +33,14 @@ pub(crate) struct Found {
     live: Option<(Arc<Network>, Left)>,
 }
 
-/// Recognizes every capsule in the data directory.
-pub(crate) async fn recognize_all(sidecar: &Arc<Sidecar>) -> Vec<Found> {
+/// Recognizes every capsule in the data directory; with `renew_shims`, shims of this sidecar's own version are replaced
+/// by the program on disk as well as others.
+pub(crate) async fn recognize_all(sidecar: &Arc<Sidecar>, renew_shims: bool) -> Vec<Found> {
     let Ok(entries) = std::fs::read_dir(sidecar.data.join("capsules")) else { return Vec::new() };
     let mut all = Vec::new();
     for entry in entries.flatten() {
         let directory = entry.path();
-        match recognize(sidecar, &directory).await {
+        match recognize(sidecar, &directory, renew_shims).await {
             Ok(found) => all.push(found),
             Err(error) => {
                 tracing::error!(path = %directory.display(), error = format!("{error:#}"), "a capsule was not recognized");
@@ -74,16 +76,22 @@ pub(crate) async fn take_up_all(sidecar: &Arc<Sidecar>, found: Vec<Found>) {
 
 /// Recognizes the capsule in a directory, and takes it up.
 pub(crate) async fn adopt(sidecar: &Arc<Sidecar>, directory: &Path) -> anyhow::Result<()> {
-    let found = recognize(sidecar, directory).await?;
+    let found = recognize(sidecar, directory, false).await?;
     take_up(sidecar, found).await
 }
 
-async fn recognize(sidecar: &Arc<Sidecar>, directory: &Path) -> anyhow::Result<Found> {
+async fn recognize(sidecar: &Arc<Sidecar>, directory: &Path, renew_shim: bool) -> anyhow::Result<Found> {
     let text = std::fs::read(directory.join("capsule.json")).context("reading capsule.json")?;
     let file: CapsuleFile = serde_json::from_slice(&text).context("reading capsule.json")?;
     let capsule = Capsule::adopted(sidecar, file)?;
     let of = capsule.clone();
-    let processes = tokio::task::spawn_blocking(move || engine::processes(&of)).await?;
+    let processes = tokio::task::spawn_blocking(move || {
+        if let Err(error) = engine::renew_shim(&of, renew_shim) {
+            tracing::warn!(capsule = %of.name(), error = format!("{error:#}"), "its shim stays what it is");
+        }
+        engine::processes(&of)
+    })
+    .await?;
     let live = match processes {
         Processes::Gone => None,
         _ => {
@@ -97,6 +105,7 @@ async fn recognize(sidecar: &Arc<Sidecar>, directory: &Path) -> anyhow::Result<F
 
 async fn take_up(sidecar: &Arc<Sidecar>, found: Found) -> anyhow::Result<()> {
     let Found { capsule, processes, live } = found;
+    let _busy = capsule.busy().lock_owned().await;
     let journal = Journal::read(capsule.directory()).context("reading its journal")?;
     let decision = verdict::settle(sidecar, &capsule, &journal, processes).await;
     tracing::info!(capsule = %capsule.name(), ?processes, ?decision, "found");
@@ -142,9 +151,9 @@ async fn take_up(sidecar: &Arc<Sidecar>, found: Found) -> anyhow::Result<()> {
             left.give_up(sidecar);
             claimed::give_back(sidecar, &capsule, generation, &source, &key).await;
         }
-        Decision::PutBack { .. } => {
+        Decision::PutBack { suspension, generation, key } => {
             left.give_up(sidecar);
-            tracing::error!(capsule = %capsule.name(), "a resume that failed was not put back");
+            suspend::put_back(sidecar, &capsule, generation, suspension, &key).await;
         }
         Decision::Died { generation } => {
             left.give_up(sidecar);
@@ -206,6 +215,7 @@ async fn open_gate(
 ) -> anyhow::Result<()> {
     network.set_generation(generation);
     capsule.set_generation(generation)?;
+    crate::faults::reach("adopt-thaw")?;
     capsule.journal(&Entry::Thawed { generation })?;
     network.in_netns(kernel::rules::unlock).await?;
     let of = capsule.clone();
@@ -216,6 +226,9 @@ async fn open_gate(
         match journal {
             Journal::Key { key, source, .. } => {
                 claimed::give_back(sidecar, capsule, generation, source, key).await;
+            }
+            Journal::Resuming { suspension, key, .. } => {
+                suspend::put_back(sidecar, capsule, generation, *suspension, key).await;
             }
             _ => claimed::died(sidecar, capsule, generation).await,
         }

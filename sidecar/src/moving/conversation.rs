@@ -45,9 +45,23 @@ pub(super) enum ToTarget {
     },
 }
 
+impl ToTarget {
+    /// The fault point at which the target has heard it.
+    pub(super) fn point(&self) -> &'static str {
+        match self {
+            Self::Prepare(_) => "target-prepare",
+            Self::Sessions { .. } => "target-sessions",
+            Self::Log { .. } => "target-log",
+            Self::Image { .. } => "target-image",
+            Self::Restore => "target-restore",
+            Self::Key { .. } => "target-key",
+        }
+    }
+}
+
 /// What the target must know to say yes or no.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Prepare {
+pub(crate) struct Prepare {
     pub offer: OfferId,
     pub capsule: CapsuleFile,
     pub dry_run: bool,
@@ -59,7 +73,7 @@ pub(super) struct Prepare {
 
 /// What the capsule needs of a host.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Needs {
+pub(crate) struct Needs {
     /// Bytes of private files.
     pub files_bytes: u64,
     /// Inodes of private files.
@@ -104,12 +118,9 @@ pub(super) enum ToSource {
         /// From claimed to running.
         thaw_ms: f64,
     },
-    /// It could not run after the claim. The target has destroyed its copy and offers the capsule back.
+    /// It could not run after the claim. The target has destroyed its copy and offers the capsule back, under the key
+    /// of the claim.
     TakeBack {
-        /// The offer.
-        offer: OfferId,
-        /// Its key.
-        key: ClaimKey,
         /// What went wrong.
         why: String,
     },

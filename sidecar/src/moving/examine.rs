@@ -23,7 +23,7 @@ pub(crate) fn check(group: &str, code: &str, level: Level, evidence: String, rem
 }
 
 /// Looks at a running capsule: what is in the way of a move at all, what it needs, what it has open of the base.
-pub(super) fn what_it_needs(
+pub(crate) fn what_it_needs(
     capsule: &Capsule,
     base: &Path,
     cpuinfo: &Path,
@@ -56,7 +56,7 @@ pub(super) fn what_it_needs(
 }
 
 /// Looks at this host: can it take the capsule that `prepare` describes?
-pub(super) async fn can_take(
+pub(crate) async fn can_take(
     sidecar: &Arc<Sidecar>,
     prepare: &Prepare,
 ) -> anyhow::Result<(Vec<CheckView>, Vec<Difference>)> {
@@ -94,7 +94,7 @@ pub(super) async fn can_take(
 fn here_already(sidecar: &Sidecar, prepare: &Prepare, group: &str) -> CheckView {
     let here = sidecar.capsules.get(&prepare.capsule.id).map(|capsule| capsule.stage());
     match here {
-        None | Some(Stage::Left { .. } | Stage::Removed) => {
+        None | Some(Stage::Left { .. } | Stage::Removed | Stage::Suspended) => {
             check(group, "move/place", Level::Ok, format!("{} has no copy of it", sidecar.me), "")
         }
         Some(stage) => {

@@ -1,4 +1,4 @@
-//! Private files on their way: rsync at both ends, joined by a request stream.
+//! Private files on their way: a list of what to remove, then rsync at both ends, joined by a request stream.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use overlay_proto::{HostName, OfferId};
-use runtime::files::private::{Ended, Pace, ended, rsync_receiver, rsync_sender};
+use runtime::files::limits::REMOVALS_PIECE_BYTES;
+use runtime::files::private::{Ended, Pace, Remover, Round, ended, pieces, rsync_receiver, rsync_sender};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
@@ -33,19 +34,19 @@ struct Header {
     tree: Tree,
 }
 
-/// Sends `paths` of `directory` (or all of it) to the host that prepared for `offer`; says how many bytes that took.
+/// Sends a round of `directory` (or all of it) to the host that prepared for `offer`; says how many bytes that took.
 pub(super) async fn send(
     sidecar: &Sidecar,
     host: &HostName,
     offer: OfferId,
     tree: Tree,
     directory: &Path,
-    paths: Option<&[PathBuf]>,
+    round: Option<&Round>,
     pace: Pace,
 ) -> anyhow::Result<(Ended, u64)> {
     let meeting = Meeting::make(&sidecar.data.join("moves").join(format!("{offer}.rsync")))?;
     let program = sidecar.programs.join("capsule-sidecar");
-    let command = rsync_sender(directory, &program, &meeting.socket, paths)?;
+    let command = rsync_sender(directory, &program, &meeting.socket, round, pace)?;
     let mut command = tokio::process::Command::from(command);
     let rsync = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().context("starting rsync")?;
     let sent = AtomicU64::new(0);
@@ -53,6 +54,7 @@ pub(super) async fn send(
         let (stream, _) = meeting.listener.accept().await?;
         let (mut send, receive) = requests::open(sidecar, host, Kind::Files).await?;
         say(&mut send, &Header { offer, tree }).await?;
+        say_removed(&mut send, round).await?;
         let (mut from_rsync, mut to_rsync) = stream.into_split();
         let mut receive = receive;
         let out = async {
@@ -80,6 +82,34 @@ pub(super) async fn send(
     };
     let ended = ended(output.status, &String::from_utf8_lossy(&output.stderr), directory, pace)?;
     Ok((ended, sent.into_inner()))
+}
+
+/// The list of what is gone, as pieces with their length, and an empty one.
+async fn say_removed(send: &mut quinn::SendStream, round: Option<&Round>) -> anyhow::Result<()> {
+    let pieces: Vec<_> = pieces(round.iter().flat_map(|round| round.removed())).collect();
+    for piece in pieces {
+        send.write_all(&u32::try_from(piece.len())?.to_be_bytes()).await?;
+        send.write_all(&piece).await?;
+    }
+    send.write_all(&0_u32.to_be_bytes()).await?;
+    Ok(())
+}
+
+/// Removes what the list names, before rsync writes: a file may take the place of a directory.
+async fn remove(directory: &Path, receive: &mut quinn::RecvStream) -> anyhow::Result<()> {
+    let mut remover = Remover::of(directory)?;
+    loop {
+        let mut length = [0; 4];
+        receive.read_exact(&mut length).await.context("the list of what to remove ended early")?;
+        let length = u32::from_be_bytes(length) as usize;
+        if length == 0 {
+            return Ok(());
+        }
+        ensure!(length <= REMOVALS_PIECE_BYTES, "a piece of {length} bytes of what to remove is too long");
+        let mut piece = vec![0; length];
+        receive.read_exact(&mut piece).await.context("the list of what to remove ended early")?;
+        remover = tokio::task::spawn_blocking(move || remover.remove(&piece).map(|()| remover)).await??;
+    }
 }
 
 /// The socket at which rsync's remote shell meets us.
@@ -113,7 +143,7 @@ impl Drop for Meeting {
 /// Takes files of a capsule that `host` is moving here.
 ///
 /// # Errors
-/// No such move is under way, or rsync failed.
+/// No such move is under way, the list of what to remove is not to be believed, or rsync failed.
 pub async fn receive(
     sidecar: Arc<Sidecar>,
     host: HostName,
@@ -124,6 +154,7 @@ pub async fn receive(
     let Some(directory) = sidecar.arrivals.directory(&host, header.offer, header.tree) else {
         bail!("files of a move that is not under way");
     };
+    remove(&directory, &mut receive).await?;
     let mut rsync = tokio::process::Command::from(rsync_receiver(&directory))
         .stderr(Stdio::piped())
         .kill_on_drop(true)

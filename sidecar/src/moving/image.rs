@@ -14,15 +14,15 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// A directory in memory of its own; gone with all it holds when dropped.
 #[derive(Debug)]
-pub(super) struct MemoryDirectory(PathBuf);
+pub(crate) struct MemoryDirectory(PathBuf);
 
 impl MemoryDirectory {
     /// The one of a capsule's images.
-    pub(super) fn of(capsule: &Capsule) -> anyhow::Result<Self> {
+    pub(crate) fn of(capsule: &Capsule) -> anyhow::Result<Self> {
         Ok(Self(engine::mount_images(capsule)?))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -36,7 +36,7 @@ impl Drop for MemoryDirectory {
 }
 
 /// The files of an image with their lengths.
-pub(super) fn list(directory: &Path) -> anyhow::Result<Vec<(String, u64)>> {
+pub(crate) fn list(directory: &Path) -> anyhow::Result<Vec<(String, u64)>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
@@ -48,6 +48,11 @@ pub(super) fn list(directory: &Path) -> anyhow::Result<Vec<(String, u64)>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// Whether a name leads nowhere else.
+pub(crate) fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.contains('/') && name != "." && name != ".."
 }
 
 /// Sends the listed files.
@@ -85,8 +90,7 @@ pub(super) async fn receive(
         "an image of more than {IMAGE_BYTES_MAX} bytes is too large"
     );
     for (name, length) in files {
-        let plain = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
-        ensure!(plain, "the image has a file named {name:?}");
+        ensure!(is_plain(name), "the image has a file named {name:?}");
         // Memory again; packets are gathered, so that they don't cost a system call each.
         let file = std::fs::File::create_new(directory.join(name))?;
         let mut file = std::io::BufWriter::with_capacity(PIECE_BYTES, file);

@@ -40,6 +40,20 @@ pub enum Entry {
         /// The claim key.
         key: ClaimKey,
     },
+    /// The host asks the directory to note that the capsule lies in a file, which is on disk; begins the journal.
+    Suspending {
+        /// The suspension.
+        suspension: OfferId,
+        /// The generation at which it is asked.
+        generation: Generation,
+    },
+    /// The capsule comes from a file; begins the journal.
+    Resuming {
+        /// The suspension.
+        suspension: OfferId,
+        /// The generation at which it lies in the file.
+        generation: Generation,
+    },
     /// The source lets its processes go on.
     Undone,
     /// The target makes room; begins the journal.
@@ -100,8 +114,33 @@ pub enum Journal {
         /// The offer.
         offer: OfferId,
     },
+    /// Its host was about to have it noted as suspended.
+    Suspending {
+        /// The suspension.
+        suspension: OfferId,
+        /// The generation at which it was asked.
+        generation: Generation,
+    },
     /// It was coming, and the key had not come.
     Arriving,
+    /// It came from a file, and its host was about to claim it.
+    Resuming {
+        /// The suspension.
+        suspension: OfferId,
+        /// The generation at which it lay in the file.
+        generation: Generation,
+        /// The key in the file.
+        key: ClaimKey,
+    },
+    /// It came from a file and could not run; its host was about to make the file good again.
+    PuttingBack {
+        /// The suspension.
+        suspension: OfferId,
+        /// The generation that the resume made.
+        generation: Generation,
+        /// The key in the file.
+        key: ClaimKey,
+    },
     /// Its target was about to claim it.
     Key {
         /// The offer.
@@ -158,6 +197,23 @@ impl Journal {
         Ok(journal)
     }
 
+    /// The offer of the move that is under way.
+    pub fn offer(&self) -> Option<OfferId> {
+        match self {
+            Self::Offered { offer } | Self::KeySent { offer, .. } | Self::Key { offer, .. } => Some(*offer),
+            Self::Quiet
+            | Self::Undone { .. }
+            | Self::Arriving
+            | Self::Suspending { .. }
+            | Self::Resuming { .. }
+            | Self::PuttingBack { .. }
+            | Self::Thawed { .. }
+            | Self::GivingBack { .. }
+            | Self::Superseded
+            | Self::Removing => None,
+        }
+    }
+
     /// The claim key, if it is known.
     pub fn key(&self) -> Option<&ClaimKey> {
         match self {
@@ -166,6 +222,9 @@ impl Journal {
             | Self::Offered { .. }
             | Self::Undone { .. }
             | Self::Arriving
+            | Self::Suspending { .. }
+            | Self::Resuming { .. }
+            | Self::PuttingBack { .. }
             | Self::Thawed { .. }
             | Self::Superseded
             | Self::Removing => None,
@@ -178,6 +237,7 @@ impl Journal {
 struct Begun {
     offered: Option<(OfferId, Generation)>,
     arriving: Option<(OfferId, HostName)>,
+    resuming: Option<(OfferId, Generation)>,
     key: Option<ClaimKey>,
 }
 
@@ -192,6 +252,14 @@ impl Begun {
                 *self = Self { arriving: Some((offer, source)), ..Self::default() };
                 Journal::Arriving
             }
+            Entry::Suspending { suspension, generation } => {
+                *self = Self::default();
+                Journal::Suspending { suspension, generation }
+            }
+            Entry::Resuming { suspension, generation } => {
+                *self = Self { resuming: Some((suspension, generation)), ..Self::default() };
+                Journal::Arriving
+            }
             Entry::KeySent { key } => match self.offered {
                 Some((offer, generation)) => Journal::KeySent { offer, generation, key },
                 None => before,
@@ -200,20 +268,24 @@ impl Begun {
                 Some((offer, _)) => Journal::Undone { offer },
                 None => Journal::Quiet,
             },
-            Entry::Key { key } => match self.arriving.clone() {
-                Some((offer, source)) => {
-                    self.key = Some(key);
-                    Journal::Key { offer, key, source }
+            Entry::Key { key } => {
+                self.key = Some(key);
+                match (self.arriving.clone(), self.resuming) {
+                    (Some((offer, source)), _) => Journal::Key { offer, key, source },
+                    (None, Some((suspension, generation))) => Journal::Resuming { suspension, generation, key },
+                    (None, None) => before,
                 }
-                None => before,
-            },
+            }
             Entry::Thawed { generation } => Journal::Thawed { generation, reported: false },
             Entry::Reported => match before {
                 Journal::Thawed { generation, .. } => Journal::Thawed { generation, reported: true },
                 other => other,
             },
-            Entry::GivingBack { generation } => match (self.arriving.clone(), self.key) {
-                (Some((_, source)), Some(key)) => Journal::GivingBack { generation, key, source },
+            Entry::GivingBack { generation } => match (self.arriving.clone(), self.resuming, self.key) {
+                (Some((_, source)), _, Some(key)) => Journal::GivingBack { generation, key, source },
+                (None, Some((suspension, _)), Some(key)) => {
+                    Journal::PuttingBack { suspension, generation, key }
+                }
                 _ => before,
             },
             Entry::Superseded { .. } => Journal::Superseded,
@@ -229,7 +301,11 @@ impl Begun {
 pub fn write(directory: &Path, entry: &Entry) -> io::Result<()> {
     let mut line = serde_json::to_string(entry)?;
     line.push('\n');
-    if matches!(entry, Entry::Offered { .. } | Entry::Arriving { .. }) {
+    let begins = matches!(
+        entry,
+        Entry::Offered { .. } | Entry::Arriving { .. } | Entry::Suspending { .. } | Entry::Resuming { .. }
+    );
+    if begins {
         let draft = directory.join("journal.new");
         let mut file = std::fs::File::create(&draft)?;
         file.write_all(line.as_bytes())?;

@@ -56,6 +56,11 @@ impl Landing {
         self.image.path()
     }
 
+    /// Where base files that differ belong.
+    pub(crate) fn staged(&self) -> &Path {
+        &self.staged
+    }
+
     /// Sessions that came along.
     pub(crate) fn sessions(&self) -> u64 {
         self.halves.len() as u64

@@ -30,10 +30,14 @@ pub enum Phase {
     Dump,
     /// The image and the last private files go over.
     Transfer,
+    /// The file of a suspended capsule is written.
+    Write,
     /// The target rebuilds connections and processes, up to the gate.
     Restore,
     /// The target claims the capsule: the commit.
     Claim,
+    /// The directory notes that the capsule lies in its file: the commit of a suspend.
+    Commit,
     /// The target opens the gate.
     Thaw,
     /// The halves of all sessions are joined again.
@@ -56,8 +60,10 @@ impl Phase {
             Self::Snapshot => "snapshot",
             Self::Dump => "dump",
             Self::Transfer => "transfer",
+            Self::Write => "write",
             Self::Restore => "restore",
             Self::Claim => "claim",
+            Self::Commit => "commit",
             Self::Thaw => "thaw",
             Self::Attach => "attach",
             Self::Release => "release",
@@ -65,9 +71,9 @@ impl Phase {
     }
 
     /// Whether this phase may be cut short at any await: it waits for others, and nothing is lost with it.
-    pub(super) fn can_be_left(self) -> bool {
+    pub(crate) fn can_be_left(self) -> bool {
         match self {
-            Self::Preflight | Self::Files | Self::Quiesce | Self::Hold | Self::Transfer | Self::Restore => {
+            Self::Preflight | Self::Files | Self::Quiesce | Self::Hold | Self::Transfer | Self::Write | Self::Restore => {
                 true
             }
             Self::Pause
@@ -76,6 +82,7 @@ impl Phase {
             | Self::Snapshot
             | Self::Dump
             | Self::Claim
+            | Self::Commit
             | Self::Thaw
             | Self::Attach
             | Self::Release => false,
@@ -89,7 +96,7 @@ impl Phase {
 }
 
 /// Times of a move, and what its client is told of them.
-pub(super) struct Clock {
+pub(crate) struct Clock {
     began: Instant,
     paused: Option<Instant>,
     running: Option<Instant>,
@@ -97,47 +104,47 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { began: Instant::now(), paused: None, running: None, phases: Vec::new() }
     }
 
     /// The program is about to be frozen.
-    pub(super) fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         self.paused = Some(Instant::now());
     }
 
     /// The program runs at the target.
-    pub(super) fn running(&mut self) {
+    pub(crate) fn running(&mut self) {
         self.running = Some(Instant::now());
     }
 
     /// Notes the end of a phase.
-    pub(super) fn finish(&mut self, phase: Phase, began: Instant) {
+    pub(crate) fn finish(&mut self, phase: Phase, began: Instant) {
         self.phases.push((phase.word(), ms(began.elapsed())));
     }
 
     /// Notes a phase that the target timed.
-    pub(super) fn note(&mut self, phase: Phase, milliseconds: f64) {
+    pub(crate) fn note(&mut self, phase: Phase, milliseconds: f64) {
         self.phases.push((phase.word(), milliseconds));
     }
 
-    pub(super) fn phases(&self) -> Phases {
+    pub(crate) fn phases(&self) -> Phases {
         self.phases.iter().copied().collect()
     }
 
-    pub(super) fn blackout_ms(&self) -> f64 {
+    pub(crate) fn blackout_ms(&self) -> f64 {
         match (self.paused, self.running) {
             (Some(paused), Some(running)) => ms(running.duration_since(paused)),
             _ => 0.0,
         }
     }
 
-    pub(super) fn duration_ms(&self) -> f64 {
+    pub(crate) fn duration_ms(&self) -> f64 {
         ms(self.began.elapsed())
     }
 
     /// What the client is told when a phase begins (`finished_ms` is none) or ended.
-    pub(super) fn progress(&self, phase: Phase, finished_ms: Option<f64>) -> Progress {
+    pub(crate) fn progress(&self, phase: Phase, finished_ms: Option<f64>) -> Progress {
         let paused = phase.is_paused();
         Progress {
             phase: phase.word().to_owned(),
@@ -149,12 +156,12 @@ impl Clock {
     }
 }
 
-pub(super) fn ms(duration: std::time::Duration) -> f64 {
+pub(crate) fn ms(duration: std::time::Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// Tells the client, if there still is one; a move does not depend on it.
-pub(super) async fn tell(output: &mut Output, progress: Progress) {
+pub(crate) async fn tell(output: &mut Output, progress: Progress) {
     let _ = output.write(&Frame::Progress(progress)).await;
 }
 

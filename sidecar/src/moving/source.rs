@@ -6,7 +6,7 @@ mod freeze;
 mod undo;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use admin_api::result::{CheckView, MoveBytes, MoveResult, PreflightResult};
 use admin_api::{ErrorView, Frame, Memory};
@@ -24,9 +24,6 @@ use crate::capsule::network::Network;
 use crate::capsule::{Capsule, Stage};
 use crate::requests::{self, Kind};
 use crate::sidecar::Sidecar;
-
-/// Pause between questions to a directory that does not answer.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Carries out `capsule move`.
 ///

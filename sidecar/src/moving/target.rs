@@ -1,41 +1,30 @@
 //! The host that a capsule comes to.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use admin_api::result::Level;
 use anyhow::{Context, bail, ensure};
-use directory_api::{ApiError, CapsuleRecord, CapsuleState, ClientError};
-use overlay_proto::{ClaimKey, HostName, OfferId};
-use tokio::sync::mpsc;
+use overlay_proto::{ClaimKey, Generation, HostName, OfferId};
 
+use super::claimed;
 use super::conversation::{Prepare, ToSource, ToTarget, hear, say};
 use super::examine;
 use super::files::Tree;
-use super::image::{self, MemoryDirectory};
+use super::image;
+use super::journal::{Decision, Entry, Journal, Processes};
+use super::landing::{Landing, Stuck, warm_links};
 use super::log;
 use super::phases::ms;
-use super::sockets::{self, Arrived, HalfImage, held_as};
-use crate::capsule::network::Network;
-use crate::capsule::{Capsule, Stage, engine, keeper, lifecycle};
+use super::verdict::settle;
+use crate::capsule::{Capsule, Stage, lifecycle};
 use crate::limits::SESSIONS_BYTES_MAX;
-use crate::session::Event;
 use crate::sidecar::Sidecar;
-
-/// Time that the restored sessions may take to attach before the source is told how many did.
-const ATTACH_WAIT: Duration = Duration::from_secs(3);
-
-/// Time that the directory gets to note that the capsule runs before the move is called complete.
-const REPORT_WAIT: Duration = Duration::from_secs(1);
 
 /// Time that the clearing up after an undone move gets.
 const CLEARED_WAIT: Duration = Duration::from_secs(5);
-
-/// Pause between questions to a directory that does not answer.
-const ASK_AGAIN: Duration = Duration::from_millis(300);
 
 /// Moves to this host that are under way, for the file streams that belong to them.
 #[derive(Default)]
@@ -125,12 +114,9 @@ async fn examine_all(sidecar: &Arc<Sidecar>, host: &HostName, prepare: &Prepare)
 struct Arrival {
     sidecar: Arc<Sidecar>,
     capsule: Arc<Capsule>,
-    network: Arc<Network>,
     source: HostName,
     offer: OfferId,
-    staged: PathBuf,
-    image: MemoryDirectory,
-    halves: Vec<(Arrived, mpsc::Receiver<Event>)>,
+    landing: Landing,
 }
 
 impl Arrival {
@@ -141,15 +127,12 @@ impl Arrival {
         let staged = moves.join(format!("{offer}.base"));
         let capsule = Capsule::arriving(&sidecar, file)?;
         let made = async {
-            std::fs::create_dir_all(&staged)?;
-            let image = MemoryDirectory::of(&capsule)?;
-            engine::prepare_restore(&capsule)?;
+            capsule.journal(&Entry::Arriving { offer, source: host.clone() })?;
             sidecar.arrivals.begin(offer, host.clone(), capsule.upper(), staged.clone());
-            let network = lifecycle::open_network(&sidecar, &capsule, true).await?;
-            anyhow::Ok((image, network))
+            Landing::make(sidecar.clone(), capsule.clone(), staged.clone()).await
         };
-        let (image, network) = match made.await {
-            Ok(made) => made,
+        let landing = match made.await {
+            Ok(landing) => landing,
             Err(error) => {
                 sidecar.arrivals.end(&offer);
                 let _ = std::fs::remove_dir_all(&staged);
@@ -158,7 +141,7 @@ impl Arrival {
             }
         };
         warm_links(&sidecar, peers);
-        Ok(Self { sidecar, capsule, network, source: host, offer, staged, image, halves: Vec::new() })
+        Ok(Self { sidecar, capsule, source: host, offer, landing })
     }
 
     async fn take(
@@ -168,31 +151,44 @@ impl Arrival {
     ) -> anyhow::Result<()> {
         say(send, &ToSource::Ready).await?;
         let restored = loop {
-            match hear(receive).await? {
+            let said: ToTarget = hear(receive).await?;
+            crate::faults::reach(said.point())?;
+            match said {
                 ToTarget::Sessions { bytes } => self.sessions(bytes, receive).await?,
-                ToTarget::Image { files } => image::receive(receive, self.image.path(), &files).await?,
+                ToTarget::Image { files } => image::receive(receive, self.landing.image(), &files).await?,
                 ToTarget::Log { name, offset, bytes } => {
                     log::receive(receive, self.capsule.directory(), &name, offset, bytes).await?;
                 }
-                ToTarget::Restore => break self.restore().await?,
+                ToTarget::Restore => break self.landing.restore().await?,
                 ToTarget::Prepare(_) | ToTarget::Key { .. } => bail!("a message out of turn"),
             }
         };
         crate::faults::reach("target-gate")?;
         say(send, &ToSource::AtGate { restore_ms: ms(restored) }).await?;
         let ToTarget::Key { key } = hear(receive).await? else { bail!("a message out of turn") };
-        self.capsule.journal(&format!("key {} {key}", self.offer, key = hex(&key)))?;
+        crate::faults::reach("target-key")?;
+        self.capsule.journal(&Entry::Key { key })?;
+        crate::faults::reach("target-claim")?;
         let began = Instant::now();
-        let record = self.claim(key).await?;
+        let generation = self.claim(key).await?;
         say(send, &ToSource::Claimed { claim_ms: ms(began.elapsed()) }).await.ok();
         let began = Instant::now();
-        if let Err(error) = self.thaw(&record).await {
-            return self.give_back(&record, &error, send).await;
+        match self.landing.thaw(generation).await {
+            Ok(()) => {}
+            Err(Stuck::AtGate(error)) => return self.give_back(generation, key, &error, send).await,
+            Err(Stuck::Unknown(error)) => {
+                self.forget();
+                claimed::died(&self.sidecar, &self.capsule, generation).await;
+                // The source learns no more than the directory says.
+                tracing::error!(capsule = %self.capsule.name(), error = format!("{error:#}"), "whether it ran is not known");
+                return Ok(());
+            }
         }
-        let (generation, thaw_ms) = (record.generation.number(), ms(began.elapsed()));
+        let (generation, thaw_ms) = (generation.number(), ms(began.elapsed()));
         say(send, &ToSource::Running { generation, thaw_ms }).await.ok();
-        let (began, total) = (Instant::now(), self.halves.len() as u64);
-        let waiting = self.attach().await;
+        let (began, total) = (Instant::now(), self.landing.sessions());
+        self.sidecar.arrivals.end(&self.offer);
+        let waiting = self.landing.attach().await;
         let attach_ms = ms(began.elapsed());
         tracing::info!(capsule = %self.capsule.name(), generation, sessions = total, waiting, "arrived");
         say(send, &ToSource::Attached { sessions: total - waiting, waiting, attach_ms }).await.ok();
@@ -209,190 +205,45 @@ impl Arrival {
             let chunk = receive.read_chunk(want, true).await?.context("the sessions ended early")?;
             blob.extend_from_slice(&chunk.bytes);
         }
-        // Should this sidecar end while the capsule stands at the gate, the next one has all that this one knows.
-        let file = crate::session::file_of(&blob)?;
-        self.network.keeper().hold(keeper::ARRIVING, file.as_fd()).await?;
-        let images: Vec<HalfImage> = postcard::from_bytes(&blob).context("reading the sessions")?;
-        let own = self.capsule.id();
-        let rebuilt = self
-            .network
-            .in_netns(move || {
-                images.into_iter().map(|image| sockets::rebuild(image, own)).collect::<Result<Vec<_>, _>>()
-            })
-            .await?;
-        let mut holds = Vec::new();
-        for arrived in rebuilt {
-            // Known from here on: a peer that is early waits instead of hearing that nobody knows the session.
-            let key = (arrived.half.id(), arrived.half.role());
-            let Some(events) = self.sidecar.table.register(key, &arrived.facts) else {
-                bail!("session {} is here already", key.0);
-            };
-            if let sockets::ArrivedProgram::Open { fd, .. } = &arrived.program {
-                holds.push(self.network.keeper().begin_hold(&held_as(key), fd.as_fd())?);
-            }
-            self.halves.push((arrived, events));
-        }
-        for hold in holds {
-            hold.await?;
-        }
-        Ok(())
-    }
-
-    async fn restore(&mut self) -> anyhow::Result<Duration> {
-        let began = Instant::now();
-        let capsule = self.capsule.clone();
-        let (base, staged) = (self.sidecar.config.base.clone(), self.staged.clone());
-        tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
-            if std::fs::read_dir(&staged)?.next().is_some() {
-                runtime::files::base::merge(&staged, &capsule.upper())?;
-            }
-            engine::mount(&capsule, &base)?;
-            tracing::debug!(capsule = %capsule.name(), after_ms = ms(began.elapsed()), "root mounted");
-            engine::restore(&capsule)
-        })
-        .await??;
-        Ok(began.elapsed())
+        self.landing.rebuild(&blob).await
     }
 
     /// The commit. Without an answer the capsule stays at the gate: the directory may have given it already.
-    async fn claim(&self, key: ClaimKey) -> anyhow::Result<CapsuleRecord> {
-        loop {
-            match self.sidecar.places.directory().claim(self.capsule.id(), self.offer, key).await {
-                Ok(record) => return Ok(record),
-                Err(ClientError::Refused(ApiError::OfferEnded { outcome })) => {
-                    bail!("the source took the capsule back ({})", outcome.outcome)
-                }
-                Err(ClientError::Refused(error)) => bail!("the directory refuses the claim: {error}"),
-                Err(error) => {
-                    tracing::warn!(capsule = %self.capsule.name(), %error, "standing at the gate until the directory answers");
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
-            }
+    async fn claim(&self, key: ClaimKey) -> anyhow::Result<Generation> {
+        let journal = Journal::Key { offer: self.offer, key, source: self.source.clone() };
+        match settle(&self.sidecar, &self.capsule, &journal, Processes::AtGate).await {
+            Decision::OpenGate { generation } => Ok(generation),
+            _ => bail!("the capsule was not to be had any more: its source took it back"),
         }
-    }
-
-    async fn thaw(&mut self, record: &CapsuleRecord) -> anyhow::Result<()> {
-        self.sidecar.places.take(record.clone());
-        self.network.set_generation(record.generation);
-        self.capsule.set_generation(record.generation)?;
-        self.capsule.journal(&format!("thawed {}", record.generation))?;
-        crate::faults::reach("target-thaw")?;
-        self.network.in_netns(kernel::rules::unlock).await?;
-        let capsule = self.capsule.clone();
-        tokio::task::spawn_blocking(move || engine::open_gate(&capsule)).await??;
-        self.capsule.set_stage(Stage::Running);
-        Ok(())
     }
 
     /// The capsule can't run here although it is placed here: our copy is destroyed first, and then the source, which
     /// keeps its frozen one, is offered the place.
     async fn give_back(
         &mut self,
-        record: &CapsuleRecord,
+        generation: Generation,
+        key: ClaimKey,
         error: &anyhow::Error,
         send: &mut quinn::SendStream,
     ) -> anyhow::Result<()> {
-        let source = self.source.clone();
-        tracing::error!(capsule = %self.capsule.name(), error = format!("{error:#}"), %source, "claimed, but it can't run here: it is given back");
-        self.discard().await;
-        let (offer, key) =
-            (OfferId::from_bytes(crate::random::bytes()), ClaimKey::from_bytes(crate::random::bytes()));
-        let directory = self.sidecar.places.directory();
-        while let Err(error) =
-            directory.offer(record.id, record.generation, offer, source.clone(), key.hash()).await
-        {
-            if let ClientError::Refused(error) = error {
-                bail!("the directory refuses to take it back: {error}");
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-        say(send, &ToSource::TakeBack { offer, key, why: format!("{error:#}") }).await
-    }
-
-    /// Joins the halves again; returns how many did not within [`ATTACH_WAIT`].
-    async fn attach(&mut self) -> u64 {
-        let halves = std::mem::take(&mut self.halves);
-        let (network, sidecar) = (self.network.clone(), self.sidecar.clone());
-        let runs = self.sidecar.data_plane.spawn(async move {
-            let settled: Vec<_> = halves
-                .into_iter()
-                .map(|(arrived, mailbox)| {
-                    sockets::activate(&arrived);
-                    // A dial may take its time; the others don't wait for it.
-                    tokio::spawn(sockets::settle_in(arrived, mailbox, network.clone(), sidecar.table.clone()))
-                })
-                .collect();
-            network.quiet().end();
-            tokio::spawn(async move {
-                for half in settled {
-                    let _ = half.await;
-                }
-                network.keeper().release(keeper::ARRIVING.into());
-            });
-        });
-        let _ = runs.await;
-        let reported = self.report_running();
-        lifecycle::watch_exit(&self.sidecar, &self.capsule);
-        self.sidecar.arrivals.end(&self.offer);
-        let _ = std::fs::remove_dir_all(&self.staged);
-        let deadline = Instant::now() + ATTACH_WAIT;
-        loop {
-            let views = self.sidecar.table.describe(Some(self.capsule.id())).await;
-            let waiting = views.iter().filter(|view| view.state == "held").count() as u64;
-            if waiting == 0 || Instant::now() > deadline {
-                // Who hears that the move is complete sees it so; a directory that is away is not waited for.
-                let _ = tokio::time::timeout(REPORT_WAIT, reported).await;
-                return waiting;
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    /// Tells the directory that it runs, however long that takes.
-    fn report_running(&self) -> tokio::task::JoinHandle<()> {
-        let (sidecar, capsule) = (self.sidecar.clone(), self.capsule.clone());
-        let generation = self.network.generation();
-        tokio::spawn(async move {
-            let directory = sidecar.places.directory();
-            while let Err(ClientError::Away { .. }) =
-                directory.set_state(capsule.id(), generation, CapsuleState::Running).await
-            {
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
-        })
+        self.forget();
+        claimed::give_back(&self.sidecar, &self.capsule, generation, &self.source, &key).await;
+        // The source sees the offer by itself; it may be long gone.
+        say(send, &ToSource::TakeBack { why: format!("{error:#}") }).await.ok();
+        Ok(())
     }
 
     /// The move failed: nothing of the capsule stays here.
     async fn discard(&mut self) {
-        self.sidecar.arrivals.end(&self.offer);
-        for (arrived, _) in std::mem::take(&mut self.halves) {
-            self.sidecar.table.remove((arrived.half.id(), arrived.half.role()));
-            if let sockets::ArrivedProgram::Open { fd, .. } = &arrived.program {
-                let _ = kernel::repair::silence(fd);
-            }
-        }
+        self.forget();
         lifecycle::discard(&self.sidecar, &self.capsule).await;
-        let _ = std::fs::remove_dir_all(&self.staged);
     }
-}
 
-/// Brings links to the peers' hosts up while the capsule still runs at the source.
-fn warm_links(sidecar: &Arc<Sidecar>, peers: Vec<HostName>) {
-    for host in peers {
-        let sidecar = sidecar.clone();
-        tokio::spawn(async move {
-            if host == sidecar.me {
-                return;
-            }
-            if let Ok(address) = sidecar.places.address_of(&host, None).await {
-                let _ = sidecar.links.to(&host, address).await;
-            }
-        });
+    /// What came does not go on here.
+    fn forget(&mut self) {
+        self.sidecar.arrivals.end(&self.offer);
+        self.landing.forget();
     }
-}
-
-fn hex(key: &ClaimKey) -> String {
-    key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -32,6 +32,22 @@ pub enum Question {
         /// The offer.
         offer: OfferId,
     },
+    /// To make sure that this suspension is not made.
+    Withdraw {
+        /// The suspension.
+        suspension: OfferId,
+        /// The generation at which it was asked for.
+        generation: Generation,
+    },
+    /// To give the capsule in a file to this host.
+    Resume {
+        /// The suspension.
+        suspension: OfferId,
+        /// The generation at which it lies in the file.
+        generation: Generation,
+        /// The key in the file.
+        key: ClaimKey,
+    },
     /// To give the capsule to this host.
     Claim {
         /// The offer.
@@ -39,6 +55,19 @@ pub enum Question {
         /// Its key.
         key: ClaimKey,
     },
+}
+
+impl Question {
+    /// The fault point at which its answer can be lost or late.
+    pub(crate) fn point(&self) -> &'static str {
+        match self {
+            Self::Lookup => "lookup-answer",
+            Self::Revoke { .. } => "revoke-answer",
+            Self::Withdraw { .. } => "withdraw-answer",
+            Self::Resume { .. } => "resume-answer",
+            Self::Claim { .. } => "claim-answer",
+        }
+    }
 }
 
 /// What the directory answered.
@@ -106,6 +135,15 @@ pub enum Decision {
         /// The key of the claim, which the source has too.
         key: ClaimKey,
     },
+    /// Write `GivingBack`, destroy the copy here, suspend the capsule again under the same id and key, remove the files.
+    PutBack {
+        /// The suspension.
+        suspension: OfferId,
+        /// The generation that the resume made.
+        generation: Generation,
+        /// The key in the file.
+        key: ClaimKey,
+    },
     /// The program ended: report it stopped.
     Ended {
         /// Its exit code, if it was seen.
@@ -130,17 +168,21 @@ pub enum Decision {
 }
 
 /// What a successor may do with a capsule that it finds. `own` is the generation in `capsule.json`.
-pub fn decide(
-    journal: &Journal,
-    processes: Processes,
-    own: Generation,
-    answer: Option<&Answer>,
-) -> Decision {
+pub fn decide(journal: &Journal, processes: Processes, own: Generation, answer: Option<&Answer>) -> Decision {
     match journal {
         Journal::Removing | Journal::Arriving => Decision::Discard,
         Journal::Superseded => Decision::Supersede { by: None },
         // Only a takeover can have given it away, and that is heard of in time.
         Journal::Offered { offer } | Journal::Undone { offer } => go_on(processes, None, Some(*offer)),
+        Journal::Suspending { suspension, generation } => {
+            suspending(*suspension, *generation, processes, own, answer)
+        }
+        Journal::Resuming { suspension, generation, key } => {
+            resuming(*suspension, *generation, *key, processes, answer)
+        }
+        Journal::PuttingBack { suspension, generation, key } => {
+            Decision::PutBack { suspension: *suspension, generation: *generation, key: *key }
+        }
         Journal::KeySent { offer, generation, key } => key_sent(*offer, *generation, *key, processes, answer),
         Journal::Key { offer, key, source } => {
             with_key(Question::Claim { offer: *offer, key: *key }, source, *key, processes, answer)
@@ -153,6 +195,52 @@ pub fn decide(
     }
 }
 
+/// The file is on disk, and nobody may go on before it is certain that the suspension was not made and never will be.
+fn suspending(
+    suspension: OfferId,
+    generation: Generation,
+    processes: Processes,
+    own: Generation,
+    answer: Option<&Answer>,
+) -> Decision {
+    // It had been withdrawn, and the capsule went on.
+    if own > generation {
+        return quiet(processes, own, answer);
+    }
+    match answer {
+        None => Decision::Ask(Question::Withdraw { suspension, generation }),
+        Some(Answer::Nothing) => Decision::Wait,
+        Some(Answer::Ours(generation)) => go_on(processes, Some(*generation), None),
+        Some(Answer::Stands(standing)) if standing.taken_over && !standing.here => {
+            Decision::Supersede { by: Some(standing.generation) }
+        }
+        // It lies in the file, was resumed from there, or was removed.
+        Some(Answer::Stands(_) | Answer::Unknown) => Decision::Discard,
+    }
+}
+
+fn resuming(
+    suspension: OfferId,
+    generation: Generation,
+    key: ClaimKey,
+    processes: Processes,
+    answer: Option<&Answer>,
+) -> Decision {
+    match (answer, processes) {
+        // Also when there is nothing to run: an earlier resume may still be on its way.
+        (None, _) => Decision::Ask(Question::Resume { suspension, generation, key }),
+        (Some(Answer::Nothing), _) => Decision::Wait,
+        (Some(Answer::Unknown | Answer::Stands(_)), _) => Decision::Discard,
+        (Some(Answer::Ours(generation)), Processes::AtGate) => Decision::OpenGate { generation: *generation },
+        (Some(Answer::Ours(generation)), Processes::Running | Processes::Frozen) => {
+            Decision::GoOn { generation: Some(*generation), withdraw: None }
+        }
+        (Some(Answer::Ours(generation)), Processes::Unfinished | Processes::Exited(_) | Processes::Gone) => {
+            Decision::PutBack { suspension, generation: *generation, key }
+        }
+    }
+}
+
 fn key_sent(
     offer: OfferId,
     offered_at: Generation,
@@ -160,8 +248,14 @@ fn key_sent(
     processes: Processes,
     answer: Option<&Answer>,
 ) -> Decision {
+    let copy = match processes {
+        Processes::Running | Processes::Frozen => true,
+        Processes::AtGate | Processes::Unfinished | Processes::Exited(_) | Processes::Gone => false,
+    };
     let standing = match answer {
-        None => return Decision::Ask(Question::Revoke { offer }),
+        None if copy => return Decision::Ask(Question::Revoke { offer }),
+        // The target may have the only copy, and is not to be stopped from claiming.
+        None => return Decision::Ask(Question::Lookup),
         Some(Answer::Nothing) => return Decision::Wait,
         Some(Answer::Ours(generation)) => return go_on(processes, Some(*generation), None),
         // The target had it, and it was removed there.
@@ -169,9 +263,12 @@ fn key_sent(
         Some(Answer::Stands(standing)) => standing,
     };
     let claimed = offered_at.next();
-    if standing.here {
-        // The answer to a revocation: no such offer is open, so nobody can claim it any more.
+    if standing.here && standing.generation > offered_at {
+        // The offer has ended and the capsule is here: nobody can claim by that offer any more.
         return go_on(processes, Some(standing.generation), None);
+    }
+    if standing.here {
+        return Decision::Wait;
     }
     if let Some(offer) = standing.back {
         return Decision::Ask(Question::Claim { offer, key });
@@ -182,6 +279,8 @@ fn key_sent(
             Decision::Supersede { by: Some(standing.generation) }
         }
         _ if standing.generation > claimed => Decision::Discard,
+        // Only what runs is offered onwards.
+        _ if standing.open.is_some() => Decision::Discard,
         CapsuleState::Moving | CapsuleState::Lost => Decision::Wait,
         CapsuleState::Running | CapsuleState::Stopped | CapsuleState::Suspended => Decision::Discard,
     }
@@ -280,7 +379,8 @@ impl Standing {
         };
         let taken_over = |outcome: &directory_api::OutcomeRecord| outcome.outcome == Outcome::TakenOver;
         Self {
-            here: record.host == *me,
+            // What lies in a file is nobody's; its record has the last host.
+            here: record.host == *me && record.suspension.is_none(),
             generation: record.generation,
             state: record.state,
             open: record.offer.as_ref().map(|offer| offer.id),

@@ -115,17 +115,20 @@ fn after_the_key_was_sent_the_directory_decides() {
     assert_eq!(of(Some(Answer::Stands(given_back.clone()))), claim);
     // Offered on to another host, it has run; taken over by another host, ours may be the only data.
     let offered_on = Standing { back: None, ..given_back.clone() };
-    assert_eq!(of(Some(Answer::Stands(offered_on))), Decision::Wait);
+    assert_eq!(of(Some(Answer::Stands(offered_on))), Decision::Discard);
     let taken = Standing { generation: at(G + 2), taken_over: true, open: None, back: None, ..given_back };
     assert_eq!(of(Some(Answer::Stands(taken))), Decision::Supersede { by: Some(at(G + 2)) });
-    // Placed here when a revocation was refused: nobody can claim that offer any more.
+    // Placed here after the offer: nobody can claim by it any more. While it may be open, a view of it says nothing.
     assert_eq!(of(Some(stands(true, G + 2, Lost))), undo(G + 2));
+    assert_eq!(of(Some(stands(true, G, Moving))), Decision::Wait);
 }
 
 #[test]
 fn a_source_without_processes_does_the_same_with_its_files() {
     let of = |answer| decided(&key_sent(), Processes::Gone, answer);
-    assert_eq!(of(None), Decision::Ask(Question::Revoke { offer: offer() }));
+    // It does not revoke: what stands at the gate of the target may be the only copy.
+    assert_eq!(of(None), Decision::Ask(Question::Lookup));
+    assert_eq!(of(Some(stands(true, G, CapsuleState::Moving))), Decision::Wait);
     let ended = Decision::Ended { code: None, generation: Some(at(G + 1)), withdraw: None };
     assert_eq!(of(Some(Answer::Ours(at(G + 1)))), ended);
     assert_eq!(of(Some(stands(false, G + 1, CapsuleState::Moving))), Decision::Wait);

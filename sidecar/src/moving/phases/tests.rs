@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 
-const ORDER: [Phase; 15] = [
+const ORDER: [Phase; 17] = [
     Phase::Preflight,
     Phase::Files,
     Phase::Quiesce,
@@ -13,8 +13,10 @@ const ORDER: [Phase; 15] = [
     Phase::Snapshot,
     Phase::Dump,
     Phase::Transfer,
+    Phase::Write,
     Phase::Restore,
     Phase::Claim,
+    Phase::Commit,
     Phase::Thaw,
     Phase::Attach,
     Phase::Release,
@@ -24,7 +26,7 @@ const ORDER: [Phase; 15] = [
 fn words_are_those_of_the_documentation() {
     assert!(ORDER.is_sorted());
     let words = ORDER.map(Phase::word).join(" ");
-    let documented = "preflight files quiesce hold pause settle lock snapshot dump transfer restore claim thaw attach release";
+    let documented = "preflight files quiesce hold pause settle lock snapshot dump transfer write restore claim commit thaw attach release";
     assert_eq!(words, documented);
 }
 
@@ -41,8 +43,8 @@ fn the_program_is_said_to_stand_still_from_pause_to_thaw() {
 #[test]
 fn nothing_is_left_between_capture_and_commit() {
     let left: Vec<Phase> = ORDER.into_iter().filter(|phase| phase.can_be_left()).collect();
-    use Phase::{Files, Hold, Preflight, Quiesce, Restore, Transfer};
-    assert_eq!(left, [Preflight, Files, Quiesce, Hold, Transfer, Restore]);
+    use Phase::{Files, Hold, Preflight, Quiesce, Restore, Transfer, Write};
+    assert_eq!(left, [Preflight, Files, Quiesce, Hold, Transfer, Write, Restore]);
 }
 
 #[test]

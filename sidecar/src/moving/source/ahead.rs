@@ -1,17 +1,18 @@
 //! What is done while the capsule runs: the target is asked, and files go ahead.
 
-use std::path::PathBuf;
-
 use admin_api::result::{CheckView, Level};
 use anyhow::{Context, bail};
+use directory_api::{ApiError, CapsuleRecord, ClientError};
 use overlay_proto::HostName;
-use runtime::files::private::{Ended, Pace, Rounds};
+use runtime::files::private::{Ended, Pace, Round, Rounds};
 
 use super::{Departure, Refused, unexpected};
 use crate::limits::{FEW_FILES, FILE_ROUNDS};
 use crate::moving::conversation::{Needs, Prepare, ToSource, ToTarget, hear, say};
 use crate::moving::examine;
 use crate::moving::files::{self, Tree};
+use crate::moving::journal::{Answer, Entry, Question};
+use crate::moving::verdict;
 
 impl Departure {
     pub(super) async fn ask_target(&mut self, dry_run: bool) -> anyhow::Result<(Vec<CheckView>, Needs)> {
@@ -54,17 +55,32 @@ impl Departure {
             ToSource::Ready => {}
             other => return unexpected(other),
         }
-        // Before the answer: an offer whose answer is lost stands too.
-        self.done.offered = true;
-        let offered = self
-            .sidecar
-            .places
-            .directory()
-            .offer(self.capsule.id(), self.generation, self.offer, self.target.clone(), self.key.hash())
-            .await
-            .context("offering the capsule at the directory")?;
-        self.sidecar.places.take(offered);
+        let mut offered = self.offer_once().await;
+        if let Err(ClientError::Refused(ApiError::OfferPending { offer, .. })) = &offered {
+            // One of an earlier move, which came late or could not be withdrawn; its key was never sent, or this capsule
+            // would not be here.
+            let (id, question) = (self.capsule.id(), Question::Revoke { offer: *offer });
+            if let Answer::Ours(generation) = verdict::ask(&self.sidecar, id, &question, None).await {
+                self.settle_generation(generation)?;
+                self.generation = generation;
+                offered = self.offer_once().await;
+            }
+        }
+        self.sidecar.places.take(offered.context("offering the capsule at the directory")?);
         Ok(())
+    }
+
+    async fn offer_once(&mut self) -> Result<CapsuleRecord, ClientError> {
+        // Before the answer: an offer whose answer is lost stands too.
+        let (offer, generation, target) = (self.offer, self.generation, self.target.clone());
+        let entry = Entry::Offered { offer, generation, target: target.clone() };
+        self.capsule.journal(&entry).map_err(|error| ClientError::Local {
+            what: "writing the journal",
+            source: std::io::Error::other(error),
+        })?;
+        self.done.offered = true;
+        let directory = self.sidecar.places.directory();
+        directory.offer(self.capsule.id(), generation, offer, target, self.key.hash()).await
     }
 
     pub(super) async fn files_ahead(&mut self) -> anyhow::Result<()> {
@@ -81,8 +97,8 @@ impl Departure {
                 self.rounds.note(round, Ended::Complete);
                 break;
             }
-            let few = round.paths().len() < FEW_FILES;
-            let ended = self.send_private(round.paths(), Pace::Running).await?;
+            let few = round.paths().len() + round.removed().len() < FEW_FILES;
+            let ended = self.send_private(&round, Pace::Running).await?;
             self.rounds.note(round, ended);
             if ended == Ended::Complete && few {
                 break;
@@ -117,10 +133,10 @@ impl Departure {
     }
 
     /// Sends what changed in the private layer.
-    pub(super) async fn send_private(&mut self, paths: &[PathBuf], pace: Pace) -> anyhow::Result<Ended> {
+    pub(super) async fn send_private(&mut self, round: &Round, pace: Pace) -> anyhow::Result<Ended> {
         let upper = self.capsule.upper();
         let sent =
-            files::send(&self.sidecar, &self.target, self.offer, Tree::Private, &upper, Some(paths), pace);
+            files::send(&self.sidecar, &self.target, self.offer, Tree::Private, &upper, Some(round), pace);
         let (ended, bytes) = sent.await?;
         self.bytes.files += bytes;
         Ok(ended)

@@ -5,15 +5,18 @@ use std::time::{Duration, Instant};
 use admin_api::ErrorView;
 use admin_api::result::MoveResult;
 use anyhow::bail;
-use directory_api::{ApiError, CapsuleRecord, CapsuleState, ClientError, Outcome};
-use overlay_proto::{ClaimKey, Generation, OfferId};
+use directory_api::{CapsuleRecord, CapsuleState};
+use overlay_proto::Generation;
 use tokio::io::AsyncWriteExt;
 
-use super::{ASK_AGAIN, Departure, Undone, unexpected};
+use super::{Departure, Undone, unexpected};
 use crate::admin::Output;
 use crate::capsule::Stage;
 use crate::moving::conversation::{ToSource, ToTarget, hear, say};
+use crate::moving::journal::{Decision, Entry, Journal, Processes};
 use crate::moving::phases::{Phase, tell};
+use crate::moving::superseded;
+use crate::moving::verdict::settle;
 
 /// Time that sessions may take to attach before the move is called complete without them.
 const ATTACH_WAIT: Duration = Duration::from_secs(5);
@@ -28,8 +31,9 @@ impl Departure {
         if self.cancel.is_cancelled() {
             bail!(Undone);
         }
-        self.capsule.journal(&format!("key sent {}", self.offer))?;
+        self.capsule.journal(&Entry::KeySent { key: self.key })?;
         self.done.key_sent = true;
+        crate::faults::reach("key-sent")?;
         tell(output, self.clock.progress(Phase::Claim, None)).await;
         let began = Instant::now();
         say(&mut self.send, &ToTarget::Key { key: self.key }).await?;
@@ -41,7 +45,9 @@ impl Departure {
         self.clock.finish(Phase::Claim, began);
         let (generation, thaw_ms) = match hear(&mut self.receive).await? {
             ToSource::Running { generation, thaw_ms } => (generation, thaw_ms),
-            ToSource::TakeBack { offer, key, why } => return self.take_back(offer, key, why).await,
+            ToSource::TakeBack { why } => {
+                bail!("the target claimed it, could not let it run, and gave it back: {why}")
+            }
             other => return unexpected(other),
         };
         self.clock.running();
@@ -49,45 +55,17 @@ impl Departure {
         Ok(self.finish(generation, output).await)
     }
 
-    /// The target claimed, could not let the capsule run, destroyed its copy and offers it back: ours is the only
-    /// one, and it goes on once the directory gave it to us.
-    pub(super) async fn take_back(
-        &mut self,
-        offer: OfferId,
-        key: ClaimKey,
-        why: String,
-    ) -> anyhow::Result<MoveResult> {
-        loop {
-            match self.sidecar.places.directory().claim(self.capsule.id(), offer, key).await {
-                Ok(record) => {
-                    self.settle_generation(record)?;
-                    self.done.offered = false;
-                    self.done.key_sent = false;
-                    bail!("the target claimed it, could not let it run, and gave it back: {why}");
-                }
-                Err(ClientError::Refused(error)) => {
-                    bail!("the target gave up ({why}), and the directory refuses: {error}")
-                }
-                Err(error) => {
-                    tracing::warn!(capsule = %self.capsule.name(), %error, "frozen until the directory answers");
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
-            }
-        }
-    }
-
     /// The directory placed the capsule here anew.
-    pub(super) fn settle_generation(&self, record: CapsuleRecord) -> anyhow::Result<()> {
-        self.network.set_generation(record.generation);
-        self.capsule.set_generation(record.generation)?;
-        self.sidecar.places.take(record);
-        Ok(())
+    pub(super) fn settle_generation(&self, generation: Generation) -> anyhow::Result<()> {
+        self.network.set_generation(generation);
+        self.capsule.set_generation(generation)
     }
 
     /// The capsule runs at the target: nothing of it stays here.
     pub(super) async fn finish(&mut self, generation: u64, output: &mut Output) -> MoveResult {
         tell(output, self.clock.progress(Phase::Release, None)).await;
         let began = Instant::now();
+        crate::faults::pass("release");
         self.release(Generation::new(generation)).await;
         self.clock.finish(Phase::Release, began);
         let attached = tokio::time::timeout(ATTACH_WAIT, hear(&mut self.receive)).await;
@@ -129,42 +107,36 @@ impl Departure {
         self.capsule.set_stage(Stage::Left { to: self.target.clone(), generation });
     }
 
-    /// The conversation broke after the key was sent: the directory says who has the capsule.
+    /// The conversation broke after the key was sent, or the capsule was given back: the directory says who has it.
     pub(super) async fn decide(
         mut self,
         error: anyhow::Error,
         output: &mut Output,
     ) -> Result<MoveResult, ErrorView> {
         tracing::warn!(capsule = %self.capsule.name(), error = format!("{error:#}"), "the outcome is asked at the directory");
-        loop {
-            let directory = self.sidecar.places.directory().clone();
-            match directory.revoke(self.capsule.id(), self.offer).await {
-                Ok(record) => {
-                    self.done.offered = false;
-                    if let Err(error) = self.settle_generation(record) {
-                        tracing::error!(error = format!("{error:#}"), "its generation was not written down");
-                    }
-                    self.undo().await;
-                    return Err(self.failed(&error));
-                }
-                Err(ClientError::Refused(ApiError::OfferEnded { outcome }))
-                    if outcome.outcome == Outcome::Claimed =>
+        let journal = Journal::KeySent { offer: self.offer, generation: self.generation, key: self.key };
+        match settle(&self.sidecar, &self.capsule, &journal, Processes::Frozen).await {
+            Decision::Undo { generation, .. } => {
+                self.done.offered = false;
+                if let Some(generation) = generation
+                    && let Err(error) = self.settle_generation(generation)
                 {
-                    // Frozen until the target says that it runs: ours may be the only image.
-                    let claimed = outcome.generation;
-                    let runs = |record: Option<&CapsuleRecord>| {
-                        record.is_none_or(|record| {
-                            record.generation > claimed || record.state == CapsuleState::Running
-                        })
-                    };
-                    self.sidecar.places.wait_until(&self.capsule.id(), runs).await;
-                    self.clock.running();
-                    return Ok(self.finish(claimed.number(), output).await);
+                    tracing::error!(error = format!("{error:#}"), "its generation was not written down");
                 }
-                Err(other) => {
-                    tracing::warn!(capsule = %self.capsule.name(), error = %other, "frozen until the directory answers");
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
+                self.undo().await;
+                Err(self.failed(&error))
+            }
+            Decision::Discard => {
+                self.clock.running();
+                Ok(self.finish(self.generation.next().number(), output).await)
+            }
+            other => {
+                // Taken over by another host: what is here may be all there is, so it is kept as it stands.
+                let by = if let Decision::Supersede { by } = other { by } else { None };
+                superseded::keep(&self.sidecar, &self.capsule, by).await;
+                Err(ErrorView::new("move/superseded", format!("{} goes on elsewhere", self.capsule.name()))
+                    .why("another host took it over while its move was under way")
+                    .next("capsule ps shows where it is; the copy here is frozen, and kept"))
             }
         }
     }

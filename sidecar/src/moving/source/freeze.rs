@@ -49,8 +49,9 @@ impl Departure {
         self.rounds = rounds;
         let round = round?;
         if !round.is_empty() {
-            tracing::debug!(capsule = %self.capsule.name(), changed = round.paths().len(), "files changed since the last round");
-            self.send_private(round.paths(), Pace::Frozen).await?;
+            let (changed, removed) = (round.paths().len(), round.removed().len());
+            tracing::debug!(capsule = %self.capsule.name(), changed, removed, "files changed since the last round");
+            self.send_private(&round, Pace::Frozen).await?;
         }
         self.log.send_news(&mut self.send, self.capsule.directory()).await?;
         let image = self.still.image()?;

@@ -1,30 +1,26 @@
 //! Back to how it was, and what a person is told.
 
-use std::sync::Arc;
-
 use admin_api::ErrorView;
 use admin_api::result::Level;
-use directory_api::ClientError;
-use overlay_proto::OfferId;
 
-use super::{ASK_AGAIN, Departure, Refused, Undone};
-use crate::capsule::network::Network;
-use crate::capsule::Capsule;
-use crate::sidecar::Sidecar;
+use super::{Departure, Refused, Undone};
+use crate::moving::journal::Entry;
+use crate::moving::verdict::withdraw;
 
 impl Departure {
     /// Back to how it was, in reverse; goes on past failures.
     pub(super) async fn undo(&mut self) {
         let _ = self.send.reset(quinn::VarInt::from_u32(0));
         let _ = self.receive.stop(quinn::VarInt::from_u32(0));
+        if (self.done.offered || self.done.key_sent)
+            && let Err(error) = self.capsule.journal(&Entry::Undone)
+        {
+            tracing::error!(capsule = %self.capsule.name(), error = format!("{error:#}"), "its going on is not in its journal");
+        }
+        crate::faults::pass("undo");
         self.still.undo().await;
         if self.done.offered {
-            tokio::spawn(withdraw(
-                self.sidecar.clone(),
-                self.capsule.clone(),
-                self.network.clone(),
-                self.offer,
-            ));
+            tokio::spawn(withdraw(self.sidecar.clone(), self.capsule.clone(), self.offer));
         }
     }
 
@@ -58,26 +54,5 @@ impl Departure {
             self.capsule.name(),
             self.target
         ))
-    }
-}
-
-/// Ends an offer that nobody can claim, since its key was never sent; the directory may be away for a while.
-async fn withdraw(sidecar: Arc<Sidecar>, capsule: Arc<Capsule>, network: Arc<Network>, offer: OfferId) {
-    loop {
-        match sidecar.places.directory().revoke(capsule.id(), offer).await {
-            Ok(record) => {
-                network.set_generation(record.generation);
-                if let Err(error) = capsule.set_generation(record.generation) {
-                    tracing::error!(error = format!("{error:#}"), "its generation was not written down");
-                }
-                sidecar.places.take(record);
-                return;
-            }
-            Err(ClientError::Refused(error)) => {
-                tracing::warn!(capsule = %capsule.name(), %error, "the offer was not withdrawn");
-                return;
-            }
-            Err(_) => tokio::time::sleep(ASK_AGAIN).await,
-        }
     }
 }
