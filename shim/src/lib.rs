@@ -23,5 +23,8 @@ pub mod wire;
 mod client;
 mod message;
 
+/// The version of the shim that belongs to this library.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 pub use client::{Client, ClientError};
 pub use message::{Accepted, Program, Reply, Request};

@@ -64,6 +64,12 @@ pub enum Request {
     DrainPipes,
     /// Waits for the program's end: [`Reply::Exited`].
     WatchExit,
+    /// Has the program of this path take the shim's place, in the same process: the connection ends when it is done. Not
+    /// while runc is at work.
+    Replace {
+        /// The path of the program.
+        program: String,
+    },
     /// Ends the shim, if no program runs: [`Reply::Done`].
     Quit,
 }

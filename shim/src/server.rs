@@ -4,6 +4,7 @@
 //! of it is answered then.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ mod gate;
 mod held;
 mod output;
 mod program;
+pub(crate) mod replace;
 
 /// Everything that the shim owns.
 pub(crate) struct Server {
@@ -43,6 +45,9 @@ pub(crate) struct Server {
     execs: Execs,
     held: Held,
     quit: bool,
+    id: String,
+    /// Its lock says that the shim lives.
+    locked: File,
 }
 
 /// What happened.
@@ -57,8 +62,9 @@ enum Event {
 }
 
 impl Server {
-    /// Binds the socket in a capsule's directory.
-    pub(crate) fn bind(dir: &Path) -> anyhow::Result<Server> {
+    /// Binds the socket in the directory of a capsule, of which `locked` is locked.
+    pub(crate) fn bind(dir: &Path, id: &str, locked: File) -> anyhow::Result<Server> {
+        let listener = wire::listen(&place::socket(dir)).context("listening in the capsule's directory")?;
         Ok(Server {
             dir: dir.to_owned(),
             signals: children::watch().context("watching for children")?,
@@ -69,7 +75,9 @@ impl Server {
             execs: Execs::default(),
             held: Held::new().context("making the table of sessions")?,
             quit: false,
-            listener: wire::listen(&place::socket(dir)).context("listening in the capsule's directory")?,
+            id: id.to_owned(),
+            locked,
+            listener,
         })
     }
 

@@ -44,14 +44,12 @@ pub(crate) fn start(dir: &Path, id: &str) -> anyhow::Result<()> {
 fn serve(dir: &Path, id: &str, tell: OwnedFd) -> ! {
     let mut tell = Some(tell);
     let ended = prepare(dir).and_then(|locked| {
-        let server = Server::bind(dir)?;
+        let server = Server::bind(dir, id, locked)?;
         if let Some(tell) = tell.take() {
             File::from(tell).write_all(READY)?;
         }
         note(&format!("shim of capsule {id} serves as process {}", std::process::id()));
-        let ended = server.serve();
-        drop(locked);
-        ended
+        server.serve()
     });
     match (ended, tell) {
         (Ok(()), _) => std::process::exit(0),
@@ -64,6 +62,15 @@ fn serve(dir: &Path, id: &str, tell: OwnedFd) -> ! {
             std::process::exit(1)
         }
     }
+}
+
+/// Goes on in the place of an earlier shim, in its process.
+pub(crate) fn resume(estate: &str) -> anyhow::Result<()> {
+    let estate = crate::server::replace::estate(estate)?;
+    let id = estate.id.clone();
+    let server = Server::resume(estate)?;
+    note(&format!("shim {} of capsule {id} goes on as process {}", shim::VERSION, std::process::id()));
+    server.serve()
 }
 
 /// Everything that the shim is, beside what it serves. Returns the file whose lock says that it lives.

@@ -67,6 +67,9 @@ async fn dispatch(
     if let Some(host) = elsewhere(sidecar, &call).await? {
         return forward::pass_on(sidecar, &host, call, input, output).await;
     }
+    // What only looks on goes on with the next sidecar.
+    let lasts = matches!(call.request, Request::Follow { .. } | Request::Exec(_));
+    let _acting = (!call.request.reads_only() && !lasts).then(|| sidecar.acting.clone());
     let body = match call.request {
         Request::Ps { local } => Body::of(&views::ps(sidecar, local).await),
         Request::Hosts => Body::of(&views::hosts(sidecar)),

@@ -21,10 +21,10 @@ use crate::intercept::opens::Opens;
 use crate::link::{Links, Parts};
 use crate::places::{self, Places};
 use crate::requests::Taker;
-use crate::session::{Routes, Table};
-use crate::sidecar::Sidecar;
+use crate::session::{Patience, Routes, Table};
+use crate::sidecar::{Acting, Sidecar};
 use crate::switchboard::Switchboard;
-use crate::{admin, capsule, moving, roaming, telemetry};
+use crate::{admin, capsule, moving, roaming, telemetry, upgrade};
 
 /// The whole program.
 pub fn main() -> ExitCode {
@@ -46,6 +46,10 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command.verb {
         Verb::Join(join) => joined(&join),
         Verb::Serve(serve) => served(serve),
+        Verb::Upgrade(upgraded) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(upgrade::command(&upgraded.data, upgraded.shims))
+        }
         Verb::Connect { socket, .. } => Ok(runtime::files::private::connect_stdio(&socket)?),
     }
 }
@@ -125,16 +129,25 @@ async fn serve_until_told(
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut upgraded = signal(SignalKind::user_defined2())?;
+    let mut lock = upgrade::Lock::take(&data, &config.admin)?;
     // Bind everything before serving anything.
     let socket = admin::listen(&config.admin).await?;
     let http = telemetry::bind(config.http).await?;
     let sidecar = assemble(config, membership, data, data_plane).await?;
     tracing::info!(host = %sidecar.me, zone = %sidecar.zone, listen = %sidecar.config.listen, "serving");
+    lock.serving()?;
+    let upgrades = async {
+        while upgraded.recv().await.is_some() {
+            lock.replace(&sidecar).await;
+        }
+    };
     let ended = tokio::select! {
         ended = admin::accept(sidecar.clone(), socket) => ended,
         ended = telemetry::serve(sidecar.clone(), http) => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        () = upgrades => Ok(()),
     };
     tracing::info!("ending; the capsules of this host go on, their sessions wait for the next sidecar");
     sidecar.links.close();
@@ -164,6 +177,10 @@ async fn assemble(
         data_plane.spawn(async move { start_links(&config, &membership, upcalls, &secret) }).await??
     };
     routes.complete(links.clone(), table.clone());
+    routes.set_patience(Patience {
+        hold_max: (config.hold_max_s > 0).then(|| Duration::from_secs(config.hold_max_s)),
+        suspended_connects: config.suspended_connects,
+    });
     let opens = Opens::default();
     let around = Surroundings { places: places.clone(), routes, table: table.clone(), opens };
     let sidecar = Arc::new_cyclic(|own| Sidecar {
@@ -179,6 +196,7 @@ async fn assemble(
         around: around.clone(),
         networks,
         capsules: Capsules::default(),
+        acting: Acting::default(),
         arrivals: moving::Arrivals::default(),
         data_plane,
         own: own.clone(),
@@ -187,7 +205,7 @@ async fn assemble(
     switchboard.complete(around, Arc::new(taker));
     places.on_change(move |id| table.place_changed(id));
     tokio::spawn(places::follow(places));
-    let left = capsule::adopt::recognize_all(&sidecar).await;
+    let left = capsule::adopt::recognize_all(&sidecar, upgrade::renew_shims(&sidecar.data)).await;
     sidecar.links.admit();
     look_at_kernel().await;
     capsule::adopt::take_up_all(&sidecar, left).await;

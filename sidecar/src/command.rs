@@ -21,6 +21,8 @@ pub enum Verb {
     Join(Join),
     /// Serve this host's capsules.
     Serve(Serve),
+    /// Have the program on disk take over from the running sidecar; capsules and their connections don't notice.
+    Upgrade(Upgrade),
     /// Join standard input and output to a Unix socket (used by rsync during a move).
     #[command(hide = true, name = runtime::files::private::CONNECT_MODE)]
     Connect {
@@ -44,6 +46,17 @@ pub struct Join {
     /// Where the directory takes requests.
     #[arg(long, value_name = "ADDR:PORT")]
     pub directory: SocketAddr,
+}
+
+/// Arguments of `upgrade`.
+#[derive(Debug, Args)]
+pub struct Upgrade {
+    /// The data directory of the running sidecar.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Replace the capsules' shims too, also those of the same version.
+    #[arg(long)]
+    pub shims: bool,
 }
 
 /// Arguments of `serve`; those not given come from the environment, the file, or the defaults.

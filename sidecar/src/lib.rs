@@ -14,6 +14,7 @@ pub mod session;
 
 pub mod link;
 mod roaming;
+pub mod suspend;
 pub mod switchboard;
 
 pub mod finder;
@@ -32,6 +33,7 @@ pub mod faults;
 
 pub mod limits;
 mod random;
+mod upgrade;
 mod watched;
 
 #[cfg(test)]

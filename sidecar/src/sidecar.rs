@@ -39,12 +39,25 @@ pub struct Sidecar {
     pub networks: Networks,
     /// Capsules here.
     pub capsules: Capsules,
+    /// Verbs that are changing something.
+    pub acting: Acting,
     /// Moves under way to this host.
     pub arrivals: crate::moving::Arrivals,
     /// The data plane's runtime.
     pub data_plane: tokio::runtime::Handle,
     /// This sidecar, for tasks that outlive a call.
     pub own: std::sync::Weak<Sidecar>,
+}
+
+/// Counts verbs that are changing something, for who wants to wait for their end.
+#[derive(Debug, Clone, Default)]
+pub struct Acting(Arc<()>);
+
+impl Acting {
+    /// Whether there are any, beside this one.
+    pub fn any(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
 }
 
 impl Sidecar {

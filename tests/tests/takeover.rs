@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use testkit::{Host, Mesh};
+use testkit::{Host, Mesh, program};
 use tests::{Peer, Talk, checked, end, ended, move_to, place, start, tool, wait_logged};
 
 /// Kills the sidecar of a host, and starts the next one.
@@ -115,5 +115,75 @@ fn last_words_survive() {
     a.start_sidecar();
     b.start_sidecar();
     checked(&ended(&a, "sink", Duration::from_secs(30)), 0, 4 << 20);
+    end(mesh);
+}
+
+/// Has the program on disk take over on a host.
+#[track_caller]
+fn upgrade(host: &Host, flags: &[&str]) {
+    let before = host.sidecar_pid();
+    let (sidecar, data) = (program("capsule-sidecar"), host.data());
+    let argv = [sidecar.as_os_str(), "upgrade".as_ref(), "--data".as_ref(), data.as_os_str()];
+    host.run(argv.into_iter().chain(flags.iter().map(AsRef::as_ref))).ok();
+    assert_eq!(host.sidecar_pid(), before, "the process is another");
+}
+
+/// Sidecars and then their shims are replaced by the programs on disk, while bytes flow, output is followed and a capsule
+/// moves; what the shim is for works afterwards: output, moves, exit status.
+#[test]
+fn an_upgrade_is_not_noticed() {
+    let mesh = Mesh::running("upgrade", &["a", "b"]);
+    let hosts = ["a", "b"].map(|name| mesh.host(name));
+    let flags = ["--send", "96M", "--receive", "96M", "--rate", "8M"];
+    Peer::listen(&hosts[0], "sink", &flags);
+    Peer::connect(&hosts[1], "source", "sink.capsule.internal:7000", &flags);
+    let count = "for i in $(seq 1 80); do echo $i; sleep 0.1; done; exit 7";
+    let mut counted = hosts[0].spawn_capsule(["run", "count", "--", "sh", "-c", count]);
+    for flags in [&[][..], &["--shims"]] {
+        for host in &hosts {
+            upgrade(host, flags);
+        }
+        move_to(&hosts[0], "sink", "b");
+        move_to(&hosts[0], "sink", "a");
+    }
+    assert_eq!(place(&hosts[0], "sink").state, "running", "the upgrades took longer than the stream");
+    let output = counted.wait(Duration::from_secs(30));
+    assert_eq!(output.code, 7, "{output:?}");
+    let lines: Vec<String> = output.stdout.lines().map(str::to_owned).collect();
+    assert_eq!(lines, (1..=80).map(|number| number.to_string()).collect::<Vec<_>>());
+    for name in ["sink", "source"] {
+        checked(&ended(&hosts[0], name, Duration::from_secs(60)), 96 << 20, 96 << 20);
+    }
+    end(mesh);
+}
+
+/// A second sidecar for the same data directory is refused, and an upgrade without a sidecar too.
+#[test]
+fn one_sidecar_for_a_data_directory() {
+    let mesh = Mesh::running("takelock", &["a"]);
+    let a = mesh.host("a");
+    let (sidecar, data) = (program("capsule-sidecar").display().to_string(), a.data().display().to_string());
+    let second = a.run(
+        [
+            &sidecar,
+            "serve",
+            "--data",
+            &data,
+            "--listen",
+            "127.0.0.1:4499",
+            "--admin",
+            "/tmp/cx-second.sock",
+            "--http",
+            "127.0.0.1:9199",
+        ]
+        .map(String::from),
+    );
+    assert_ne!(second.code, 0);
+    assert!(second.stderr.contains("serves") && second.stderr.contains("already"), "{}", second.stderr);
+    a.stop_sidecar();
+    let nobody = a.run([sidecar.as_str(), "upgrade", "--data", &data]);
+    assert_ne!(nobody.code, 0);
+    assert!(nobody.stderr.contains("no sidecar serves"), "{}", nobody.stderr);
+    a.start_sidecar();
     end(mesh);
 }

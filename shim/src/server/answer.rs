@@ -7,9 +7,6 @@ use super::Server;
 use super::client::ClientId;
 use super::program::{Birth, failed};
 
-/// What a sidecar compares to its own.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
-
 impl Server {
     /// Does what a client asks, or starts to; `None` from the parts below means that the answer comes later.
     pub(super) fn answer(&mut self, id: ClientId, request: Request, fds: Vec<OwnedFd>) {
@@ -52,6 +49,8 @@ impl Server {
                 Ok(code) => code.map(|code| Reply::Exited { code }),
                 Err(what) => Some(failed(what, String::new())),
             },
+            // When it worked there is nobody here to answer.
+            Request::Replace { program } => Some(failed(&self.replace(&program), String::new())),
             Request::Quit => Some(done(self.quit())),
         };
         if let Some(reply) = reply {
@@ -66,7 +65,7 @@ impl Server {
             netns_pid: own,
             program: self.program.view(),
             held: self.held.len(),
-            version: VERSION.into(),
+            version: shim::VERSION.into(),
         }
     }
 

@@ -24,6 +24,16 @@ impl Held {
         Ok(Held { by_name: BTreeMap::new(), accepted: 0, table })
     }
 
+    /// What another shim held.
+    pub(super) fn resume(by_name: BTreeMap<String, OwnedFd>, accepted: u64, table: OwnedFd) -> Held {
+        Held { by_name, accepted, table }
+    }
+
+    /// What is held, the count of connections, and the table.
+    pub(super) fn parts(&self) -> (&BTreeMap<String, OwnedFd>, u64, BorrowedFd<'_>) {
+        (&self.by_name, self.accepted, self.table.as_fd())
+    }
+
     pub(super) fn table(&self) -> BorrowedFd<'_> {
         self.table.as_fd()
     }

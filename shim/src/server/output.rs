@@ -31,6 +31,16 @@ impl Output {
         Ok(Output { log: Writer::open(dir)?, out: None, err: None, buffer: vec![0; CHUNK_BYTES] })
     }
 
+    /// Goes on with pipes that another shim had.
+    pub(super) fn resume(dir: &Path, out: Option<OwnedFd>, err: Option<OwnedFd>) -> std::io::Result<Output> {
+        Ok(Output { out, err, ..Output::open(dir)? })
+    }
+
+    /// The reading ends of both pipes.
+    pub(super) fn ends(&self) -> (Option<BorrowedFd<'_>>, Option<BorrowedFd<'_>>) {
+        (self.out.as_ref().map(AsFd::as_fd), self.err.as_ref().map(AsFd::as_fd))
+    }
+
     /// Makes new pipes in the place of the old ones; returns their writing ends.
     pub(super) fn renew(&mut self) -> std::io::Result<(Stdio, Stdio)> {
         self.drain();

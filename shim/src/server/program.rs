@@ -66,6 +66,18 @@ impl Program {
         Program { state, watchers: Vec::new(), early: VecDeque::new() }
     }
 
+    /// Goes on with a program that another shim of this process looked after.
+    pub(super) fn resume(view: shim::Program) -> Program {
+        let state = match view {
+            shim::Program::Running { pid } => {
+                Pid::from_raw(pid.cast_signed()).map_or(State::None, State::Running)
+            }
+            shim::Program::Exited { code } => State::Exited(code),
+            shim::Program::None | shim::Program::Starting | shim::Program::AtGate => State::None,
+        };
+        Program { state, watchers: Vec::new(), early: VecDeque::new() }
+    }
+
     /// As others see it.
     pub(super) fn view(&self) -> shim::Program {
         match self.state {

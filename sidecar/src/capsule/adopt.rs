@@ -199,7 +199,8 @@ async fn serve(
         network.set_generation(generation);
         capsule.set_generation(generation)?;
     }
-    lifecycle::intercept(sidecar, &network, left.inherited()).await?;
+    let (inherited, resolver) = left.inherited();
+    lifecycle::intercept(sidecar, &network, inherited, resolver).await?;
     left.drive(sidecar, &network).await;
     Ok(())
 }

@@ -114,6 +114,28 @@ pub(crate) fn start_shim(capsule: &Capsule) -> anyhow::Result<Netns> {
     netns_of(capsule)
 }
 
+/// Has the capsule's shim replace itself by the program on disk, if that is of another version or if `always`. What it
+/// holds stays where it is.
+pub(crate) fn renew_shim(capsule: &Capsule, always: bool) -> anyhow::Result<()> {
+    let engine = &capsule.engine;
+    let Ok(mut shim) = engine.shim() else { return Ok(()) };
+    let Reply::Status { version, shim_pid, .. } = shim.ask(&Request::Status, &[])? else {
+        bail!("the shim does not say its version")
+    };
+    if version == shim::VERSION && !always {
+        return Ok(());
+    }
+    let program = engine.programs.join("capsule-shim").display().to_string();
+    // The connection ends when it is done.
+    if let Err(error) = shim.ask(&Request::Replace { program }, &[])
+        && !matches!(error, shim::ClientError::Gone)
+    {
+        return Err(error.into());
+    }
+    tracing::info!(capsule = %capsule.name(), process = shim_pid, from = version, to = shim::VERSION, "its shim is replaced");
+    Ok(())
+}
+
 /// The state of the capsule's processes.
 pub(crate) fn processes(capsule: &Capsule) -> Processes {
     let engine = &capsule.engine;

@@ -15,6 +15,10 @@ use tokio::sync::oneshot;
 pub const LISTENER4: &str = "listener4";
 /// The listener of IPv6, as the shim knows it.
 pub const LISTENER6: &str = "listener6";
+/// The resolver's socket for datagrams.
+pub const RESOLVER_UDP: &str = "resolver-udp";
+/// The resolver's listener.
+pub const RESOLVER_TCP: &str = "resolver-tcp";
 /// The sessions of a capsule that is arriving, as the source sent them.
 pub const ARRIVING: &str = "arriving";
 

@@ -179,7 +179,7 @@ async fn serve_network(
     find: impl FnOnce(&Capsule) -> anyhow::Result<Netns> + Send + 'static,
 ) -> anyhow::Result<Arc<Network>> {
     let (network, _) = make_network(capsule, state, find).await?;
-    intercept(sidecar, &network, Inherited::default()).await?;
+    intercept(sidecar, &network, Inherited::default(), None).await?;
     Ok(network)
 }
 
@@ -204,6 +204,7 @@ pub(crate) async fn intercept(
     sidecar: &Arc<Sidecar>,
     network: &Arc<Network>,
     inherited: Inherited,
+    resolver: Option<[OwnedFd; 2]>,
 ) -> anyhow::Result<()> {
     sidecar.networks.add(network.clone());
     let (opened, around) = (network.clone(), sidecar.around.clone());
@@ -211,7 +212,7 @@ pub(crate) async fn intercept(
     let serving = sidecar.data_plane.spawn(async move {
         let connector = Connector::open(opened.clone(), around, inherited);
         tokio::spawn(connector.await.context("intercepting connections")?.run());
-        resolver::start(&opened, upstreams)
+        resolver::start(&opened, upstreams, resolver).await
     });
     serving.await?
 }

@@ -1,19 +1,25 @@
 //! The resolver inside a capsule, at one fixed loopback address everywhere: names of the zone are asked at the
-//! directory, others at the host's own resolver. Queries are passed on as they are.
+//! directory, others at the host's own resolver. Queries are passed on as they are. While the directory does not
+//! answer, addresses of capsules that this host knows are answered from what it last said.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_proto::rr::{RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
 use runtime::root::RESOLVER;
 
+use super::keeper::{RESOLVER_TCP, RESOLVER_UDP};
 use super::network::Network;
+use crate::limits::{DNS_PATIENCE, DNS_SILENCE};
+use crate::places::Places;
 
 /// Port of DNS.
 const PORT: u16 = 53;
@@ -27,8 +33,13 @@ const QUERIES: usize = 256;
 /// Largest DNS message over UDP with EDNS that is passed on.
 const DATAGRAM_BYTES: usize = 4096;
 
+/// Seconds for which an answer that the directory did not give itself may be kept.
+const KNOWN_TTL_S: u32 = 5;
+
+/// Locators of a capsule by its name, as this host knows them.
+type Known = Box<dyn Fn(&str) -> Option<[IpAddr; 2]> + Send + Sync>;
+
 /// Where queries go.
-#[derive(Debug, Clone)]
 pub struct Upstreams {
     /// The zone of the mesh, without the final dot.
     pub zone: String,
@@ -36,40 +47,83 @@ pub struct Upstreams {
     pub zone_servers: Vec<SocketAddr>,
     /// The host's resolver.
     pub others: Vec<SocketAddr>,
+    /// What is known without the directory.
+    pub known: Known,
+    /// The directory did not answer: until then it is not waited for if the answer is known.
+    pub silent_until: Mutex<Option<Instant>>,
 }
 
 impl Upstreams {
     /// With the host's resolver as `/etc/resolv.conf` names it.
-    pub fn of_host(zone: String, zone_servers: Vec<SocketAddr>) -> Self {
+    pub fn of_host(zone: String, zone_servers: Vec<SocketAddr>, places: Places) -> Self {
         let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
         let addresses = servers.filter_map(|rest| rest.trim().parse::<IpAddr>().ok());
         let others = addresses.map(|address| SocketAddr::new(address, PORT)).collect();
-        Self { zone, zone_servers, others }
+        let known: Known = Box::new(move |name| {
+            let locators = places.named(&name.parse().ok()?)?.locators;
+            Some([locators.v4.into(), locators.v6.into()])
+        });
+        Self { zone, zone_servers, others, known, silent_until: Mutex::default() }
     }
 
-    /// The servers for a name.
-    fn servers(&self, name: &str) -> &[SocketAddr] {
+    /// What a name is called in the zone, if it is there; the zone itself is called nothing.
+    fn in_zone(&self, name: &str) -> Option<String> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let in_zone =
-            name == self.zone || name.strip_suffix(&self.zone).is_some_and(|rest| rest.ends_with('.'));
-        if in_zone { &self.zone_servers } else { &self.others }
+        let rest = name.strip_suffix(&self.zone)?;
+        if rest.is_empty() { Some(String::new()) } else { rest.strip_suffix('.').map(str::to_owned) }
+    }
+
+    /// The answer to a query about the zone that needs no directory.
+    fn known(&self, name: &str, query: &Query) -> Option<Vec<Record>> {
+        let wanted = query.query_type();
+        if !matches!(wanted, RecordType::A | RecordType::AAAA) {
+            return None;
+        }
+        let data = (self.known)(name)?.map(|address| match address {
+            IpAddr::V4(v4) => RData::A(v4.into()),
+            IpAddr::V6(v6) => RData::AAAA(v6.into()),
+        });
+        let data = data.into_iter().filter(|data| data.record_type() == wanted);
+        Some(data.map(|data| Record::from_rdata(query.name().clone(), KNOWN_TTL_S, data)).collect())
+    }
+
+    fn is_silent(&self) -> bool {
+        let until = *self.silent_until.lock().expect("no panics under this lock");
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Keeps in mind whether the directory answered.
+    fn heard(&self, answered: bool) {
+        let until = (!answered).then(|| Instant::now() + DNS_SILENCE);
+        *self.silent_until.lock().expect("no panics under this lock") = until;
     }
 }
 
-/// Binds the resolver's sockets in the capsule's network and serves them until the network closes; must be called
-/// on the data plane's runtime.
+/// Binds the resolver's sockets in the capsule's network, or takes those that an earlier sidecar left, and serves them
+/// until the network closes; must be called on the data plane's runtime. The shim holds them: what is asked while no
+/// sidecar serves waits in them.
 ///
 /// # Errors
 /// A socket can't be bound.
-pub fn start(network: &Arc<Network>, upstreams: Upstreams) -> anyhow::Result<()> {
-    let (udp, tcp) = network
-        .worker()
-        .run(|| -> std::io::Result<_> {
-            let address = SocketAddr::new(RESOLVER.into(), PORT);
-            Ok((std::net::UdpSocket::bind(address)?, std::net::TcpListener::bind(address)?))
-        })
-        .context("binding the capsule's resolver")?;
+pub async fn start(
+    network: &Arc<Network>,
+    upstreams: Upstreams,
+    left: Option<[OwnedFd; 2]>,
+) -> anyhow::Result<()> {
+    let (udp, tcp) = match left {
+        Some([udp, tcp]) => (std::net::UdpSocket::from(udp), std::net::TcpListener::from(tcp)),
+        None => {
+            let bind = || -> std::io::Result<_> {
+                let address = SocketAddr::new(RESOLVER.into(), PORT);
+                Ok((std::net::UdpSocket::bind(address)?, std::net::TcpListener::bind(address)?))
+            };
+            let (udp, tcp) = network.worker().run(bind).context("binding the capsule's resolver")?;
+            network.keeper().hold(RESOLVER_UDP, udp.as_fd()).await?;
+            network.keeper().hold(RESOLVER_TCP, tcp.as_fd()).await?;
+            (udp, tcp)
+        }
+    };
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
     let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), TcpListener::from_std(tcp)?);
@@ -121,7 +175,7 @@ async fn serve_tcp(listener: TcpListener, upstreams: Arc<Upstreams>, slots: Arc<
     }
 }
 
-/// The answer of the first upstream that gives one, else SERVFAIL; none to what is no query.
+/// The answer of the first upstream that gives one, else what is known, else SERVFAIL; none to what is no query.
 async fn answer<A, F>(upstreams: &Upstreams, query: &[u8], ask: A) -> Option<Vec<u8>>
 where
     A: Fn(SocketAddr, Vec<u8>) -> F,
@@ -131,18 +185,35 @@ where
     if message.metadata.message_type != MessageType::Query {
         return None;
     }
-    let name = message.queries.first()?.name().to_ascii();
-    for server in upstreams.servers(&name) {
-        match tokio::time::timeout(UPSTREAM_TIMEOUT, ask(*server, query.to_vec())).await {
-            Ok(Ok(answer)) => return Some(answer),
-            Ok(Err(error)) => tracing::debug!(%server, error = format!("{error:#}"), "no answer by DNS"),
-            Err(_) => tracing::debug!(%server, "no answer by DNS in time"),
+    let question = message.queries.first()?;
+    let inside = upstreams.in_zone(&question.name().to_ascii());
+    let known = inside.as_deref().and_then(|name| upstreams.known(name, question));
+    let servers = if inside.is_some() { &upstreams.zone_servers } else { &upstreams.others };
+    let limit = if known.is_some() { DNS_PATIENCE } else { UPSTREAM_TIMEOUT };
+    if known.is_none() || !upstreams.is_silent() {
+        for server in servers {
+            match tokio::time::timeout(limit, ask(*server, query.to_vec())).await {
+                Ok(Ok(answer)) => {
+                    if inside.is_some() {
+                        upstreams.heard(true);
+                    }
+                    return Some(answer);
+                }
+                Ok(Err(error)) => tracing::debug!(%server, error = format!("{error:#}"), "no answer by DNS"),
+                Err(_) => tracing::debug!(%server, "no answer by DNS in time"),
+            }
+        }
+        if inside.is_some() {
+            upstreams.heard(false);
         }
     }
-    let mut failed =
-        Message::error_msg(message.metadata.id, message.metadata.op_code, ResponseCode::ServFail);
-    failed.add_queries(message.queries);
-    failed.to_vec().ok()
+    let code = if known.is_some() { ResponseCode::NoError } else { ResponseCode::ServFail };
+    let mut answer = Message::error_msg(message.metadata.id, message.metadata.op_code, code);
+    answer.metadata.recursion_desired = message.metadata.recursion_desired;
+    answer.metadata.recursion_available = true;
+    answer.add_queries(message.queries);
+    answer.add_answers(known.unwrap_or_default());
+    answer.to_vec().ok()
 }
 
 async fn ask_udp(server: SocketAddr, query: Vec<u8>) -> anyhow::Result<Vec<u8>> {

@@ -8,7 +8,7 @@ use kernel::repair;
 use kernel::tcp::{self, TcpState};
 use tokio::sync::mpsc;
 
-use super::keeper::{ARRIVING, Connection, LISTENER4, LISTENER6};
+use super::keeper::{ARRIVING, Connection, LISTENER4, LISTENER6, RESOLVER_TCP, RESOLVER_UDP};
 use super::network::Network;
 use crate::intercept::connect::Inherited;
 use crate::moving::Arriving;
@@ -23,6 +23,7 @@ pub(crate) struct Left {
     /// Sessions of a capsule that was arriving, as its source sent them, without those that are in `halves`.
     arriving: Arriving,
     inherited: Inherited,
+    resolver: Option<[OwnedFd; 2]>,
 }
 
 /// A half on record, with what the shim holds for it.
@@ -44,6 +45,7 @@ impl Left {
         let mut left = Self::default();
         let listeners = held.remove(LISTENER4).zip(held.remove(LISTENER6));
         left.inherited.listeners = listeners.map(|(listener4, listener6)| [listener4, listener6]);
+        left.resolver = held.remove(RESOLVER_UDP).zip(held.remove(RESOLVER_TCP)).map(|(udp, tcp)| [udp, tcp]);
         let arriving = held.remove(ARRIVING);
         for (slot, record) in records {
             match record {
@@ -84,9 +86,9 @@ impl Left {
         left
     }
 
-    /// What the connects of the capsule go on with.
-    pub(super) fn inherited(&mut self) -> Inherited {
-        std::mem::take(&mut self.inherited)
+    /// What the connects and lookups of the capsule go on with.
+    pub(super) fn inherited(&mut self) -> (Inherited, Option<[OwnedFd; 2]>) {
+        (std::mem::take(&mut self.inherited), self.resolver.take())
     }
 
     /// Brings the connections back to life that were captured for a move that does not go on.

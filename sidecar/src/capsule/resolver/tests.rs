@@ -55,8 +55,18 @@ async fn nobody() -> SocketAddr {
     UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
+/// Locators of the one capsule that this host knows.
+const KNOWN: [&str; 2] = ["10.88.0.7", "fd88::7"];
+
 fn upstreams(zone_servers: &[SocketAddr], others: &[SocketAddr]) -> Upstreams {
-    Upstreams { zone: "capsule.internal".into(), zone_servers: zone_servers.into(), others: others.into() }
+    let known = |name: &str| (name == "known").then(|| KNOWN.map(|text| text.parse().unwrap()));
+    Upstreams {
+        zone: "capsule.internal".into(),
+        zone_servers: zone_servers.into(),
+        others: others.into(),
+        known: Box::new(known),
+        silent_until: Mutex::default(),
+    }
 }
 
 fn code(answer: Option<Vec<u8>>) -> ResponseCode {
@@ -179,4 +189,35 @@ async fn an_answer_to_another_question_is_not_taken() {
         }
     });
     assert!(ask_udp(address, query("example.org.")).await.is_err());
+}
+
+/// What the directory last said is used only while it does not answer.
+#[tokio::test]
+async fn known_names_are_answered_while_the_directory_is_silent() {
+    let there = Server::start(BY_ZONE).await;
+    let listened = upstreams(&[there.address], &[]);
+    assert_eq!(code(answer(&listened, &query("known.capsule.internal."), ask_udp).await), BY_ZONE);
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let alone = upstreams(&[silent.local_addr().unwrap()], &[]);
+    let began = std::time::Instant::now();
+    for (number, name) in ["known.capsule.internal.", "Known.Capsule.Internal."].into_iter().enumerate() {
+        let mut asked = Message::query();
+        asked.metadata.id = 4711;
+        let kind = [RecordType::A, RecordType::AAAA][number];
+        asked.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        let found = answer(&alone, &asked.to_vec().unwrap(), ask_udp).await;
+        let message = Message::from_vec(found.as_deref().unwrap()).unwrap();
+        let data: Vec<String> = message.answers.iter().map(|record| record.data.to_string()).collect();
+        assert_eq!(data, [KNOWN[number]]);
+        assert_eq!(message.queries[0].name().to_ascii(), name, "it repeats the question");
+        assert_eq!(code(found), ResponseCode::NoError);
+    }
+    // The second one did not wait.
+    assert!(began.elapsed() < DNS_PATIENCE * 2, "{:?}", began.elapsed());
+    // Nothing is made up: neither names nor records of other kinds.
+    assert_eq!(
+        code(answer(&alone, &query("other.capsule.internal."), ask_udp).await),
+        ResponseCode::ServFail
+    );
+    assert!(alone.known("known", &Query::query(Name::root(), RecordType::SRV)).is_none());
 }
