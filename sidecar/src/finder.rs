@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use hickory_proto::rr::{Name, RData, RecordType};
@@ -10,6 +11,8 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use overlay_proto::{CapsuleName, HostName};
+
+use crate::limits::{DNS_PATIENCE, DNS_SILENCE};
 
 /// A resolver that asks the directory's DNS server.
 #[derive(Clone)]
@@ -19,6 +22,8 @@ struct Inner {
     zone: String,
     resolver: TokioResolver,
     found: Mutex<HashMap<CapsuleName, (HostName, SocketAddr)>>,
+    /// The server did not answer: until then it is not waited for by who knows another way.
+    silent_until: Mutex<Option<Instant>>,
 }
 
 impl Finder {
@@ -44,7 +49,22 @@ impl Finder {
         let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
         *builder.options_mut() = options;
         let resolver = builder.build()?;
-        Ok(Self(Arc::new(Inner { zone, resolver, found: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { zone, resolver, found: Mutex::default(), silent_until: Mutex::default() })))
+    }
+
+    /// As [`Self::host_of`], for who knows another way to find out: gives up soon, and at once for a while after that.
+    ///
+    /// # Errors
+    /// As [`Self::host_of`].
+    pub async fn host_of_soon(&self, capsule: &CapsuleName) -> anyhow::Result<(HostName, SocketAddr)> {
+        let until = *self.0.silent_until.lock().expect("no panics under this lock");
+        if until.is_some_and(|until| Instant::now() < until) {
+            bail!("the directory's DNS server did not answer a moment ago");
+        }
+        let found = tokio::time::timeout(DNS_PATIENCE, self.host_of(capsule)).await;
+        let silence = found.is_err().then(|| Instant::now() + DNS_SILENCE);
+        *self.0.silent_until.lock().expect("no panics under this lock") = silence;
+        found.unwrap_or_else(|_| bail!("the directory's DNS server does not answer"))
     }
 
     /// The host of a capsule and where it takes links.

@@ -63,6 +63,12 @@ pub const SETTLE_NETWORK: Duration = Duration::from_millis(30);
 /// what other hosts notice, much against what a busy machine does.
 pub const STANDSTILL: Duration = Duration::from_secs(2);
 
+/// Time that the directory's DNS gets where the answer is known from its watch as well, which it may have outlived.
+pub const DNS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Time for which a silent directory is not waited for again where the answer is known.
+pub const DNS_SILENCE: Duration = Duration::from_secs(5);
+
 /// Frames of hosts where the peer is not known to be that may wait for the directory's word.
 pub const CHECKS: usize = 1024;
 

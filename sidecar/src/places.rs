@@ -253,7 +253,11 @@ impl Places {
         capsule: Option<&CapsuleId>,
     ) -> anyhow::Result<SocketAddr> {
         if let Some(name) = capsule.and_then(|id| self.capsule(id)).map(|record| record.name) {
-            match self.0.finder.host_of(&name).await {
+            let found = match self.host(host) {
+                Some(_) => self.0.finder.host_of_soon(&name).await,
+                None => self.0.finder.host_of(&name).await,
+            };
+            match found {
                 Ok((found, address)) if found == *host => return Ok(address),
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%host, error = format!("{error:#}"), "no answer by DNS"),
