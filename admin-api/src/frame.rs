@@ -18,6 +18,8 @@ mod kind {
     pub(super) const STDIN_END: u8 = 3;
     pub(super) const SIGNAL: u8 = 4;
     pub(super) const CANCEL: u8 = 5;
+    pub(super) const FILE: u8 = 6;
+    pub(super) const FILE_END: u8 = 7;
     pub(super) const STDOUT: u8 = 16;
     pub(super) const STDERR: u8 = 17;
     pub(super) const POSITION: u8 = 18;
@@ -41,6 +43,11 @@ pub enum Frame {
     Signal(i32),
     /// Ctrl-C in `move`: undo, if it is not too late.
     Cancel,
+    /// A piece of a capsule file, to the client in `suspend`, from it in `resume`.
+    File(Bytes),
+    /// In `suspend`: the file is whole, and the client is to make it durable; it says the same when it has. In
+    /// `resume`: that was all of the file.
+    FileEnd,
     /// The program's output.
     Stdout(Bytes),
     /// The program's error output.
@@ -221,6 +228,8 @@ impl Frame {
             Self::StdinEnd => (kind::STDIN_END, Bytes::new()),
             Self::Signal(number) => (kind::SIGNAL, Bytes::copy_from_slice(&number.to_be_bytes())),
             Self::Cancel => (kind::CANCEL, Bytes::new()),
+            Self::File(bytes) => (kind::FILE, bytes.clone()),
+            Self::FileEnd => (kind::FILE_END, Bytes::new()),
             Self::Stdout(bytes) => (kind::STDOUT, bytes.clone()),
             Self::Stderr(bytes) => (kind::STDERR, bytes.clone()),
             Self::Position(offset) => (kind::POSITION, Bytes::copy_from_slice(&offset.to_be_bytes())),
@@ -282,6 +291,8 @@ impl RawFrame {
             kind::STDIN_END => Frame::StdinEnd,
             kind::SIGNAL => Frame::Signal(i32::from_be_bytes(self.fixed()?)),
             kind::CANCEL => Frame::Cancel,
+            kind::FILE => Frame::File(self.payload),
+            kind::FILE_END => Frame::FileEnd,
             kind::STDOUT => Frame::Stdout(self.payload),
             kind::STDERR => Frame::Stderr(self.payload),
             kind::POSITION => Frame::Position(u64::from_be_bytes(self.fixed()?)),

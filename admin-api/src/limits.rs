@@ -11,3 +11,6 @@ pub const CHUNK_BYTES: usize = 64 << 10;
 /// Most output that a server sends before it follows up with a Position, in
 /// bytes: a client keeps the group in memory until the position arrives.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
+
+/// Longest piece of a capsule file in one File frame, in bytes: few system calls for much, little memory for many.
+pub const FILE_CHUNK_BYTES: usize = 256 << 10;

@@ -6,6 +6,7 @@
 
 mod amounts;
 mod args;
+mod capsule_file;
 
 mod context;
 mod exec_io;

@@ -12,11 +12,13 @@ mod preflight;
 mod ps;
 mod recover;
 mod resolve;
+mod resume;
 mod rm;
 mod run;
 mod sessions;
 mod start;
 mod stop;
+mod suspend;
 
 use clap::Subcommand;
 
@@ -34,6 +36,8 @@ pub(crate) enum Verb {
     Stop(stop::Stop),
     Rm(rm::Rm),
     Move(move_::Move),
+    Suspend(suspend::Suspend),
+    Resume(resume::Resume),
     Recover(recover::Recover),
     Sessions(sessions::Sessions),
     Hosts(hosts::Hosts),
@@ -59,6 +63,8 @@ pub(crate) async fn run(verb: Option<Verb>, context: &Context) -> Result<i32, Fa
         Verb::Stop(verb) => verb.run(context).await,
         Verb::Rm(verb) => verb.run(context).await,
         Verb::Move(verb) => verb.run(context).await,
+        Verb::Suspend(verb) => verb.run(context).await,
+        Verb::Resume(verb) => verb.run(context).await,
         Verb::Recover(verb) => verb.run(context).await,
         Verb::Sessions(verb) => verb.run(context).await,
         Verb::Hosts(verb) => verb.run(context).await,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::words;
+use super::{CapsuleState, words};
 
 words! {
     /// What a session is doing.
@@ -56,6 +56,9 @@ pub struct SessionView {
     /// The host where the other half is.
     #[serde(default)]
     pub peer_host: Option<String>,
+    /// What the peer does, when it is a capsule.
+    #[serde(default)]
+    pub peer_state: Option<CapsuleState>,
     /// What it is doing.
     pub state: SessionState,
     /// How long it has been in this state.

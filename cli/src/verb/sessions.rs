@@ -2,7 +2,7 @@
 
 use admin_api::{
     Request,
-    result::{SessionState, SessionView, SessionsResult},
+    result::{CapsuleState, SessionState, SessionView, SessionsResult},
 };
 use clap::Args;
 
@@ -78,7 +78,12 @@ fn state(session: &SessionView) -> (String, Tone) {
         SessionState::Open => (word.to_owned(), Tone::Good),
         SessionState::Held => {
             let since = session.state_s.map(amounts::age_s).unwrap_or_default();
-            (format!("{word} {since}").trim_end().to_owned(), Tone::Warn)
+            let peer = match session.peer_state {
+                Some(CapsuleState::Suspended) => "(suspended)",
+                _ => "",
+            };
+            let words = [word, &since, peer].into_iter().filter(|word| !word.is_empty());
+            (words.collect::<Vec<_>>().join(" "), Tone::Warn)
         }
         SessionState::Parked | SessionState::Closing | SessionState::Unknown => plain(word),
     }

@@ -102,6 +102,7 @@ async fn sessions_tell_both_ends() {
         local: "10.88.0.2:5432".parse().unwrap(),
         remote: "10.88.0.3:41022".parse().unwrap(),
         peer_capsule: Some("chat".into()),
+        peer_state: None,
         peer_host: Some("b".into()),
         state: SessionState::Held,
         state_s: Some(240),
