@@ -36,8 +36,24 @@ pub struct Config {
     pub link_idle_s: u64,
     /// Milliseconds that a move waits at most for peers to agree on amounts.
     pub hold_ms_max: u64,
+    /// Seconds that a session waits at most for a peer that is away, suspended or unreachable; then its program's
+    /// connection is reset. 0: for as long as it takes.
+    pub hold_max_s: u64,
+    /// What becomes of new connections to a suspended capsule.
+    pub suspended_connects: SuspendedConnects,
     /// Logs as `text` or `json`.
     pub log: LogFormat,
+}
+
+/// What becomes of new connections to a suspended capsule.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SuspendedConnects {
+    /// They wait as long as the program's own kernel does, and time out then.
+    #[default]
+    Wait,
+    /// They fail at once: the host is unreachable.
+    Refuse,
 }
 
 /// How logs are written.
@@ -64,6 +80,8 @@ impl Default for Config {
             mtu_initial_bytes: 1452,
             link_idle_s: 8,
             hold_ms_max: 2000,
+            hold_max_s: 0,
+            suspended_connects: SuspendedConnects::default(),
             log: LogFormat::Text,
         }
     }

@@ -99,6 +99,10 @@ pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that a host stays unreachable before a held connect is told so, about what a router takes.
 pub const UNREACHABLE_AFTER: Duration = Duration::from_secs(4);
 
+/// Time that a connect to a suspended capsule waits: a little more than the 127 repetitions of its SYN, one each second,
+/// that its program's kernel makes before it gives up.
+pub const SUSPENDED_CONNECT: Duration = Duration::from_secs(130);
+
 /// Time that the rest of an earlier connection between the same addresses gets to go away.
 pub const SUPERSEDE_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 pub use driver::Event;
 pub use program::{Program, Remains, Socket};
 pub use record::{HalfRecord, Keeping, OpenedRecord, Record, Records, Slot, Slots, bytes_of, file_of};
-pub use route::{PeerPlace, Routes};
+pub use route::{Patience, PeerPlace, Routes};
 pub use table::Table;
 
 /// Names a half on this host; both halves of a session may be here.

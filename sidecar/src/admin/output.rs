@@ -71,6 +71,9 @@ pub(super) async fn settled(
     loop {
         let _ = sidecar.places.refresh(&id).await;
         let Some(record) = sidecar.places.capsule(&id) else { return Err(gone()) };
+        if record.suspension.is_some() {
+            return Err(suspended(name));
+        }
         if record.host != sidecar.me {
             return Ok(record);
         }
@@ -81,6 +84,12 @@ pub(super) async fn settled(
             _ => return Ok(record),
         }
     }
+}
+
+fn suspended(name: &str) -> ErrorView {
+    ErrorView::new("capsule/suspended", format!("{name} was suspended"))
+        .why("it lies in a capsule file, and so does what it wrote")
+        .next(format!("capsule logs -f {name}, when it was resumed"))
 }
 
 /// Follows a capsule's output until its program ends or it leaves.
@@ -113,6 +122,7 @@ pub(super) async fn follow(
             match stage {
                 _ if more => continue,
                 Stage::Stopped(code) => return write(output, &Frame::Exit(code.unwrap_or(125))).await,
+                Stage::Suspended => return Err(suspended(name)),
                 Stage::Removed => {
                     return Err(ErrorView::new("capsule/removed", format!("{name} was removed")));
                 }
@@ -165,7 +175,7 @@ pub(super) async fn exec(
     let (mut out_open, mut err_open, mut listening, mut code) = (true, true, true, None);
     while out_open || err_open || code.is_none() {
         let left = async {
-            let wanted = |stage: &Stage| matches!(stage, Stage::Left { .. } | Stage::Removed);
+            let wanted = |stage: &Stage| matches!(stage, Stage::Left { .. } | Stage::Suspended | Stage::Removed);
             let _ = stages.wait_for(wanted).await;
         };
         let room = running.room();
@@ -199,7 +209,7 @@ pub(super) async fn exec(
     // The end of a move kills what was run beside the program: that is no end of its own.
     let settled = |stage: &Stage| *stage != Stage::Moving;
     if let Ok(stage) = stages.wait_for(settled).await.map(|stage| stage.clone())
-        && matches!(stage, Stage::Left { .. })
+        && matches!(stage, Stage::Left { .. } | Stage::Suspended)
     {
         return Err(ended_by_move(&name));
     }

@@ -18,7 +18,8 @@ use super::opens::Opens;
 use crate::capsule::keeper::{Connection, LISTENER4, LISTENER6};
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;
-use crate::limits::{ACCEPT_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, UNREACHABLE_AFTER};
+use crate::config::SuspendedConnects;
+use crate::limits::{ACCEPT_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, SUSPENDED_CONNECT, UNREACHABLE_AFTER};
 use crate::link::Link;
 use crate::places::Places;
 use crate::session::{Facts, Keeping, OpenedRecord, Program, Record, Routes, Slot, Socket, Table};
@@ -428,6 +429,18 @@ impl Dial {
             };
             if crate::places::can_never_answer(&peer) {
                 return Err(Verdict::Unreachable);
+            }
+            if peer.suspension.is_some() {
+                match self.around.routes.patience().suspended_connects {
+                    SuspendedConnects::Refuse => return Err(Verdict::Unreachable),
+                    // The program's own kernel gave up in its own time.
+                    SuspendedConnects::Wait if began.elapsed() > SUSPENDED_CONNECT => {
+                        return Err(Verdict::Drop);
+                    }
+                    SuspendedConnects::Wait => {}
+                }
+                self.around.places.changed_or(SUSPENDED_CONNECT.saturating_sub(began.elapsed())).await;
+                continue;
             }
             match self.around.routes.link(peer.id, &peer.host).await {
                 Ok(link) => {

@@ -99,6 +99,8 @@ pub(super) struct Driver {
     stall_since: Option<Instant>,
     resetting: Option<Resetting>,
     linger: Option<Linger>,
+    /// Since when the other side is away.
+    away_since: Option<Instant>,
 }
 
 impl Driver {
@@ -126,6 +128,7 @@ impl Driver {
             stall_since: None,
             resetting: None,
             linger,
+            away_since: None,
         }
     }
 
@@ -137,6 +140,7 @@ impl Driver {
                 return Stopped::Over(self.keeping);
             }
             self.look_for_link();
+            self.watch_hold();
             let ahead = self.half.bytes_sent() - self.half.consumed();
             let deadline = self.deadline();
             let step = tokio::select! {
@@ -358,8 +362,27 @@ impl Driver {
                 }
                 self.refresh_generations();
             }
-            PeerPlace::Unknown => {}
+            // What it agreed on when it was held stands in its file.
+            PeerPlace::Suspended if self.link.is_some() => self.detach(),
+            PeerPlace::Suspended | PeerPlace::Unknown => {}
         }
+    }
+
+    /// Notes since when the other side is away.
+    fn watch_hold(&mut self) {
+        match self.half.state() {
+            State::Held | State::Detached if !self.holding => {
+                self.away_since.get_or_insert_with(Instant::now);
+            }
+            State::Held | State::Detached | State::Open | State::Closing | State::Ended => {
+                self.away_since = None;
+            }
+        }
+    }
+
+    /// When the other side has been away for too long.
+    fn hold_ends(&self) -> Option<Instant> {
+        Some(self.away_since? + self.routes.patience().hold_max?)
     }
 
     /// Begins to look for the peer's host when there is no link and nobody holds.
@@ -435,6 +458,11 @@ impl Driver {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
+        if self.hold_ends().is_some_and(|end| end <= now) {
+            tracing::info!(session = %self.half.id(), "given up: its other side was away for too long");
+            self.away_since = None;
+            self.half.peer_gone();
+        }
         if self.report_at.is_some_and(|at| at <= now) {
             self.report_at = None;
             self.half.flush_reports();
@@ -466,7 +494,7 @@ impl Driver {
         let stall = self.stall_since.map(|since| since + RESET_STALL);
         let resetting = self.resetting.as_ref().map(Resetting::next);
         let linger = self.linger.as_ref().map(Linger::next);
-        [self.report_at, accept, stall, resetting, linger].into_iter().flatten().min()
+        [self.report_at, accept, stall, resetting, linger, self.hold_ends()].into_iter().flatten().min()
     }
 
     fn describe(&self) -> SessionView {

@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use directory_api::CapsuleRecord;
 use overlay_proto::{CapsuleId, Frame, Generation, HostName, Role};
 
 use super::{Event, Facts, Keeping, Key, Table};
 use crate::capsule::network::Networks;
+use crate::config::SuspendedConnects;
 use crate::limits::{CHECKS, RETRY_FIRST, RETRY_LONGEST};
 use crate::link::{Link, Links};
 use crate::places::Places;
@@ -25,6 +27,8 @@ pub enum Route {
 pub enum PeerPlace {
     /// On this host.
     At(HostName),
+    /// In a capsule file.
+    Suspended,
     /// The capsule was removed.
     Removed,
     /// Not known yet.
@@ -42,19 +46,39 @@ pub struct Routes {
     table: OnceLock<Table>,
     /// Frames that wait for the directory's word, one for each half and link.
     checking: Mutex<HashSet<(Key, u64)>>,
+    patience: OnceLock<Patience>,
+}
+
+/// How long this host waits for capsules that are away.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Patience {
+    /// After this time a session whose other side is away is given up; `None`: never.
+    pub hold_max: Option<Duration>,
+    /// What becomes of connects to a suspended capsule.
+    pub suspended_connects: SuspendedConnects,
 }
 
 impl Routes {
     /// Surroundings that lack links and table until [`Self::complete`].
     pub fn new(places: Places, networks: Networks) -> Arc<Self> {
         let (links, table, checking) = (OnceLock::new(), OnceLock::new(), Mutex::default());
-        Arc::new(Self { places, networks, links, table, checking })
+        Arc::new(Self { places, networks, links, table, checking, patience: OnceLock::new() })
     }
 
     /// Gives the parts that need this one to be made first.
     pub fn complete(&self, links: Links, table: Table) {
         let _ = self.links.set(links);
         let _ = self.table.set(table);
+    }
+
+    /// Sets how long this host waits; without it, for ever.
+    pub fn set_patience(&self, patience: Patience) {
+        let _ = self.patience.set(patience);
+    }
+
+    /// How long this host waits.
+    pub fn patience(&self) -> Patience {
+        self.patience.get().copied().unwrap_or_default()
     }
 
     fn links(&self) -> &Links {
@@ -68,6 +92,7 @@ impl Routes {
     /// Where the peer is.
     pub fn peer(&self, peer: &CapsuleId) -> PeerPlace {
         match self.places.capsule(peer) {
+            Some(record) if record.suspension.is_some() => PeerPlace::Suspended,
             Some(record) => PeerPlace::At(record.host),
             None if self.places.was_removed(peer) => PeerPlace::Removed,
             None => PeerPlace::Unknown,
@@ -76,7 +101,7 @@ impl Routes {
 
     /// May this host speak for the peer? (D8)
     pub fn places_peer_at(&self, peer: &CapsuleId, host: &HostName) -> bool {
-        self.places.capsule(peer).is_some_and(|record| record.host == *host)
+        self.places.capsule(peer).is_some_and(|record| record.host == *host && record.suspension.is_none())
     }
 
     /// The generations of opener and acceptor as the directory has them.
@@ -97,7 +122,18 @@ impl Routes {
             loop {
                 match routes.peer(&peer) {
                     PeerPlace::Removed => return Route::Removed,
+                    // No time passes by which anything were better: the directory tells when it is resumed.
+                    PeerPlace::Suspended => {
+                        let resumed = |record: Option<&CapsuleRecord>| {
+                            record.is_none_or(|record| record.suspension.is_none())
+                        };
+                        routes.places.wait_until(&peer, resumed).await;
+                        pause = RETRY_FIRST;
+                        continue;
+                    }
                     PeerPlace::At(host) => match routes.link(peer, &host).await {
+                        // It may have left while the link came up.
+                        Ok(_) if routes.peer(&peer) != PeerPlace::At(host) => continue,
                         Ok(link) => return Route::Link(link),
                         Err(error) => {
                             tracing::debug!(%peer, error = format!("{error:#}"), "no way to the peer")
