@@ -19,7 +19,7 @@ use crate::sidecar::Sidecar;
 use crate::watched::{Watched, watch};
 
 /// Follows this host for the life of the sidecar; must be called on the data plane's runtime.
-pub async fn follow(sidecar: Arc<Sidecar>) {
+pub(crate) async fn follow(sidecar: Arc<Sidecar>) {
     match Roaming::start(sidecar) {
         Ok(roaming) => roaming.run().await,
         Err(error) => {

@@ -18,6 +18,8 @@ pub struct TransportSettings {
     pub keep_alive: Duration,
     /// How long the other side may be silent before the connection is given up.
     pub idle_timeout: Duration,
+    /// Round trip assumed before one was seen: a handshake's first packet is repeated after three times this.
+    pub initial_rtt: Duration,
     /// UDP payload to begin with, bytes; the path must take it.
     pub mtu_initial: u16,
     /// Largest UDP payload tried, bytes; held to [`MTU_MAX`].
@@ -42,6 +44,8 @@ impl TransportSettings {
         Self {
             keep_alive: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
+            // After a partition a dial is often under way: what it repeats late keeps sessions waiting.
+            initial_rtt: Duration::from_millis(100),
             mtu_initial: 1_452,
             mtu_max: MTU_MAX,
             stream_window_bytes: 8 << 20,
@@ -58,6 +62,7 @@ impl TransportSettings {
         Self {
             keep_alive: Duration::from_secs(3),
             idle_timeout: Duration::from_secs(10),
+            initial_rtt: Duration::from_millis(333),
             mtu_initial: 1_200,
             mtu_max: 1_452,
             stream_window_bytes: 1 << 20,
@@ -80,6 +85,7 @@ impl TransportSettings {
         config
             .keep_alive_interval(Some(self.keep_alive))
             .max_idle_timeout(Some(idle))
+            .initial_rtt(self.initial_rtt)
             .initial_mtu(self.mtu_initial.min(mtu_max))
             .mtu_discovery_config(Some(discovery))
             .stream_receive_window(self.stream_window_bytes.into())

@@ -273,6 +273,54 @@ fn a_restart_is_noticed_at_once() {
     });
 }
 
+/// A silent link is not waited for: the one dialled beside it takes its place on both sides.
+#[tokio::test]
+async fn a_link_dialled_anew_takes_the_place_of_the_old_one() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    let old = a.links.to(&host("b"), b.address).await.unwrap();
+    let new = a.links.anew(&host("b"), b.address).await.unwrap();
+    assert_ne!(old.serial, new.serial);
+    assert!(old.is_down() && !new.is_down());
+    assert_eq!((down(&mut a).await.serial, a.links.all().len()), (old.serial, 1));
+    down(&mut b).await;
+    carries(&new, &mut b, 1).await;
+    carries(&b.links.existing(&host("a")).unwrap(), &mut a, 2).await;
+}
+
+/// The side that dialled goes on, whatever became of its addresses; a link that came to an address that is gone ends.
+#[tokio::test]
+async fn roused_links_go_on_where_they_can() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    let link = a.links.to(&host("b"), b.address).await.unwrap();
+    let back = b.up().await;
+    let (here, none) = (std::collections::BTreeSet::from([a.address.ip()]), Default::default());
+    let mut roused = b.links.roused();
+    assert!(
+        a.links.rouse(&none, a.address.ip()).is_empty(),
+        "a link that this side dialled is not bound to an address"
+    );
+    assert!(b.links.rouse(&here, b.address.ip()).is_empty());
+    assert!(roused.has_changed().unwrap());
+    for link in [&link, &back] {
+        assert_eq!(link.counters().unwrap().rebinds, 1);
+    }
+    carries(&link, &mut b, 1).await;
+    carries(&back, &mut a, 2).await;
+    assert!(a.links.look().is_empty() && b.links.look().is_empty());
+    // From another socket, at another address.
+    assert!(a.links.rouse(&here, "127.0.0.2".parse().unwrap()).is_empty());
+    assert_eq!(a.links.address().unwrap(), SocketAddr::new("127.0.0.2".parse().unwrap(), a.address.port()));
+    carries(&link, &mut b, 3).await;
+    b.links.look();
+    assert_eq!(back.counters().unwrap().path_changes, 1);
+    assert!(!link.is_down() && !back.is_down());
+    roused.mark_unchanged();
+    assert_eq!(b.links.rouse(&none, b.address.ip()), [host("a")]);
+    assert!(back.is_down() && roused.has_changed().unwrap());
+}
+
 #[tokio::test]
 async fn garbage_ends_the_link_that_it_came_on() {
     for garbage in [&[0xff; 64][..], &[0, 0, 0, 2, 0xff, 0xff], &[0, 0, 0, 0], &[0, 0, 0x20, 0]] {
