@@ -181,6 +181,8 @@ pub fn take_over(
         let claimed = outcome_of(record, copy).is_some_and(|outcome| {
             // As kept: a host that only went silent leaves the state that it reported.
             let unreported = matches!(record.state, CapsuleState::Moving | CapsuleState::Lost);
+            // Only what runs is offered onwards.
+            let unreported = unreported && record.offer.is_none();
             unreported && outcome.outcome == Outcome::Claimed && outcome.generation == record.generation
         });
         if !offered && !claimed {
