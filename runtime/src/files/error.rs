@@ -53,6 +53,14 @@ pub enum FilesError {
         /// The path.
         path: PathBuf,
     },
+    /// What another host wants to be removed can't be the truth.
+    #[error("the list of what to remove in {} is refused: {why}; check the other host", path.display())]
+    BadRemovals {
+        /// The private layer.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A volume holds the place it would be copied to.
     #[error("{} contains the private layer {}; name a smaller directory, or share it with :shared", source_path.display(), upper.display())]
     SourceContainsUpper {

@@ -27,3 +27,10 @@ pub const STAMP_SLACK_WHOLE_SECONDS_NANOSECONDS: i128 = 1_000_000_000;
 
 /// Bytes copied at once between rsync and the socket.
 pub const CONNECT_BUFFER_BYTES: usize = 256 << 10;
+
+/// Bytes of a piece of the list of what is to be removed at the target. The list comes from another host and is kept
+/// in memory by pieces; one holds some 10,000 paths, and the longest path by far.
+pub const REMOVALS_PIECE_BYTES: usize = 1 << 20;
+
+/// Paths to be removed in one round: a private layer has no more.
+pub const REMOVALS_MAX: usize = LISTING_ENTRIES_MAX;

@@ -12,13 +12,14 @@
 //! read *before* the `syncfs` may have been written since, and is sent again, whatever else looks the same.
 //! Only ctime is asked, which programs cannot set. It holds for each round, not for the last alone.
 //!
-//! rsync is told every path by name and walks nothing by itself. So what the target holds after a round is what
-//! the listing said, and a file that lived only between two listings can't stay behind there. A path that is
-//! named as gone may come back just before rsync looks; such ones are named again by the next round if their
-//! directory changed meanwhile.
+//! rsync is told every path by name and walks nothing by itself, and what is gone is removed at the target by our
+//! own code, before rsync runs there. So what the target holds after a round is what the listing said, or less: a
+//! file that vanished before rsync came to it is gone in the next listing too, and removed; one that was back by then
+//! bears a new stamp, or its directory does, and is sent.
 
 pub(in crate::files) mod connect;
 mod listing;
+mod removal;
 mod rsync;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 pub use connect::{CONNECT_MODE, connect_stdio};
 pub use listing::{Entry, Listing, Stamp};
+pub use removal::{Remover, pieces};
 pub use rsync::{Ended, Pace, ended, rsync_receiver, rsync_sender};
 
 use super::FilesError;
@@ -36,18 +38,17 @@ use super::FilesError;
 #[derive(Debug)]
 pub struct Rounds {
     upper: PathBuf,
-    complete: Option<Listing>,
-    /// Paths that the target may hold although `complete` lacks them: they were named to rsync, as gone or in a
-    /// round that was not complete, and may have come back just then.
+    complete: Option<Round>,
+    /// Paths that the target may hold although the complete round lacks them: a later one named them and failed.
     doubtful: BTreeSet<PathBuf>,
 }
 
-/// One round: what to send, and what the target holds afterwards.
+/// One round: what to remove and to send, and what the target holds afterwards.
 #[derive(Debug)]
 pub struct Round {
+    removed: BTreeSet<PathBuf>,
     paths: Vec<PathBuf>,
     listing: Listing,
-    gone: BTreeSet<PathBuf>,
 }
 
 impl Rounds {
@@ -70,40 +71,44 @@ impl Rounds {
     pub fn note(&mut self, round: Round, ended: Ended) {
         match ended {
             Ended::Complete => {
-                self.complete = Some(round.listing);
-                self.doubtful = round.gone;
+                self.complete = Some(round);
+                self.doubtful.clear();
             }
-            Ended::Incomplete => {
-                self.doubtful.extend(round.gone);
-                self.doubtful.extend(round.paths);
-            }
+            Ended::Incomplete => self.doubtful.extend(round.paths),
         }
     }
 
     fn round(&self, listing: Listing) -> Round {
-        let (mut paths, mut gone) = match &self.complete {
-            Some(previous) => (listing.changed_since(previous), listing.gone_since(previous)),
-            None => (listing.paths(), BTreeSet::new()),
+        let doubtful = || self.doubtful.iter().map(PathBuf::as_path);
+        let (mut paths, removed) = match &self.complete {
+            Some(Round { listing: previous, paths, .. }) => {
+                let sent = paths.iter().map(PathBuf::as_path).chain(doubtful());
+                let held = previous.entries().map(|(path, _)| path).chain(doubtful());
+                (listing.changed_since(previous, sent), listing.lacks(held))
+            }
+            None => (listing.paths(), listing.lacks(doubtful())),
         };
-        let returned = |path: &PathBuf| match &self.complete {
-            Some(previous) => listing.may_have_come_and_gone(path, previous),
-            None => !listing.has(path),
-        };
-        gone.extend(self.doubtful.iter().filter(|path| returned(path)).cloned());
-        paths.extend(gone.iter().filter(|path| listing.lacks_in_a_directory(path)).cloned());
+        // To remove something changes the times of its directory, which rsync sets again.
+        paths.extend(removed.iter().map(|path| listing::above(path).to_path_buf()));
         paths.sort_unstable();
         paths.dedup();
-        Round { paths, listing, gone }
+        Round { removed, paths, listing }
     }
 }
 
 impl Round {
-    /// What to give to [`rsync_sender`]: relative paths, those that are gone among them.
+    /// What the target must remove before it takes what [`rsync_sender`] sends, as relative paths. They go there by
+    /// [`pieces`].
+    pub fn removed(&self) -> &BTreeSet<PathBuf> {
+        &self.removed
+    }
+
+    /// What [`rsync_sender`] sends, as relative paths.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
-    /// Nothing is to be sent, no rsync need be started.
+    /// Nothing is to be removed or sent, no rsync need be started.
     pub fn is_empty(&self) -> bool {
         self.paths.is_empty()
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::private::connect::pump;
-use super::private::{Ended, Pace, Round, ended, rsync_receiver, rsync_sender};
+use super::private::{Ended, Pace, Remover, Round, ended, pieces, rsync_receiver, rsync_sender};
 
 /// A directory that is removed at the end, whatever was mounted in it.
 pub(crate) struct Sandbox {
@@ -186,7 +186,11 @@ pub(crate) fn send(
     let _ = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).unwrap();
     let script = connector(sandbox);
-    let mut sender = rsync_sender(upper, &script, &socket, round.map(Round::paths)).unwrap();
+    let mut remover = Remover::of(target).unwrap();
+    for piece in pieces(round.iter().flat_map(|round| round.removed())) {
+        remover.remove(&piece).unwrap();
+    }
+    let mut sender = rsync_sender(upper, &script, &socket, round, pace).unwrap();
     let mut sender = Ending(sender.spawn().unwrap());
     let mut receiver = Ending(rsync_receiver(target).spawn().unwrap());
     let (stream, _) = listener.accept().unwrap();

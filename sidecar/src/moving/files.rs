@@ -86,10 +86,11 @@ pub(super) async fn send(
 
 /// The list of what is gone, as pieces with their length, and an empty one.
 async fn say_removed(send: &mut quinn::SendStream, round: Option<&Round>) -> anyhow::Result<()> {
-    let pieces: Vec<_> = pieces(round.iter().flat_map(|round| round.removed())).collect();
-    for piece in pieces {
-        send.write_all(&u32::try_from(piece.len())?.to_be_bytes()).await?;
-        send.write_all(&piece).await?;
+    if let Some(round) = round {
+        for piece in pieces(round.removed()) {
+            send.write_all(&u32::try_from(piece.len())?.to_be_bytes()).await?;
+            send.write_all(&piece).await?;
+        }
     }
     send.write_all(&0_u32.to_be_bytes()).await?;
     Ok(())

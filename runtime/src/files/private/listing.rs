@@ -15,7 +15,7 @@ use crate::files::tree::{Tree, file_type, stat_fd};
 use crate::files::{FilesError, limits};
 
 /// Directory entries read by one system call, in bytes.
-const DIRECTORY_BUFFER_BYTES: usize = 64 << 10;
+pub(super) const DIRECTORY_BUFFER_BYTES: usize = 64 << 10;
 
 /// TMPFS_MAGIC and RAMFS_MAGIC of statfs(2).
 const MEMORY_FILE_SYSTEMS: [rustix::fs::FsWord; 2] = [0x0102_1994, 0x8584_58f6];
@@ -110,15 +110,24 @@ impl Listing {
         self.entries.keys().map(|path| path_of(path)).collect()
     }
 
-    /// What must be sent to one who holds `previous`: paths that appeared, differ or may have been written since
-    /// that listing began, their hard links, and the topmost paths of what is gone.
-    pub fn changed_since(&self, previous: &Listing) -> Vec<PathBuf> {
+    /// What must be sent to one who holds `previous`: paths that appeared, differ or may have been written since that
+    /// listing began, those of `sent` (what was named to rsync since) that it may have missed, and their hard links.
+    pub(super) fn changed_since<'a>(
+        &self,
+        previous: &Listing,
+        sent: impl Iterator<Item = &'a Path>,
+    ) -> Vec<PathBuf> {
+        let renamed = self.directories_renamed_since(previous);
+        let missed = sent.map(|path| path.as_os_str().as_bytes());
+        let missed =
+            missed.filter(|path| directories_above(path).any(|directory| renamed.contains(directory)));
+        let missed = missed.filter_map(|path| self.entries.get_key_value(path));
+        let differ = self.entries.iter();
+        let differ =
+            differ.filter(|(path, entry)| self.may_differ(entry, previous.entries.get(*path), previous));
         let mut changed: Vec<&[u8]> = Vec::new();
         let mut linked = HashSet::new();
-        for (path, entry) in &self.entries {
-            if !self.may_differ(entry, previous.entries.get(path), previous) {
-                continue;
-            }
+        for (path, entry) in differ.chain(missed) {
             changed.push(path);
             if entry.has_other_names() {
                 linked.insert((entry.device, entry.inode));
@@ -131,48 +140,34 @@ impl Listing {
                 names.filter(|(_, e)| linked.contains(&(e.device, e.inode))).map(|(path, _)| &path[..]),
             );
         }
-        let gone = previous.entries.keys().filter(|path| !self.entries.contains_key(*path));
-        // What stood below a directory that is gone, or that is another thing now, goes with it.
-        changed.extend(gone.filter(|path| self.has_directory(parent(path))).map(|path| &path[..]));
         changed.sort_unstable();
         changed.dedup();
         changed.into_iter().map(path_of).collect()
     }
 
-    /// Paths of `previous` that are not there any more, what was below them included.
-    pub(super) fn gone_since(&self, previous: &Listing) -> BTreeSet<PathBuf> {
-        previous
-            .entries
-            .keys()
-            .filter(|path| !self.entries.contains_key(*path))
-            .map(|path| path_of(path))
-            .collect()
+    /// What one who may hold `held` must remove to hold nothing that is not listed: the topmost paths. What stands
+    /// below a file now is not named, since the file takes the place of its directory.
+    pub(super) fn lacks<'a>(&self, held: impl Iterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
+        held.filter_map(|path| self.topmost_missing(path.as_os_str().as_bytes())).map(path_of).collect()
     }
 
-    /// Whether a path that neither this listing nor `previous` has may have been there in between: then its
-    /// directory, or the nearest one that is left, was changed.
-    pub(super) fn may_have_come_and_gone(&self, path: &Path, previous: &Listing) -> bool {
-        let path = path.as_os_str().as_bytes();
-        if self.entries.contains_key(path) {
-            return false;
+    fn topmost_missing<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
+        let mut missing = path;
+        while !self.entries.contains_key(parent(missing)) && missing != b"." {
+            missing = parent(missing);
         }
-        let mut above = parent(path);
-        while !self.has_directory(above) && above != b"." {
-            above = parent(above);
-        }
-        self.entries.get(above).is_none_or(|directory| directory.changed.may_follow(previous.began))
+        (!self.entries.contains_key(path) && self.has_directory(parent(missing))).then_some(missing)
     }
 
-    /// Whether a path is listed.
-    pub(super) fn has(&self, path: &Path) -> bool {
-        self.entries.contains_key(path.as_os_str().as_bytes())
-    }
-
-    /// Whether a path that is not listed stands right below a directory that is: its removal takes along all
-    /// that is below it.
-    pub(super) fn lacks_in_a_directory(&self, path: &Path) -> bool {
-        let path = path.as_os_str().as_bytes();
-        !self.entries.contains_key(path) && self.has_directory(parent(path))
+    /// Directories that may have been elsewhere in between, so that rsync met nothing at the paths below, or
+    /// something else. To rename one changes it and the directory that it is in, but nothing below it.
+    fn directories_renamed_since(&self, previous: &Listing) -> HashSet<&[u8]> {
+        let changed = |path: &[u8]| {
+            self.entries.get(path).is_some_and(|entry| entry.changed.may_follow(previous.began))
+        };
+        let directories = self.entries.iter().filter(|(_, entry)| entry.is_directory());
+        let paths = directories.map(|(path, _)| &path[..]).filter(|path| *path != b".");
+        paths.filter(|path| changed(path) && changed(parent(path))).collect()
     }
 
     fn may_differ(&self, now: &Entry, before: Option<&Entry>, previous: &Listing) -> bool {
@@ -308,6 +303,11 @@ fn walk(tree: &Tree) -> Result<BTreeMap<Vec<u8>, Entry>, FilesError> {
     Ok(entries)
 }
 
+/// All directories that a path goes through, the root left out.
+fn directories_above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::successors(Some(parent(path)), |path| Some(parent(path))).take_while(|path| *path != b".")
+}
+
 fn below(directory: &[u8], name: &[u8]) -> Vec<u8> {
     if directory == b"." { name.to_vec() } else { [directory, b"/", name].concat() }
 }
@@ -317,6 +317,11 @@ fn parent(path: &[u8]) -> &[u8] {
         Some(slash) => &path[..slash],
         None => b".",
     }
+}
+
+/// The directory that a path is in.
+pub(super) fn above(path: &Path) -> &Path {
+    Path::new(OsStr::from_bytes(parent(path.as_os_str().as_bytes())))
 }
 
 fn path_of(bytes: &[u8]) -> PathBuf {

@@ -9,16 +9,17 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::fs::MemfdFlags;
 
-use super::{CONNECT_MODE, Listing};
+use super::{CONNECT_MODE, Listing, Round};
 use crate::files::FilesError;
 
 /// What the sender is told. `--ignore-times` sends the content of every named file, by its differences: which
 /// files those are was decided by the listing. `--modify-window=-1` lets rsync see nanoseconds: it would not set
-/// back a directory's time that was moved within the second by the files put into it. `-XX` takes attributes named `user.rsync.%…` along as well. The
-/// filters leave out `trusted.overlay.origin`, a file handle into the source's base which at a host with a base
-/// of the same file system id (a cloned machine) could name another file; a filter of attributes replaces
-/// rsync's own, so `system.*` (access lists go by `-A`) is named again; `s` keeps them from being sent.
-const SENDER_FLAGS: [&str; 13] = [
+/// back a directory's time that was moved within the second by the files put into it. `-XX` takes attributes named
+/// `user.rsync.%…` along as well. The filters leave out `trusted.overlay.origin`, a file handle into the source's
+/// base which at a host with a base of the same file system id (a cloned machine) could name another file; a filter
+/// of attributes replaces rsync's own, so `system.*` (access lists go by `-A`) is named again; `s` keeps them from
+/// being sent.
+const SENDER_FLAGS: [&str; 12] = [
     "-lptgoDHAXXS",
     "--dirs",
     "--relative",
@@ -27,7 +28,6 @@ const SENDER_FLAGS: [&str; 13] = [
     "--specials",
     "--ignore-times",
     "--modify-window=-1",
-    "--delete-missing-args",
     "--force",
     "--no-s",
     "--filter=-xs trusted.overlay.origin",
@@ -36,18 +36,15 @@ const SENDER_FLAGS: [&str; 13] = [
 
 /// What such a sender expects of the other side: the letters of its flags, then after `e.` what rsync 3.2 and
 /// later understand, without `i`: all names are sent before the first file, which hard links need.
-const RECEIVER_FLAGS: [&str; 6] = [
-    "--server",
-    "-ldHogDtpAXXIRSe.LsfxCIvu",
-    "--modify-window=-1",
-    "--force",
-    "--delete-missing-args",
-    "--numeric-ids",
-];
+const RECEIVER_FLAGS: [&str; 5] =
+    ["--server", "-ldHogDtpAXXIRSe.LsfxCIvu", "--modify-window=-1", "--force", "--numeric-ids"];
 
-/// Stands for the root of the layer, whose own name would mean all files in it. Whether there is such a file or
-/// not, naming it does no harm.
-const NO_FILE: &[u8] = b".no-file";
+/// Stands for the root of the layer in a list that has nothing else: the root's own name would mean all files in it.
+/// Whether there is such a file or not, naming it does no harm.
+const NO_FILE: &str = ".no-file";
+
+/// Lets files be missing that were named.
+const MAY_BE_MISSING: &str = "--ignore-missing-args";
 
 /// Whether the capsule's programs run during a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,20 +64,32 @@ pub enum Ended {
     Incomplete,
 }
 
-/// The rsync of the source. It starts `connector` with [`CONNECT_MODE`] and the socket's path, and sends `paths`
-/// (relative to `upper`; those that don't exist are removed at the target), or all of `upper`. Its standard
+/// The rsync of the source. It starts `connector` with [`CONNECT_MODE`] and the socket's path, and sends what `round`
+/// names, or all of `upper`. In a round that is [`Pace::Frozen`] a file that is missing is an error. Its standard
 /// input is taken; its standard error, which the caller reads, is a pipe.
 pub fn rsync_sender(
     upper: &Path,
     connector: &Path,
     socket: &Path,
-    paths: Option<&[PathBuf]>,
+    round: Option<&Round>,
+    pace: Pace,
 ) -> Result<Command, FilesError> {
-    let names = match paths {
-        Some(paths) => names_file(paths),
-        None => names_file(&Listing::of(upper)?.paths()),
+    let all;
+    let paths = match round {
+        Some(round) => round.paths(),
+        None => {
+            all = Listing::of(upper)?.paths();
+            &all
+        }
     };
-    let names = names.map_err(|e| FilesError::io("write the list of names of", upper, e))?;
+    // rsync sends the root before all that is named below it.
+    let mut names: Vec<&Path> =
+        paths.iter().map(PathBuf::as_path).filter(|path| *path != Path::new(".")).collect();
+    let root_alone = names.is_empty();
+    if root_alone {
+        names.push(Path::new(NO_FILE));
+    }
+    let names = names_file(&names).map_err(|e| FilesError::io("write the list of names of", upper, e))?;
     let mut shell = quoted(connector)?;
     shell.push(" ");
     shell.push(CONNECT_MODE);
@@ -88,7 +97,11 @@ pub fn rsync_sender(
     shell.push(quoted(socket)?);
 
     let mut command = rsync();
-    command.args(SENDER_FLAGS).args(["--from0", "--files-from=-", "-e"]).arg(shell);
+    command.args(SENDER_FLAGS);
+    if root_alone || pace == Pace::Running {
+        command.arg(MAY_BE_MISSING);
+    }
+    command.args(["--from0", "--files-from=-", "-e"]).arg(shell);
     command.args([".", "peer:."]).current_dir(upper).stdin(names).stdout(Stdio::null());
     Ok(command)
 }
@@ -128,12 +141,13 @@ fn rsync() -> Command {
     command
 }
 
-fn names_file(paths: &[PathBuf]) -> std::io::Result<File> {
+fn names_file(paths: &[&Path]) -> std::io::Result<File> {
     let mut bytes = Vec::new();
     for path in paths {
-        // A name that starts with '#' or ';' would be a comment. The "./" makes rsync send the root as well.
+        // A name that starts with '#' or ';' would be a comment. The "./" makes rsync send the root as well, even if
+        // nothing that is named is there.
         bytes.extend_from_slice(b"./");
-        bytes.extend_from_slice(if path == Path::new(".") { NO_FILE } else { path.as_os_str().as_bytes() });
+        bytes.extend_from_slice(path.as_os_str().as_bytes());
         bytes.push(0);
     }
     let mut file = File::from(rustix::fs::memfd_create("rsync-names", MemfdFlags::CLOEXEC)?);

@@ -13,6 +13,9 @@ use super::connect::join;
 use super::{Ended, Listing, Pace, Rounds};
 use crate::files::sandbox::{Sandbox, see, send};
 
+/// Things that go, come back, or become something else while rounds are under way.
+mod going;
+
 /// Not a test: what the script of `sandbox::connector` starts.
 #[test]
 #[ignore = "started by other tests as the remote shell of rsync"]
@@ -270,54 +273,6 @@ fn later_rounds_follow_every_change() {
     }
     assert_eq!(from.keys().collect::<Vec<_>>(), to.keys().collect::<Vec<_>>());
     assert_eq!(rounds.last().unwrap().paths(), Vec::<PathBuf>::new());
-}
-
-#[test]
-fn a_path_that_comes_back_during_a_round_is_not_left_behind() {
-    let sandbox = Sandbox::new("back");
-    let (upper, target) = (sandbox.directory("upper"), sandbox.directory("target"));
-    let directory = upper.join("a/b");
-    let make = || {
-        std::fs::create_dir_all(&directory).unwrap();
-        write(&directory.join("file"), "file");
-    };
-    let remove = || std::fs::remove_dir_all(upper.join("a")).unwrap();
-    for end in [Ended::Complete, Ended::Incomplete] {
-        let mut rounds = Rounds::new(&upper);
-        make();
-        settle();
-        round(&sandbox, &mut rounds, &target, Pace::Running);
-        remove();
-        settle();
-        // Gone when it is listed, back when rsync looks, and gone again.
-        let next = rounds.next().unwrap();
-        assert_eq!(next.paths(), [PathBuf::from("."), PathBuf::from("a")]);
-        std::fs::create_dir(upper.join("a")).unwrap();
-        send(&sandbox, &upper, &target, Some(&next), Pace::Running);
-        assert!(target.join("a/b/file").exists());
-        rounds.note(next, end);
-        // Back for good without what was in it.
-        settle();
-        round(&sandbox, &mut rounds, &target, Pace::Running);
-        assert_eq!(see(&upper), see(&target));
-        std::fs::remove_dir(upper.join("a")).unwrap();
-        settle();
-        round(&sandbox, &mut rounds, &target, Pace::Frozen);
-        assert_eq!(see(&upper), see(&target));
-        settle();
-        assert!(rounds.last().unwrap().is_empty());
-    }
-    // One that was sent by a round that failed, and vanished then.
-    let mut rounds = Rounds::new(&upper);
-    round(&sandbox, &mut rounds, &target, Pace::Running);
-    make();
-    let failed = rounds.next().unwrap();
-    send(&sandbox, &upper, &target, Some(&failed), Pace::Running);
-    rounds.note(failed, Ended::Incomplete);
-    remove();
-    settle();
-    round(&sandbox, &mut rounds, &target, Pace::Frozen);
-    assert_eq!(see(&upper), see(&target));
 }
 
 #[test]
