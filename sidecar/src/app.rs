@@ -205,6 +205,7 @@ async fn assemble(
     switchboard.complete(around, Arc::new(taker));
     places.on_change(move |id| table.place_changed(id));
     tokio::spawn(places::follow(places));
+    moving::clear(&sidecar.data);
     let left = capsule::adopt::recognize_all(&sidecar, upgrade::renew_shims(&sidecar.data)).await;
     sidecar.links.admit();
     look_at_kernel().await;

@@ -37,3 +37,13 @@ pub use phases::Phase;
 pub(crate) use sockets::Arriving;
 pub use source::{command, preflight};
 pub use target::Arrivals;
+
+/// Removes what an earlier sidecar left of moves under way: their conversations ended with it.
+pub(crate) fn clear(data: &std::path::Path) {
+    let moves = data.join("moves");
+    if let Err(error) = std::fs::remove_dir_all(&moves)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %moves.display(), %error, "files of earlier moves were left behind");
+    }
+}

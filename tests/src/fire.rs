@@ -14,8 +14,8 @@ use crate::{SOON, Talk, tool};
 /// What everybody together may take to agree on a place.
 const SETTLED_WITHIN: Duration = Duration::from_secs(25);
 
-/// What a host may take to clear up after a move.
-const CLEARED_WITHIN: Duration = Duration::from_secs(10);
+/// What a host may take to clear up after a move: runc looks for ten seconds for what died with its host.
+const CLEARED_WITHIN: Duration = Duration::from_secs(25);
 
 /// The numbers that the capsule counts into a file which all its copies share: whatever ran twice shows there.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use crate::sidecar::Sidecar;
 
 pub(crate) use exec::exec;
 pub(crate) use log::{log_bytes, read_log};
-pub(crate) use status::{immovable, pids, tools};
+pub(crate) use status::{immovable, impatient, pids, tools};
 
 /// Time that starting a program, or a shim, may take.
 const START_TIMEOUT: Duration = Duration::from_secs(60);

@@ -42,6 +42,19 @@ pub(crate) fn what_it_needs(
         let evidence = format!("process {pid} uses {what}, which can't be captured");
         checks.push(check(group, "move/not-capturable", Level::Fail, evidence, "start it without"));
     }
+    for (pid, timeout_ms) in engine::impatient(&pids) {
+        let evidence = format!(
+            "process {pid} has connections that end when bytes wait for {timeout_ms} ms (TCP_USER_TIMEOUT): a longer pause, \
+             or a peer that is away for longer, ends them"
+        );
+        checks.push(check(
+            group,
+            "move/user-timeout",
+            Level::Warn,
+            evidence,
+            "let it set a longer one, or none",
+        ));
+    }
     let space = disk_needed(&capsule.upper())?;
     let shared = run.volumes.iter().filter(|volume| volume.shared);
     let needs = Needs {
@@ -96,6 +109,11 @@ fn here_already(sidecar: &Sidecar, prepare: &Prepare, group: &str) -> CheckView 
     match here {
         None | Some(Stage::Left { .. } | Stage::Removed | Stage::Suspended) => {
             check(group, "move/place", Level::Ok, format!("{} has no copy of it", sidecar.me), "")
+        }
+        Some(Stage::Superseded { .. }) => {
+            let evidence = format!("{} keeps a superseded copy of {}", sidecar.me, prepare.capsule.name);
+            let remedy = format!("on {}: capsule rm --local {}", sidecar.me, prepare.capsule.name);
+            check(group, "move/copy-there", Level::Fail, evidence, &remedy)
         }
         Some(stage) => {
             let doing =

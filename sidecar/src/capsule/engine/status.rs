@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use shim::{Program, Reply, Request};
 
 use crate::capsule::Capsule;
@@ -28,6 +29,29 @@ pub(crate) fn immovable(pids: &[u32]) -> Vec<(u32, String)> {
     }
     found.dedup();
     found
+}
+
+/// Processes with connections that the kernel ends when bytes wait in them for longer than so many milliseconds
+/// (TCP_USER_TIMEOUT, tcp(7)); the shortest of each.
+pub(crate) fn impatient(pids: &[u32]) -> Vec<(u32, u32)> {
+    pids.iter().filter_map(|pid| Some((*pid, shortest_user_timeout(*pid)?))).collect()
+}
+
+fn shortest_user_timeout(pid: u32) -> Option<u32> {
+    let process = Pid::from_raw(pid.cast_signed())?;
+    let process = pidfd_open(process, PidfdFlags::empty()).ok()?;
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let sockets = entries.flatten().filter(|entry| {
+        std::fs::read_link(entry.path())
+            .is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
+    });
+    let timeouts = sockets.filter_map(|entry| {
+        let number: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok()?;
+        // Refused for all sockets but those of TCP.
+        rustix::net::sockopt::tcp_user_timeout(&socket).ok().filter(|timeout| *timeout > 0)
+    });
+    timeouts.min()
 }
 
 /// Whether an inotify descriptor watches files of the process's root: overlayfs as it is mounted here gives out no
