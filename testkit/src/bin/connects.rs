@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use rustix::event::{PollFd, PollFlags, poll};
 use testkit::figures::percentile;
 
 const MESSAGE_BYTES: usize = 64;
+/// Time that a connection held gets to show that it is alive.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// Threads that accept: more than any number of clients at once in use here.
 const ACCEPTORS: usize = 64;
 
@@ -28,7 +31,8 @@ struct Arguments {
     /// Connections under way at once.
     #[arg(long, default_value_t = 1)]
     parallel: usize,
-    /// Open so many and keep them idle; with --listen: accept them and keep them.
+    /// Open so many, keep them idle, and see at the end that each is alive; with --listen: keep them and send back what
+    /// comes.
     #[arg(long)]
     hold: Option<usize>,
 }
@@ -72,11 +76,26 @@ fn echo_once(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(&message)
 }
 
+/// Keeps every connection, and sends back what comes on any of them, in one thread.
 fn keep(place: &str) -> Result<()> {
     let listener = listen(place)?;
-    let mut kept = Vec::new();
+    let mut kept: Vec<TcpStream> = Vec::new();
+    let mut message = [0; MESSAGE_BYTES];
     loop {
-        kept.push(listener.accept()?.0);
+        let mut fds = vec![PollFd::new(&listener, PollFlags::IN)];
+        fds.extend(kept.iter().map(|stream| PollFd::new(stream, PollFlags::IN)));
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut talks = ready[1..].iter();
+        kept.retain_mut(|stream| {
+            if !talks.next().is_some_and(|ready| *ready) {
+                return true;
+            }
+            matches!(stream.read(&mut message), Ok(count) if count > 0 && stream.write_all(&message[..count]).is_ok())
+        });
+        if ready[0] {
+            kept.push(listener.accept()?.0);
+        }
     }
 }
 
@@ -137,6 +156,15 @@ fn hold(place: &str, count: usize, seconds: f64) -> Result<()> {
         streams.collect::<io::Result<_>>().with_context(|| format!("connecting {count} times to {place}"))?;
     eprintln!("{} are open after {:.2} s", streams.len(), began.elapsed().as_secs_f64());
     thread::sleep(Duration::from_secs_f64(seconds));
-    println!("{}", serde_json::json!({ "held": streams.len() }));
+    let alive = streams.iter().filter(|stream| answers(stream)).count();
+    println!("{}", serde_json::json!({ "held": streams.len(), "alive": alive }));
+    anyhow::ensure!(alive == streams.len(), "{} of {} connections are dead", streams.len() - alive, streams.len());
     Ok(())
+}
+
+/// Whether what is sent on a connection comes back.
+fn answers(mut stream: &TcpStream) -> bool {
+    let (message, mut answer) = ([7; MESSAGE_BYTES], [0; MESSAGE_BYTES]);
+    let asked = stream.set_read_timeout(Some(ANSWERS_WITHIN)).and_then(|()| stream.write_all(&message));
+    asked.and_then(|()| stream.read_exact(&mut answer)).is_ok() && answer == message
 }
