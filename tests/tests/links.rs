@@ -178,6 +178,11 @@ fn the_directory_is_away() {
             assert!(began.elapsed() < AT_ONCE * 2, "{capsule} to {to}: {:?}", began.elapsed());
         }
     }
+    // They have ended as they would have: nothing of them waits for the directory.
+    wait_until(AT_ONCE, "the end of these connections", || {
+        let listed = a.capsule(["--json", "sessions", "other"]).ok().json();
+        listed["sessions"].as_array().is_some_and(Vec::is_empty)
+    });
     // A move needs the directory's word: it fails, and nothing has changed.
     let failed = a.capsule(["--json", "move", "redis", "--to", "b"]).exits(1);
     assert!(failed.json()["error"]["what"].as_str().is_some_and(|what| what.contains("redis")), "{failed:?}");
