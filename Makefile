@@ -5,13 +5,14 @@ CARGO ?= cargo
 PROFILE := --release
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
-.PHONY: help setup build faults demo test bench lint clean
+.PHONY: help setup build faults demo test soak bench lint clean
 
 help:
 	@echo 'make setup   packages, CRIU and a look at the kernel (root)'
 	@echo 'make build   release binaries into target/release'
 	@echo 'make demo    three hosts on this machine; programs move between them while they talk'
 	@echo 'make test    every test (root)'
+	@echo 'make soak    random faults for hours while every byte is checked: MINUTES=60 SEED=… (root)'
 	@echo 'make bench   throughput, delay, memory and blackout against plain TCP and plain CRIU (root)'
 	@echo 'make lint    format, clippy and documentation, warnings are errors'
 	@echo 'make clean   what was built, and what killed tests left behind'
@@ -31,6 +32,9 @@ demo: setup build
 
 test: setup build faults
 	$(CARGO) nextest run $(PROFILE) --workspace
+
+soak: setup build
+	target/release/soak --minutes $(or $(MINUTES),60) $(addprefix --seed ,$(SEED))
 
 bench: setup build
 	target/release/bench
