@@ -540,7 +540,7 @@ fn a_source_removes_nothing_but_private_files() {
     for why in ["is no path below it", "has no end", "is too long", "ended early"] {
         assert!(log.contains(why), "{why}: {log}");
     }
-    drop(running);
+    evil.leave(running);
     nothing_left_of(&b, &own.id.to_string());
     talk.goes_on();
     end(mesh);

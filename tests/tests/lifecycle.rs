@@ -215,6 +215,37 @@ fn private_files_move() {
     end(mesh);
 }
 
+/// A program that makes, removes and renames all the time finds what it left, wherever it was stopped.
+#[test]
+fn files_that_come_and_go_move() {
+    let mesh = Mesh::running("comings", &["a", "b"]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    // Each turn checks what the turn before has left: one mark, and a directory or a file in its place.
+    let script = "cd /srv; mkdir many; for n in $(seq 200); do echo $n > many/$n; done; i=0; : > mark-0; echo 0 > place; \
+         while [ ! -e /tmp/go ]; do j=$i; i=$((i+1)); \
+         [ \"$(echo mark-*)\" = mark-$j ] || echo \"wrong marks: $(echo mark-*), not $j\"; \
+         if [ $((j%2)) = 0 ]; then [ \"$(cat place)\" = $j ] || echo wrong file $j; \
+         else [ \"$(cat place/deep/*)\" = $j ] || echo wrong directory $j; fi; \
+         [ $(ls many | wc -l) = 200 ] || echo wrong many $j; \
+         : > mark-$i; rm mark-$j; rm -r place; \
+         if [ $((i%2)) = 0 ]; then echo $i > place; else mkdir -p place/deep; echo $i > place/deep/$i; fi; \
+         mv many many-$i; mv many-$i many; rm -f /etc/motd; echo $i > /etc/motd; chmod 75$((i%2*5)) /; \
+         [ $i = 3 ] && echo ready; done; echo turns $i; stat -c %a /; exec sleep 600";
+    start(&a, "busy", &["bash", "-c", script]);
+    wait_logged(&a, "busy", "ready");
+    let id = capsule_id(&a, "busy");
+    for (from, to) in [(&a, "b"), (&b, "a"), (&a, "b"), (&b, "a"), (&a, "b"), (&b, "a")] {
+        move_to(&a, "busy", to);
+        nothing_left_of(from, &id);
+    }
+    exec(&a, "busy", &["touch", "/tmp/go"]).ok();
+    wait_logged(&a, "busy", "turns");
+    let seen = a.capsule(["logs", "busy"]).ok().stdout;
+    assert!(!seen.contains("wrong"), "{seen}");
+    eprintln!("{seen}");
+    end(mesh);
+}
+
 /// A capsule doesn't see its host's secrets, before and after a move.
 #[test]
 fn secrets_of_the_host_are_hidden() {

@@ -215,6 +215,37 @@ impl Evil {
         })
     }
 
+    /// Leads a move to where files are taken. It lasts as long as the streams that are returned.
+    #[track_caller]
+    pub(crate) fn begin(&self, wire: &Wire, prepare: &Value) -> (quinn::SendStream, quinn::RecvStream) {
+        self.run(async {
+            let (mut send, mut receive) = wire.connection.open_bi().await.expect("a stream");
+            let body = prepare.to_string().into_bytes();
+            let length = u32::try_from(body.len()).expect("short").to_be_bytes();
+            send.write_all(&[&[MOVE], &length[..], &body].concat()).await.expect("the link is up");
+            for says in ["examined", "ready"] {
+                let mut length = [0; 4];
+                timeout(SOON, receive.read_exact(&mut length))
+                    .await
+                    .expect("an answer in time")
+                    .expect("an answer");
+                let mut body = vec![0; u32::from_be_bytes(length) as usize];
+                receive.read_exact(&mut body).await.expect("an answer");
+                let answer: Value = serde_json::from_slice(&body).expect("a message");
+                assert_eq!(answer["says"], says, "{answer}");
+            }
+            (send, receive)
+        })
+    }
+
+    /// Says nothing more in a move that was begun, and waits until the target has cleared up.
+    #[track_caller]
+    pub(crate) fn leave(&self, (mut send, mut receive): (quinn::SendStream, quinn::RecvStream)) {
+        let _ = send.finish();
+        let rest = self.run(async { timeout(SOON, receive.read_to_end(1 << 16)).await });
+        rest.expect("an end in time").expect("the link is up");
+    }
+
     /// Writes bytes on a fresh request stream, and ends it if told to; gives the first that is answered.
     #[track_caller]
     pub(crate) fn raw(&self, wire: &Wire, bytes: &[u8], finish: bool) -> Option<Vec<u8>> {
