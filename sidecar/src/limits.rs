@@ -26,6 +26,10 @@ pub const EARLY_EVENTS: usize = 8;
 /// Streams of one session that may wait for their session to know their attach.
 pub const EARLY_STREAMS: usize = 4;
 
+/// Time without room at a program after which its stream is dropped until there is: shorter, and readers that are
+/// merely slow would have bytes sent twice; longer, and stalled sessions keep a link's window from the others.
+pub const PARK_AFTER: Duration = Duration::from_secs(1);
+
 /// Time after which delivered bytes are reported at the latest; much is reported at once by the core.
 pub const REPORT_DELAY: Duration = Duration::from_millis(2);
 

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use dialling::LinkError;
 pub use health::Counters;
-pub use stream::{Receiver, Sender, StreamBroken};
+pub use stream::{Receiver, Sender, StreamBroken, WriteError};
 pub use table::{Links, Parts};
 
 /// What a link tells the rest of the sidecar. Calls are made from the link's tasks and must not block.

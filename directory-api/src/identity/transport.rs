@@ -49,7 +49,7 @@ impl TransportSettings {
             mtu_initial: 1_452,
             mtu_max: MTU_MAX,
             stream_window_bytes: 8 << 20,
-            receive_window_bytes: 64 << 20,
+            receive_window_bytes: 256 << 20,
             send_window_bytes: 64 << 20,
             streams_uni_max: 65_536,
             streams_bi_max: 4_096,

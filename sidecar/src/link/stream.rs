@@ -1,5 +1,8 @@
 //! The data streams of sessions: one direction each, over QUIC or inside this process.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -10,13 +13,25 @@ use crate::limits::{LOCAL_STREAM_CHUNKS, READ_CHUNK_BYTES};
 #[error("the data stream broke")]
 pub struct StreamBroken;
 
+/// Why a write failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteError {
+    /// The stream broke.
+    Broken,
+    /// The other side has no room, and dropped the stream with what it had not used: it attaches again when it has.
+    Parked,
+}
+
+/// What a stream is stopped with when it is parked.
+const PARKED: quinn::VarInt = quinn::VarInt::from_u32(1);
+
 /// The sending end.
 #[derive(Debug)]
 pub enum Sender {
     /// Over the link to another host.
     Quic(quinn::SendStream),
     /// To a half on this host.
-    Local(mpsc::Sender<Bytes>),
+    Local(mpsc::Sender<Bytes>, Arc<AtomicBool>),
 }
 
 /// The receiving end.
@@ -30,28 +45,36 @@ pub struct Receiver {
 #[derive(Debug)]
 enum ReceiverCarrier {
     Quic(quinn::RecvStream),
-    Local(mpsc::Receiver<Bytes>),
+    Local(mpsc::Receiver<Bytes>, Arc<AtomicBool>),
 }
 
 /// Makes both ends of a stream that stays on this host.
 pub(super) fn local() -> (Sender, Receiver) {
     let (sender, receiver) = mpsc::channel(LOCAL_STREAM_CHUNKS);
-    (Sender::Local(sender), Receiver { head: Bytes::new(), carrier: ReceiverCarrier::Local(receiver) })
+    let parked = Arc::new(AtomicBool::new(false));
+    let carrier = ReceiverCarrier::Local(receiver, parked.clone());
+    (Sender::Local(sender, parked), Receiver { head: Bytes::new(), carrier })
 }
 
 impl Sender {
     /// Writes some of `pending` and takes what was written off its front; cancelling loses nothing.
     ///
     /// # Errors
-    /// The stream broke; what was written before may or may not have arrived.
-    pub async fn write(&mut self, pending: &mut Bytes) -> Result<usize, StreamBroken> {
+    /// The stream broke or was parked; what was written before may or may not have arrived.
+    pub async fn write(&mut self, pending: &mut Bytes) -> Result<usize, WriteError> {
         let before = pending.len();
         match self {
             Self::Quic(stream) => {
-                stream.write_chunks(std::slice::from_mut(pending)).await.map_err(|_| StreamBroken)?;
+                stream.write_chunks(std::slice::from_mut(pending)).await.map_err(|error| match error {
+                    quinn::WriteError::Stopped(PARKED) => WriteError::Parked,
+                    _ => WriteError::Broken,
+                })?;
             }
-            Self::Local(sender) => {
-                let permit = sender.reserve().await.map_err(|_| StreamBroken)?;
+            Self::Local(sender, parked) => {
+                let permit = sender.reserve().await.map_err(|_| match parked.load(Ordering::Acquire) {
+                    true => WriteError::Parked,
+                    false => WriteError::Broken,
+                })?;
                 permit.send(std::mem::take(pending));
             }
         }
@@ -92,7 +115,17 @@ impl Receiver {
                 Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
                 Err(_) => Err(StreamBroken),
             },
-            ReceiverCarrier::Local(receiver) => Ok(receiver.recv().await),
+            ReceiverCarrier::Local(receiver, _) => Ok(receiver.recv().await),
+        }
+    }
+
+    /// Drops the stream and what it still holds, because there is no room for it; the sender waits for an attach.
+    pub fn park(self) {
+        match self.carrier {
+            ReceiverCarrier::Quic(mut stream) => {
+                let _ = stream.stop(PARKED);
+            }
+            ReceiverCarrier::Local(_, parked) => parked.store(true, Ordering::Release),
         }
     }
 }

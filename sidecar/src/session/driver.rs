@@ -438,6 +438,13 @@ impl Driver {
             }
             IncomingStep::ProgramFailed => self.program_failed(),
             IncomingStep::StreamEnded => {}
+            IncomingStep::Room => {
+                self.incoming.stop();
+                if self.link.is_some() && !self.holding {
+                    self.half.link_lost();
+                    self.half.link_up();
+                }
+            }
         }
     }
 

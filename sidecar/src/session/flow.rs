@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use overlay_proto::{AttachKey, EndKind, StreamHeader};
+use tokio::time::Instant;
 
 use super::program::{Peeked, Program};
-use crate::limits::{EARLY_STREAMS, PEEK_BYTES_MIN, READ_CHUNK_BYTES};
-use crate::link::{Link, Receiver, Sender};
+use crate::limits::{EARLY_STREAMS, PARK_AFTER, PEEK_BYTES_MIN, READ_CHUNK_BYTES};
+use crate::link::{Link, Receiver, Sender, WriteError};
 
 /// From the program to the link.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub(super) struct Outgoing {
     /// The program's stream has ended and the core knows.
     ended: bool,
     discarding: bool,
+    /// The other side has no room: it attaches again when it has.
+    parked: bool,
 }
 
 /// What happened in the outgoing direction.
@@ -53,6 +56,7 @@ impl Outgoing {
     /// Drops the stream and what was peeked for it.
     pub(super) fn stop(&mut self) {
         self.opening = None;
+        self.parked = false;
         self.pending = Bytes::new();
         if let Some(stream) = self.stream.take() {
             stream.abandon();
@@ -75,7 +79,7 @@ impl Outgoing {
 
     /// True while peeked bytes wait for a slow far side.
     pub(super) fn is_stalled(&self) -> bool {
-        !self.pending.is_empty()
+        self.parked || !self.pending.is_empty()
     }
 
     /// Moves one piece along; `ahead` is what was sent and not consumed.
@@ -121,19 +125,29 @@ impl Outgoing {
         }
         match stream.write(&mut self.pending).await {
             Ok(count) => OutgoingStep::Sent(count),
-            Err(_) => {
+            Err(WriteError::Broken) => {
                 self.stream = None;
                 OutgoingStep::StreamBroke
+            }
+            Err(WriteError::Parked) => {
+                self.stream = None;
+                self.pending = Bytes::new();
+                self.parked = true;
+                std::future::pending().await
             }
         }
     }
 }
 
 /// From the link to the program.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Incoming {
     stream: Option<Receiver>,
     pending: Bytes,
+    /// When something moved along last.
+    moved: Instant,
+    /// The stream was dropped because the program takes nothing.
+    parked: bool,
     /// Streams whose attach the core does not know yet.
     early: VecDeque<(StreamHeader, Receiver)>,
 }
@@ -147,6 +161,15 @@ pub(super) enum IncomingStep {
     ProgramFailed,
     /// The stream ended or broke; if bytes are missing, the other half attaches again.
     StreamEnded,
+    /// The program, that took nothing for long, may have room.
+    Room,
+}
+
+impl Default for Incoming {
+    fn default() -> Self {
+        let (stream, pending, early) = (None, Bytes::new(), VecDeque::new());
+        Self { stream, pending, moved: Instant::now(), parked: false, early }
+    }
 }
 
 impl Incoming {
@@ -177,23 +200,46 @@ impl Incoming {
     pub(super) fn stop(&mut self) {
         self.stream = None;
         self.pending = Bytes::new();
+        self.parked = false;
     }
 
-    /// Moves one piece along.
+    /// Moves one piece along. A program that takes nothing for [`PARK_AFTER`] costs nothing from then on: the stream is
+    /// dropped, with its share of the link's window.
     pub(super) async fn step(&mut self, program: &Program) -> IncomingStep {
+        if self.parked {
+            program.writable().await;
+            return IncomingStep::Room;
+        }
         if self.pending.is_empty() {
             let Some(stream) = &mut self.stream else { return std::future::pending().await };
             match stream.read().await {
-                Ok(Some(bytes)) => self.pending = bytes,
+                Ok(Some(bytes)) => {
+                    self.pending = bytes;
+                    self.moved = Instant::now();
+                }
                 Ok(None) | Err(_) => {
                     self.stream = None;
                     return IncomingStep::StreamEnded;
                 }
             }
         }
-        match program.send(&mut self.pending).await {
-            Ok(count) => IncomingStep::Delivered(count),
-            Err(_) => IncomingStep::ProgramFailed,
+        tokio::select! {
+            biased;
+            sent = program.send(&mut self.pending) => match sent {
+                Ok(count) => {
+                    self.moved = Instant::now();
+                    IncomingStep::Delivered(count)
+                }
+                Err(_) => IncomingStep::ProgramFailed,
+            },
+            () = tokio::time::sleep_until(self.moved + PARK_AFTER), if self.stream.is_some() => {
+                if let Some(stream) = self.stream.take() {
+                    stream.park();
+                }
+                self.stop();
+                self.parked = true;
+                std::future::pending().await
+            }
         }
     }
 }

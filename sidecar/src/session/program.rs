@@ -208,6 +208,13 @@ impl Program {
         }
     }
 
+    /// Waits until the program's connection may take more.
+    pub async fn writable(&self) {
+        if let Self::Socket(socket) = self {
+            let _ = socket.fd.writable().await;
+        }
+    }
+
     /// Reads and drops whatever the program sends, until its connection ends.
     pub async fn discard(&self) {
         let Self::Socket(socket) = self else { return };
