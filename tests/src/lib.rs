@@ -8,6 +8,7 @@ mod fire;
 mod mounted;
 mod residue;
 mod stream;
+mod suspended;
 mod talk;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use fire::{Fire, Ticks};
 pub use mounted::small_disk;
 pub use residue::{capsule_id, nothing_left_of, on_disk};
 pub use stream::{Peer, checked};
+pub use suspended::{capsule_file, refused, resume, suspend, try_resume};
 pub use talk::{RedisClient, Talk, redis_clients, start_redis};
 
 /// What may take a moment on a machine of two cores: a start, a line in a log.

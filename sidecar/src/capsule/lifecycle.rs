@@ -139,7 +139,6 @@ async fn launch(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, fresh: bool) -> 
     .await??;
     capsule.change_file(|file| file.started_at = Some(SystemTime::now()))?;
     capsule.set_stage(Stage::Running);
-    watch_exit(sidecar, capsule);
     let generation = network.generation();
     let told = sidecar.places.directory().set_state(capsule.id(), generation, CapsuleState::Running).await;
     match told {
@@ -148,6 +147,8 @@ async fn launch(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, fresh: bool) -> 
             tracing::warn!(capsule = %capsule.name(), %error, "the directory was not told that it runs")
         }
     }
+    // After that: of a program that ends at once the end is what the directory hears last.
+    watch_exit(sidecar, capsule);
     Ok(position)
 }
 

@@ -12,6 +12,7 @@ use rustix::net::{
     AddressFamily, SocketAddrAny, SocketFlags, SocketType, connect, getpeername, getsockname, socket_with,
     sockopt,
 };
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -32,10 +33,15 @@ enum Verb {
         #[arg(long, default_value_t = 30.0)]
         limit: f64,
     },
+    /// Reads the clocks over and over, and tells the longest step of each so far, until it is ended.
+    Clocks,
 }
 
 fn main() -> ExitCode {
-    let Verb::Connect { place, nonblocking, limit } = Arguments::parse().verb;
+    let (place, nonblocking, limit) = match Arguments::parse().verb {
+        Verb::Connect { place, nonblocking, limit } => (place, nonblocking, limit),
+        Verb::Clocks => watch_clocks(),
+    };
     let Some(address) = place.to_socket_addrs().ok().and_then(|mut found| found.next()) else {
         eprintln!("probe: {place} is no place");
         return ExitCode::FAILURE;
@@ -71,6 +77,33 @@ fn try_connect(address: SocketAddr, nonblocking: bool, limit: Duration) -> rusti
         "at_first": word(at_first), "first_ms": first_ms,
         "outcome": word(outcome), "ms": ms, "local": local, "peer": peer,
     }))
+}
+
+/// Never ends. A step back counts as one of the length of a century.
+fn watch_clocks() -> ! {
+    const CLOCKS: [ClockId; 3] = [ClockId::Monotonic, ClockId::Boottime, ClockId::Realtime];
+    const BACK: f64 = 1e13;
+    let read = || {
+        CLOCKS.map(|clock| {
+            let time = clock_gettime(clock);
+            time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
+        })
+    };
+    let (mut last, mut longest) = (read(), [0_f64; 3]);
+    for count in 0_u64.. {
+        std::thread::sleep(Duration::from_millis(10));
+        let now = read();
+        for at in 0..CLOCKS.len() {
+            let step = now[at] - last[at];
+            longest[at] = longest[at].max(if step < 0.0 { BACK } else { step });
+        }
+        last = now;
+        if count % 10 == 0 {
+            let [monotonic, boottime, realtime] = longest;
+            print(&json!({"monotonic": monotonic, "boottime": boottime, "realtime": realtime}));
+        }
+    }
+    unreachable!("there are enough numbers")
 }
 
 fn wait(socket: &OwnedFd, limit: Duration) -> rustix::io::Result<Result<(), Errno>> {
