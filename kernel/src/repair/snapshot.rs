@@ -103,6 +103,12 @@ impl TcpSnapshot {
         &self.receive
     }
 
+    /// The connection's own timestamp clock when it was captured, in milliseconds from an arbitrary beginning.
+    #[must_use]
+    pub fn timestamp_ms(&self) -> u32 {
+        self.timestamp
+    }
+
     /// What became of our FIN.
     #[must_use]
     pub fn own_fin(&self) -> OwnFin {

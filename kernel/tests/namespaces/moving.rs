@@ -115,6 +115,44 @@ fn rebuild_ours(ours: OwnedFd) -> OwnedFd {
     ours
 }
 
+/// However long both ends lay captured: a timestamp that went back, or jumped, would have segments taken for old.
+#[test]
+fn timestamps_stand_still_while_a_connection_is_captured() {
+    const LAY: Duration = Duration::from_millis(1500);
+    let home = capsule();
+    let (mut program, ours) = home.run(|| delivered(false));
+    let mut ledger = Ledger::new(0x5eed_0009);
+    ledger.program_writes(&mut program, 50_000);
+    ledger.we_write(&ours, 50_000);
+    let (ours, program) = home.run(move || {
+        rules::lock().expect("lock");
+        (take(ours), take(program))
+    });
+    let before = (ours.timestamp_ms(), program.timestamp_ms());
+    std::thread::sleep(LAY);
+    let target = locked_capsule();
+    target.run(move || {
+        let (our_end, program_end) =
+            (repair::rebuild(&ours).expect("rebuild"), repair::rebuild(&program).expect("rebuild"));
+        rules::unlock().expect("unlock");
+        repair::activate(&program_end, &program).expect("activate");
+        repair::activate(&our_end, &ours).expect("activate");
+        let mut program = as_program(program_end);
+        // Data flows at once, both ways.
+        ledger.program_writes(&mut program, 50_000);
+        ledger.we_write(&our_end, 50_000);
+        ledger.settle_all(&mut program, &our_end);
+        let (ours, program) = (take(our_end), take(program));
+        for (what, before, after) in
+            [("ours", before.0, ours.timestamp_ms()), ("the program's", before.1, program.timestamp_ms())]
+        {
+            let step = after.wrapping_sub(before);
+            println!("{what}: a step of {step} ms over {} ms", LAY.as_millis());
+            assert!(step < 1000, "{what} jumped by {step} ms, or went back");
+        }
+    });
+}
+
 #[test]
 fn random_traffic_survives_many_moves() {
     for v6 in [false, true] {
