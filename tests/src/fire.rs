@@ -61,16 +61,23 @@ impl Ticks {
 
 /// The mesh.
 pub struct Fire {
+    /// The hosts and their directory.
     pub mesh: Mesh,
+    /// The source of the first move.
     pub a: Host,
+    /// The peer's host.
     pub b: Host,
+    /// The target of the first move.
     pub c: Host,
     /// The sidecar of a.
     pub source: FaultySidecar,
     /// The sidecar of c.
     pub target: FaultySidecar,
+    /// The connection that must go on.
     pub talk: Talk,
+    /// Whether the capsule lives, and how often.
     pub ticks: Ticks,
+    /// The capsule that moves.
     pub id: String,
 }
 
