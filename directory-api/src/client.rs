@@ -303,7 +303,7 @@ impl Client {
     }
 
     /// Places a capsule at this host, because its host is gone. `Ok` means: it is here, at the generation in the record;
-    /// also when an earlier call with the same `takeover` did it. `copy` is the offer of the unfinished move that left
+    /// also when an earlier call with the same `takeover` did it. `generation` is that of the record that the person saw; `copy` is the offer of the unfinished move that left
     /// this host its copy.
     ///
     /// # Errors
@@ -312,11 +312,12 @@ impl Client {
     pub async fn take_over(
         &self,
         capsule: CapsuleId,
+        generation: Generation,
         takeover: OfferId,
         copy: Option<OfferId>,
         host_is_gone: bool,
     ) -> Result<CapsuleRecord, ClientError> {
-        self.capsule(Request::TakeOver { capsule, takeover, copy, host_is_gone }).await
+        self.capsule(Request::TakeOver { capsule, generation, takeover, copy, host_is_gone }).await
     }
 
     /// Makes the directory forget a host; its capsules are lost then, and it must join again.

@@ -130,6 +130,8 @@ pub enum Request {
     TakeOver {
         /// The capsule.
         capsule: CapsuleId,
+        /// The generation that the person saw.
+        generation: Generation,
         /// Drawn by the caller: the same request again gets the same record.
         takeover: OfferId,
         /// The offer of the unfinished move that left the caller the copy from which it goes on; `None` if it goes on

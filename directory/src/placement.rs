@@ -149,6 +149,8 @@ pub fn set_state(
 /// A takeover that an operator wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Takeover {
+    /// The generation that the person saw: what happened since is not ended by it, however late it comes.
+    pub generation: Generation,
     /// Drawn by the caller.
     pub id: OfferId,
     /// The offer of the unfinished move whose copy the caller has; `None` if it goes on from something else.
@@ -171,6 +173,7 @@ pub fn take_over(
         return repeated(record, caller, takeover.id, Outcome::TakenOver);
     }
     check_not_suspended(record)?;
+    check_generation(record, takeover.generation)?;
     // The placed host itself knows best that what it has does not run.
     if record.host != *caller && alive && !takeover.host_is_gone {
         return Err(ApiError::HostAlive { host: record.host.clone() });

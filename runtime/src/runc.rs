@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::dir::CapsuleDir;
-use crate::{RuntimeError, criu, shm};
+use crate::{RuntimeError, criu, memory, shm};
 
 const RUNC: &str = "runc";
 /// Nothing else of the sidecar's environment reaches runc, CRIU and their helpers.
@@ -113,6 +113,8 @@ impl Runc {
         if !state.exists() {
             return Ok(());
         }
+        // A restore that was killed leaves the capsule's root mounted there, which is not to be emptied through it.
+        memory::unmount(&state.join("criu-root"))?;
         let argv: Vec<String> =
             [RUNC, "--root", &text(&self.state), "delete", "--force", id].map(str::to_owned).into();
         let deleted = run("delete", &argv, COMMAND_SECONDS_MAX);

@@ -263,6 +263,8 @@ pub(super) struct TakeOver {
     pub copy: Vec<u8>,
     #[prost(bool, tag = "4")]
     pub host_is_gone: bool,
+    #[prost(uint64, tag = "5")]
+    pub generation: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

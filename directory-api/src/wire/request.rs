@@ -53,12 +53,15 @@ pub(super) fn to_wire(request: &Request) -> wire::Request {
         Request::Hosts => Kind::Hosts(wire::Empty {}),
         Request::RemoveHost { name, force: false } => Kind::RemoveHost(name.to_string()),
         Request::RemoveHost { name, force: true } => Kind::RemoveHostByForce(name.to_string()),
-        Request::TakeOver { capsule, takeover, copy, host_is_gone } => Kind::TakeOver(wire::TakeOver {
-            capsule: capsule.as_bytes().to_vec(),
-            takeover: takeover.as_bytes().to_vec(),
-            copy: copy.map(|copy| copy.as_bytes().to_vec()).unwrap_or_default(),
-            host_is_gone: *host_is_gone,
-        }),
+        Request::TakeOver { capsule, generation, takeover, copy, host_is_gone } => {
+            Kind::TakeOver(wire::TakeOver {
+                generation: generation.number(),
+                capsule: capsule.as_bytes().to_vec(),
+                takeover: takeover.as_bytes().to_vec(),
+                copy: copy.map(|copy| copy.as_bytes().to_vec()).unwrap_or_default(),
+                host_is_gone: *host_is_gone,
+            })
+        }
         Request::Watch { from_revision } => Kind::Watch(*from_revision),
     };
     wire::Request { kind: Some(kind) }
@@ -121,6 +124,7 @@ pub(super) fn from_wire(request: wire::Request) -> Result<Request, WireError> {
         Kind::RemoveHost(name) => Request::RemoveHost { name: parsed(&name, "name")?, force: false },
         Kind::RemoveHostByForce(name) => Request::RemoveHost { name: parsed(&name, "name")?, force: true },
         Kind::TakeOver(takeover) => Request::TakeOver {
+            generation: Generation::new(takeover.generation),
             capsule: capsule_id(&takeover.capsule)?,
             takeover: offer_id(&takeover.takeover)?,
             copy: match takeover.copy.as_slice() {

@@ -98,8 +98,8 @@ fn requests_are_read_back() {
         Request::Hosts,
         Request::RemoveHost { name: "a".parse().unwrap(), force: false },
         Request::RemoveHost { name: "a".parse().unwrap(), force: true },
-        Request::TakeOver { capsule, takeover: offer, copy: None, host_is_gone: true },
-        Request::TakeOver { capsule, takeover: offer, copy: Some(offer), host_is_gone: false },
+        Request::TakeOver { capsule, generation, takeover: offer, copy: None, host_is_gone: true },
+        Request::TakeOver { capsule, generation, takeover: offer, copy: Some(offer), host_is_gone: false },
         Request::Watch { from_revision: 0 },
         Request::Watch { from_revision: 77 },
     ];

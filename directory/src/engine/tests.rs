@@ -227,7 +227,8 @@ fn remove(caller: &str, host: &str, force: bool) -> Command {
 }
 
 fn take_over(caller: &str, capsule: &CapsuleRecord, number: u8, host_is_gone: bool) -> Command {
-    let takeover = Takeover { id: OfferId::from_bytes([number; 16]), copy: None, host_is_gone };
+    let (id, generation) = (OfferId::from_bytes([number; 16]), capsule.generation);
+    let takeover = Takeover { generation, id, copy: None, host_is_gone };
     Command::TakeOver { caller: name(caller), capsule: capsule.id, takeover }
 }
 

@@ -136,33 +136,34 @@ fn a_state_reported_during_an_offer_comes_back_with_a_revoke() {
     );
 }
 
-fn takeover(number: u8, copy: Option<u8>) -> Takeover {
-    Takeover { id: id(number), copy: copy.map(id), host_is_gone: false }
+fn takeover(generation: u64, number: u8, copy: Option<u8>) -> Takeover {
+    let generation = Generation::new(generation);
+    Takeover { generation, id: id(number), copy: copy.map(id), host_is_gone: false }
 }
 
 #[test]
 fn a_takeover_ends_everything_from_before() {
     let open = offered(&record());
     let alive = ApiError::HostAlive { host: host(0) };
-    assert_eq!(take_over(&open, &host(2), &takeover(9, None), true), Err(alive));
-    let said = Takeover { host_is_gone: true, ..takeover(9, None) };
+    assert_eq!(take_over(&open, &host(2), &takeover(1, 9, None), true), Err(alive));
+    let said = Takeover { host_is_gone: true, ..takeover(1, 9, None) };
     assert!(take_over(&open, &host(2), &said, true).is_ok());
-    let taken = take_over(&open, &host(2), &takeover(9, None), false).unwrap();
+    let taken = take_over(&open, &host(2), &takeover(1, 9, None), false).unwrap();
     assert_eq!((&taken.host, taken.generation, &taken.offer), (&host(2), Generation::new(2), &None));
     assert_eq!(taken.state, CapsuleState::Moving);
-    assert_eq!(take_over(&taken, &host(2), &takeover(9, None), false), Ok(taken.clone()));
+    assert_eq!(take_over(&taken, &host(2), &takeover(1, 9, None), false), Ok(taken.clone()));
     // Who comes late with the key or the offer gets nothing, nor does the same takeover by another host.
     let elsewhere = ApiError::NotPlacedHere { host: host(2), generation: taken.generation };
     assert_eq!(claim(&taken, &host(1), id(1), &key(1)), Err(elsewhere.clone()));
     assert_eq!(revoke(&taken, &host(0), id(1)), Err(elsewhere.clone()));
-    assert_eq!(take_over(&taken, &host(1), &takeover(9, None), false), Err(elsewhere));
+    assert_eq!(take_over(&taken, &host(1), &takeover(1, 9, None), false), Err(elsewhere));
     let old = set_state(&taken, &host(0), Generation::new(1), CapsuleState::Running);
     assert!(matches!(old, Err(ApiError::NotPlacedHere { .. })));
 }
 
 #[test]
 fn a_takeover_from_a_copy_needs_the_last_one() {
-    let copy = takeover(9, Some(1));
+    let copy = takeover(2, 9, Some(1));
     let denied = |record: &CapsuleRecord| {
         matches!(take_over(record, &host(0), &copy, false), Err(ApiError::Denied { .. }))
     };
@@ -175,9 +176,14 @@ fn a_takeover_from_a_copy_needs_the_last_one() {
     let ran = set_state(&claimed, &host(1), at, CapsuleState::Running).unwrap();
     assert!(denied(&ran));
     assert!(set_state(&ran, &host(1), at, CapsuleState::Lost).is_err());
-    let elsewhere = CapsuleRecord { host: host(2), ..record() };
+    let later = CapsuleRecord { generation: Generation::new(2), ..record() };
+    let elsewhere = CapsuleRecord { host: host(2), ..later.clone() };
     assert!(denied(&elsewhere), "no such offer");
-    assert!(take_over(&record(), &host(0), &copy, true).is_ok(), "the placed host's own");
+    assert!(take_over(&later, &host(0), &copy, true).is_ok(), "the placed host's own");
+    // What happened since the person looked is not ended by it.
+    let given = Generation::new(2);
+    let late = Err(ApiError::WrongGeneration { given, current: Generation::new(1) });
+    assert_eq!(take_over(&record(), &host(0), &copy, true), late);
 }
 
 #[derive(Debug, Clone)]
@@ -250,7 +256,7 @@ proptest! {
                     }
                 }
                 Step::TakeOver { caller, takeover: number, copy } => {
-                    if let Ok(after) = take_over(&record, &host(caller), &takeover(number, copy), false) {
+                    if let Ok(after) = take_over(&record, &host(caller), &takeover(record.generation.number(), number, copy), false) {
                         prop_assert_eq!(&after.host, &host(caller));
                         check(&mut outcomes, id(number), Outcome::TakenOver, &before, &after)?;
                         record = after;

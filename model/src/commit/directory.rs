@@ -17,7 +17,7 @@ use super::state::{
 /// What one request does to the record, and what the directory answers.
 pub(super) fn carry_out(mutation: Option<Mutation>, state: &State, request: Request) -> (Record, Answer) {
     type Asked =
-        (Option<Mutation>, Record, Request, [Option<(u8, Host)>; MOVES_MAX], Option<(Host, Option<Offer>)>);
+        (Option<Mutation>, Record, Request, [Option<(u8, Host)>; MOVES_MAX], Option<(Host, u8, Option<Offer>)>);
     thread_local! {
         // The rules are pure, and few different questions are asked millions of times.
         static ANSWERED: RefCell<HashMap<Asked, (Record, Answer)>> = RefCell::default();
@@ -65,8 +65,9 @@ fn decide(mutation: Option<Mutation>, state: &State, request: Request) -> (Recor
         }
         Request::TakeOver(host) => {
             let takeover = Takeover {
+                generation: generation(state.takeover.map_or(0, |(_, seen, _)| seen)),
                 id: outcome_id(OutcomeId::TakeOver(host)),
-                copy: state.takeover.and_then(|(_, copy)| copy).map(offer_id),
+                copy: state.takeover.and_then(|(_, _, copy)| copy).map(offer_id),
                 host_is_gone: true,
             };
             placement::take_over(&record, &host_name(host), &takeover, true)

@@ -30,7 +30,8 @@ pub(super) async fn recover(
         return Err(ErrorView::new("recover/no-file-support", format!("{name} was not recovered"))
             .why("this version can't recover from a capsule file"));
     }
-    let takeover = Takeover { id: OfferId::from_bytes(crate::random::bytes()), host_is_gone };
+    let (generation, id) = (record.generation, OfferId::from_bytes(crate::random::bytes()));
+    let takeover = Takeover { generation, id, host_is_gone };
     if let Some(capsule) = sidecar.capsules.get(&record.id) {
         if let Some(taken) = capsule.wishes().wish(takeover).await {
             return recovered(sidecar, &capsule, taken, RecoveredFrom::Move).await;
@@ -63,13 +64,17 @@ pub(super) async fn recover(
             Err(error) => return Err(error),
         }
     }
-    let lost = format!("capsule recover {name} --from FILE, if there is a capsule file; or wait for {}", record.host);
+    let lost = format!(
+        "capsule recover {name} --from FILE, if there is a capsule file; or wait for {}",
+        record.host
+    );
     Err(none().next(lost))
 }
 
 fn parsed(body: &Body, host: &HostName) -> Result<RecoverResult, ErrorView> {
     body.clone().parse().map_err(|error| {
-        ErrorView::new("admin/protocol", format!("host {host} answered something else than expected")).why(error)
+        ErrorView::new("admin/protocol", format!("host {host} answered something else than expected"))
+            .why(error)
     })
 }
 
@@ -81,7 +86,8 @@ async fn recovered(
 ) -> Result<RecoverResult, ErrorView> {
     let record = taken.map_err(|error| refused(capsule, &error))?;
     let mut stages = capsule.stages();
-    let going = |stage: &Stage| !matches!(stage, Stage::Moving | Stage::Arriving | Stage::Starting | Stage::Found);
+    let going =
+        |stage: &Stage| !matches!(stage, Stage::Moving | Stage::Arriving | Stage::Starting | Stage::Found);
     let _ = tokio::time::timeout(RUNNING_WAIT, stages.wait_for(going)).await;
     if capsule.stage() == Stage::Running {
         let told =
@@ -89,7 +95,9 @@ async fn recovered(
         match told {
             Ok(record) => sidecar.places.take(record),
             // The lease says so again.
-            Err(error) => tracing::warn!(capsule = %record.name, %error, "the directory was not told that it runs"),
+            Err(error) => {
+                tracing::warn!(capsule = %record.name, %error, "the directory was not told that it runs")
+            }
         }
     }
     Ok(RecoverResult {
@@ -131,7 +139,8 @@ pub(super) async fn remove_host(
         // An answer that was lost: it is done.
         Ok(()) | Err(ClientError::Refused(ApiError::UnknownHost { .. })) => {}
         Err(error) => {
-            let view = ErrorView::new("hosts/not-removed", format!("host {name} was not removed")).why(&error);
+            let view =
+                ErrorView::new("hosts/not-removed", format!("host {name} was not removed")).why(&error);
             return Err(match error.refusal() {
                 Some(ApiError::HostAlive { .. }) => view.next(format!(
                     "move its capsules away and stop its sidecar; or capsule hosts remove {name} --force, which makes it \

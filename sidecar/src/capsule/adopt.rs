@@ -164,6 +164,8 @@ async fn take_up(sidecar: &Arc<Sidecar>, found: Found) -> anyhow::Result<()> {
             superseded::keep(sidecar, &capsule, by).await;
         }
         Decision::Discard => {
+            // For good: one that comes after this one need not ask again.
+            capsule.journal(&Entry::Removing)?;
             left.give_up(sidecar);
             lifecycle::discard(sidecar, &capsule).await;
             sidecar.capsules.remove(&capsule.id());

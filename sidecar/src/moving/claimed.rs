@@ -46,12 +46,7 @@ pub(crate) async fn died(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, generat
 }
 
 /// Whether the directory noted it; if not, the capsule is no longer this host's.
-async fn reported(
-    sidecar: &Sidecar,
-    capsule: &Capsule,
-    generation: Generation,
-    state: CapsuleState,
-) -> bool {
+async fn reported(sidecar: &Sidecar, capsule: &Capsule, generation: Generation, state: CapsuleState) -> bool {
     loop {
         match sidecar.places.directory().set_state(capsule.id(), generation, state).await {
             Ok(_) => return true,

@@ -272,7 +272,9 @@ impl Begun {
                 self.key = Some(key);
                 match (self.arriving.clone(), self.resuming) {
                     (Some((offer, source)), _) => Journal::Key { offer, key, source },
-                    (None, Some((suspension, generation))) => Journal::Resuming { suspension, generation, key },
+                    (None, Some((suspension, generation))) => {
+                        Journal::Resuming { suspension, generation, key }
+                    }
                     (None, None) => before,
                 }
             }

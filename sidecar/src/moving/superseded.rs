@@ -103,8 +103,7 @@ pub(crate) async fn keep(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, by: Opt
 
 /// The superseded copy of this name on this host.
 fn of_name(sidecar: &Sidecar, name: &str) -> Option<Arc<Capsule>> {
-    let superseded =
-        |capsule: &Arc<Capsule>| capsule.name().as_str() == name && is_superseded(capsule);
+    let superseded = |capsule: &Arc<Capsule>| capsule.name().as_str() == name && is_superseded(capsule);
     sidecar.capsules.all().into_iter().find(superseded)
 }
 

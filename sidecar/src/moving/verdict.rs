@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use directory_api::{ApiError, CapsuleRecord, ClientError, LookupKey};
-use overlay_proto::{CapsuleId, ClaimKey, OfferId};
+use overlay_proto::{CapsuleId, ClaimKey, Generation, OfferId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Answer, Decision, Journal, Processes, Question, Standing, decide};
@@ -20,6 +20,8 @@ const ASK_AT_LEAST: Duration = Duration::from_secs(5);
 /// A takeover that a person wants.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Takeover {
+    /// The generation of the record that the person saw.
+    pub generation: Generation,
     /// Drawn for it.
     pub id: OfferId,
     /// Whether the person says that the host is gone.
@@ -119,7 +121,8 @@ pub(crate) async fn take_over(
     copy: Option<OfferId>,
 ) -> Taken {
     let directory = sidecar.places.directory();
-    let taken = directory.take_over(capsule.id(), takeover.id, copy, takeover.host_is_gone).await;
+    let Takeover { generation, id, host_is_gone } = takeover;
+    let taken = directory.take_over(capsule.id(), generation, id, copy, host_is_gone).await;
     if let Ok(record) = &taken {
         tracing::warn!(capsule = %capsule.name(), generation = %record.generation, "taken over by this host");
         sidecar.places.take(record.clone());

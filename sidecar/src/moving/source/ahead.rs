@@ -1,5 +1,7 @@
 //! What is done while the capsule runs: the target is asked, and files go ahead.
 
+use std::time::Duration;
+
 use admin_api::result::{CheckView, Level};
 use anyhow::{Context, bail};
 use directory_api::{ApiError, CapsuleRecord, ClientError};
@@ -8,11 +10,15 @@ use runtime::files::private::{Ended, Pace, Round, Rounds};
 
 use super::{Departure, Refused, unexpected};
 use crate::limits::{FEW_FILES, FILE_ROUNDS};
+use crate::moving::claimed;
 use crate::moving::conversation::{Needs, Prepare, ToSource, ToTarget, hear, say};
 use crate::moving::examine;
 use crate::moving::files::{self, Tree};
-use crate::moving::journal::{Answer, Entry, Question};
+use crate::moving::journal::{Answer, Entry, Journal, Question};
 use crate::moving::verdict;
+
+/// Time that the directory gets to note that the capsule runs here before it is offered onwards.
+const REPORT_WAIT: Duration = Duration::from_secs(5);
 
 impl Departure {
     pub(super) async fn ask_target(&mut self, dry_run: bool) -> anyhow::Result<(Vec<CheckView>, Needs)> {
@@ -54,6 +60,12 @@ impl Departure {
         match hear(&mut self.receive).await? {
             ToSource::Ready => {}
             other => return unexpected(other),
+        }
+        // The journal is about to begin anew, and with it the knowledge that somebody may wait for this.
+        let generation = self.generation;
+        if Journal::read(self.capsule.directory())? == (Journal::Thawed { generation, reported: false }) {
+            let reported = claimed::report_running(&self.sidecar, &self.capsule, generation);
+            let _ = tokio::time::timeout(REPORT_WAIT, reported).await;
         }
         let mut offered = self.offer_once().await;
         if let Err(ClientError::Refused(ApiError::OfferPending { offer, .. })) = &offered {
