@@ -121,6 +121,7 @@ fn when_its_host_dies() {
     fire.target.restart();
     wait_until(SOON, "the capsule's loss", || place(&fire.b, "redis").state == "lost");
     assert!(ran > 0);
+    wait_until(SOON, "the source's waiting", || fire.source.log().contains("kept as it is"));
     fire.ticks.stand_still();
     let recovered = fire.b.capsule(["--json", "recover", "redis", "--host-is-gone"]).ok().json();
     assert_eq!((&recovered["host"], &recovered["from"]), (&"a".into(), &"move".into()), "{recovered}");

@@ -84,6 +84,7 @@ async fn recognize(sidecar: &Arc<Sidecar>, directory: &Path, renew_shim: bool) -
     let text = std::fs::read(directory.join("capsule.json")).context("reading capsule.json")?;
     let file: CapsuleFile = serde_json::from_slice(&text).context("reading capsule.json")?;
     let capsule = Capsule::adopted(sidecar, file)?;
+    sidecar.table.set_unsure(capsule.id(), true);
     let of = capsule.clone();
     let processes = tokio::task::spawn_blocking(move || {
         if let Err(error) = engine::renew_shim(&of, renew_shim) {
@@ -109,6 +110,8 @@ async fn take_up(sidecar: &Arc<Sidecar>, found: Found) -> anyhow::Result<()> {
     let journal = Journal::read(capsule.directory()).context("reading its journal")?;
     let decision = verdict::settle(sidecar, &capsule, &journal, processes).await;
     tracing::info!(capsule = %capsule.name(), ?processes, ?decision, "found");
+    // The sessions of these are in the copy that the source keeps.
+    let unsure = matches!(decision, Decision::Died { .. } | Decision::GiveBack { .. });
     let (network, left) = match live {
         Some((network, left)) => (Some(network), left),
         None => (None, Left::default()),
@@ -171,6 +174,9 @@ async fn take_up(sidecar: &Arc<Sidecar>, found: Found) -> anyhow::Result<()> {
             sidecar.capsules.remove(&capsule.id());
         }
         Decision::Ask(_) | Decision::Wait => unreachable!("settled"),
+    }
+    if !unsure {
+        sidecar.table.set_unsure(capsule.id(), false);
     }
     Ok(())
 }

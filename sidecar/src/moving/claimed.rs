@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use directory_api::{ApiError, CapsuleState, ClientError, LookupKey, OfferRecord};
+use directory_api::{ApiError, CapsuleRecord, CapsuleState, ClientError, LookupKey, OfferRecord};
 use overlay_proto::{ClaimKey, Generation, HostName, OfferId};
 
 use super::journal::{Entry, Journal};
@@ -39,6 +39,7 @@ pub(crate) fn report_running(
 /// It may have made steps here, and is gone: the source's frozen copy is kept for a takeover by a person.
 pub(crate) async fn died(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, generation: Generation) {
     tracing::error!(capsule = %capsule.name(), %generation, "it was thawed, and is gone: capsule recover goes on from the copy that its source keeps");
+    sidecar.table.set_unsure(capsule.id(), true);
     lifecycle::close(sidecar, capsule).await;
     capsule.set_stage(Stage::Died);
     let (sidecar, capsule) = (sidecar.clone(), capsule.clone());
@@ -69,6 +70,7 @@ pub(crate) async fn give_back(
     if let Err(error) = capsule.journal(&Entry::GivingBack { generation }) {
         tracing::error!(capsule = %capsule.name(), error = format!("{error:#}"), "giving it back is not in its journal");
     }
+    sidecar.table.set_unsure(capsule.id(), true);
     lifecycle::close(sidecar, capsule).await;
     while !offered(sidecar, capsule, generation, source, key).await {
         tokio::time::sleep(ASK_AGAIN).await;
@@ -76,6 +78,14 @@ pub(crate) async fn give_back(
     // The journal goes with it, so this is last.
     lifecycle::discard(sidecar, capsule).await;
     sidecar.capsules.remove(&capsule.id());
+    // The directory places it here until the source has claimed it; its sessions are there.
+    let (sidecar, id) = (sidecar.clone(), capsule.id());
+    tokio::spawn(async move {
+        let me = sidecar.me.clone();
+        let elsewhere = move |record: Option<&CapsuleRecord>| record.is_none_or(|record| record.host != me);
+        sidecar.places.wait_until(&id, elsewhere).await;
+        sidecar.table.set_unsure(id, false);
+    });
 }
 
 /// Whether the source can claim it, or it is no longer this host's to offer.

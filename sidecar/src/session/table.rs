@@ -27,6 +27,8 @@ struct Entries {
     halves: HashMap<Key, Entry>,
     by_peer: HashMap<CapsuleId, HashSet<Key>>,
     ended: HashMap<Key, Farewell>,
+    /// Capsules that the directory may place here although their sessions are known elsewhere only, or not yet.
+    unsure: HashSet<CapsuleId>,
     ended_order: VecDeque<Key>,
 }
 
@@ -173,6 +175,17 @@ impl Table {
         }
     }
 
+    /// Says whether a capsule's sessions may be unknown here without being over: while there is such a capsule, no other
+    /// host is told that a session is unknown.
+    pub fn set_unsure(&self, capsule: CapsuleId, unsure: bool) {
+        let mut entries = self.entries();
+        if unsure {
+            entries.unsure.insert(capsule);
+        } else {
+            entries.unsure.remove(&capsule);
+        }
+    }
+
     /// True if this half is here.
     pub fn has(&self, key: &Key) -> bool {
         self.entries().halves.contains_key(key)
@@ -192,7 +205,14 @@ impl Table {
     /// Passes a frame to the half that it is for; an unknown half is answered for.
     pub fn frame(&self, link: &Arc<Link>, key: Key, frame: Frame) {
         if !self.has(&key) {
-            let left = self.entries().ended.get(&key) == Some(&Farewell::Left);
+            let left = {
+                let entries = self.entries();
+                match entries.ended.get(&key) {
+                    Some(Farewell::Left) => true,
+                    Some(Farewell::Ended) => false,
+                    None => !entries.unsure.is_empty(),
+                }
+            };
             if let Some(answer) = if left { frame.answer_not_here() } else { frame.answer_unknown() } {
                 link.transmit(answer);
             }
