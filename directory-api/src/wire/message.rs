@@ -274,6 +274,7 @@ pub(super) struct Response {
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on its way to or from bytes")]
 pub(super) enum ResponseKind {
     #[prost(message, tag = "1")]
     Error(Error),
@@ -345,6 +346,7 @@ pub(super) struct WatchEvent {
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on its way to or from bytes")]
 pub(super) enum WatchKind {
     #[prost(message, tag = "2")]
     Snapshot(SnapshotPiece),

@@ -84,7 +84,7 @@ struct Attributes {
     uid: u32,
     gid: u32,
     modified: (i64, u32),
-    extended: Vec<(Vec<u8>, Vec<u8>)>,
+    extended: xattr::Extended,
 }
 
 /// Writes a tree.

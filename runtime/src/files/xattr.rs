@@ -24,8 +24,11 @@ pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, shown: &Path) -> Re
     Ok(())
 }
 
+/// Names and values.
+pub(crate) type Extended = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Names and values of all attributes, those of overlayfs among them.
-pub(crate) fn all(file: BorrowedFd<'_>, shown: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FilesError> {
+pub(crate) fn all(file: BorrowedFd<'_>, shown: &Path) -> Result<Extended, FilesError> {
     let failed = |error: Errno| FilesError::io("read the attributes of", shown, error);
     let mut all = Vec::new();
     for name in names(file).map_err(failed)? {

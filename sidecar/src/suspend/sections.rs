@@ -133,7 +133,7 @@ pub(super) struct Places {
 
 /// What came out of a file.
 #[derive(Debug, Default)]
-pub(super) struct Read_ {
+pub(super) struct Taken {
     /// The sidecar's ends of the connections.
     pub(super) sessions: Vec<u8>,
     /// Bytes of memory and files.
@@ -141,8 +141,8 @@ pub(super) struct Read_ {
 }
 
 /// Reads everything behind the manifest to its place. When this returns the file was whole.
-pub(super) fn read(mut reader: Reader<impl Read>, places: &Places) -> anyhow::Result<Read_> {
-    let mut done = Read_::default();
+pub(super) fn read(mut reader: Reader<impl Read>, places: &Places) -> anyhow::Result<Taken> {
+    let mut done = Taken::default();
     let mut files = 0;
     while let Some((section, name)) = reader.next()? {
         match section {
