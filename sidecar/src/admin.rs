@@ -91,7 +91,9 @@ async fn dispatch(
         {
             Body::of(&RmResult { capsule: name, ..RmResult::default() })
         }
-        Request::Rm { name, .. } if record(sidecar, &name).is_ok_and(|record| record.suspension.is_some()) => {
+        Request::Rm { name, .. }
+            if record(sidecar, &name).is_ok_and(|record| record.suspension.is_some()) =>
+        {
             Body::of(&suspend::remove(sidecar, &record(sidecar, &name)?).await?)
         }
         Request::Rm { name, force, local: false } => {

@@ -101,15 +101,21 @@ fn link_metrics(sidecar: &Sidecar, text: &mut String) {
     write("capsule_link_received_bytes_total", "counter", "UDP payload received.", |it| {
         it.received_bytes as f64
     });
-    write("capsule_link_path_changes_total", "counter", "Times that the other host's address changed.", |it| {
-        it.path_changes as f64
-    });
+    write(
+        "capsule_link_path_changes_total",
+        "counter",
+        "Times that the other host's address changed.",
+        |it| it.path_changes as f64,
+    );
     write("capsule_link_rebinds_total", "counter", "Times that the way from here was tried anew.", |it| {
         it.rebinds as f64
     });
-    write("capsule_link_path_checks_total", "counter", "Times that the other host checked the way here.", |it| {
-        it.path_checks as f64
-    });
+    write(
+        "capsule_link_path_checks_total",
+        "counter",
+        "Times that the other host checked the way here.",
+        |it| it.path_checks as f64,
+    );
 }
 
 /// Renews the lease and, when it is due, the certificate, for the life of the sidecar.

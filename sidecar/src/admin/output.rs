@@ -175,7 +175,8 @@ pub(super) async fn exec(
     let (mut out_open, mut err_open, mut listening, mut code) = (true, true, true, None);
     while out_open || err_open || code.is_none() {
         let left = async {
-            let wanted = |stage: &Stage| matches!(stage, Stage::Left { .. } | Stage::Suspended | Stage::Removed);
+            let wanted =
+                |stage: &Stage| matches!(stage, Stage::Left { .. } | Stage::Suspended | Stage::Removed);
             let _ = stages.wait_for(wanted).await;
         };
         let room = running.room();

@@ -107,7 +107,10 @@ pub(super) fn hosts(sidecar: &Arc<Sidecar>) -> HostsResult {
             state: if host.alive { HostState::Ready } else { HostState::Silent },
             here,
             addresses: vec![host.address.to_string()],
-            capsules: capsules.iter().filter(|capsule| capsule.host == host.name && capsule.suspension.is_none()).count() as u64,
+            capsules: capsules
+                .iter()
+                .filter(|capsule| capsule.host == host.name && capsule.suspension.is_none())
+                .count() as u64,
             link: (!here).then(|| link(sidecar, &host)),
             seen_at: Some(host.last_seen.into()),
             silent_s: (!host.alive).then(|| silent_s(host.clone())),

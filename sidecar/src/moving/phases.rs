@@ -73,9 +73,13 @@ impl Phase {
     /// Whether this phase may be cut short at any await: it waits for others, and nothing is lost with it.
     pub(crate) fn can_be_left(self) -> bool {
         match self {
-            Self::Preflight | Self::Files | Self::Quiesce | Self::Hold | Self::Transfer | Self::Write | Self::Restore => {
-                true
-            }
+            Self::Preflight
+            | Self::Files
+            | Self::Quiesce
+            | Self::Hold
+            | Self::Transfer
+            | Self::Write
+            | Self::Restore => true,
             Self::Pause
             | Self::Settle
             | Self::Lock
