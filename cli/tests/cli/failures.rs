@@ -83,7 +83,7 @@ async fn usage_is_2_and_near_words_are_suggested() {
     for (arguments, told) in [
         (&["migrate", "db"][..], "did you mean capsule move?"),
         (&["ls"], "did you mean capsule ps?"),
-        (&["checkpoint", "db"], "suspend would be it, but this version lacks it"),
+        (&["checkpoint", "db"], "did you mean capsule suspend?"),
         (&["sesions"], "did you mean capsule sessions?"),
         (&["move", "db"], "--to <HOST>"),
         (&["move", "db", "--to", "b", "--memory", "x"], "precopy"),
