@@ -281,11 +281,6 @@ impl Commit {
                     state.send(Request::Revoke(open));
                 }
             }
-            // What a person asked for is not carried out after the person was answered.
-            (Phase::Asking(request @ Request::TakeOver(_)), Answer::Refused | Answer::Pending(_)) => {
-                state.sent &= !request.bit();
-                state.host(host).phase = Phase::Looking;
-            }
             (Phase::Asking(request), Answer::Holds(generation)) => {
                 self.holds(state, host, request, generation);
             }

@@ -85,7 +85,7 @@ impl Commit {
             return false;
         }
         state.left.takeovers -= 1;
-        state.takeover = Some((host, Some(offer)));
+        state.takeover = Some((host, state.record.generation, Some(offer)));
         state.host(other(host)).declared_gone = true;
         state.host(host).phase = Phase::Asking(Request::TakeOver(host));
         state.send(Request::TakeOver(host));

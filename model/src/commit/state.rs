@@ -242,8 +242,8 @@ pub struct State {
     pub sent: u64,
     /// Generation and source of each move.
     pub moves: [Option<(u8, Host)>; MOVES_MAX],
-    /// Host of the takeover, and the offer that left it its copy.
-    pub takeover: Option<(Host, Option<Offer>)>,
+    /// Host of the takeover, the generation that the person saw, and the offer that left the copy.
+    pub takeover: Option<(Host, u8, Option<Offer>)>,
     pub left: Budget,
     /// Age of the processes that ran last.
     pub ran: u8,
