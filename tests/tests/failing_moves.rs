@@ -5,7 +5,7 @@ use std::time::Duration;
 use testkit::{Host, Mesh, wait_until};
 use tests::{
     FaultySidecar, Peer, SOON, Talk, capsule_id, checked, end, ended, exec, move_to, nothing_left_of,
-    on_disk, place,
+    on_disk, place, start,
 };
 
 /// Every phase before the commit, and the gate at the target.
@@ -144,5 +144,21 @@ fn when_the_target_dies() {
     assert_eq!(place(&b, "redis").host, "a");
     move_to(&b, "redis", "b");
     talk.goes_on();
+    end(mesh);
+}
+
+/// Whenever in its move that happens.
+#[test]
+fn a_program_that_ends_while_it_moves_has_ended() {
+    let mesh = Mesh::running("ends", &["a", "b"]);
+    let a = mesh.host("a");
+    for lives_ms in (50..=400).step_by(50) {
+        let (name, script) = (format!("short-{lives_ms}"), format!("sleep 0.{lives_ms:03}; exit 3"));
+        start(&a, &name, &["sh", "-c", &script]);
+        // It works or fails, as it comes.
+        a.capsule(["move", &name, "--to", "b"]);
+        wait_until(SOON, &format!("{name} to be stopped"), || place(&a, &name).state == "stopped");
+        assert_eq!(ended(&a, &name, SOON).code, 3);
+    }
     end(mesh);
 }

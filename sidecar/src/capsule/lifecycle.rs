@@ -233,7 +233,10 @@ pub(crate) fn watch_exit(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) {
     tokio::spawn(async move {
         // A shim that was told to quit ends the wait without a code.
         let Ok(Some(code)) = code.await else { return };
-        if !matches!(capsule.stage(), Stage::Running | Stage::Starting) {
+        // Not what a move makes of it: one whose program ended meanwhile fails, and it is here as before.
+        let settled =
+            capsule.stages().wait_for(|stage| *stage != Stage::Moving).await.map(|stage| stage.clone());
+        if !matches!(settled, Ok(Stage::Running | Stage::Starting)) {
             return;
         }
         tracing::info!(capsule = %capsule.name(), code, "the program ended");
