@@ -1,5 +1,6 @@
 //! Moves that a host may not lead, or leads with lies.
 
+use super::garbage::noise;
 use super::*;
 
 /// What the source of a move says first, about the capsule in this file.

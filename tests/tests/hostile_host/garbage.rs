@@ -3,7 +3,7 @@
 use super::*;
 
 /// Pseudo-random bytes.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     pattern::fill(seed, 0, &mut bytes);
     bytes
