@@ -17,7 +17,9 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["gate", dir] => shim::gate::wait(Path::new(dir)).context("waiting at the gate"),
         ["--dir", dir, "--id", id] => start::start(Path::new(dir), id),
-        ["--dir", _, "--id", _, "--resume", estate] => start::resume(estate).context("taking over from an earlier shim"),
+        ["--dir", _, "--id", _, "--resume", estate] => {
+            start::resume(estate).context("taking over from an earlier shim")
+        }
         _ => {
             eprintln!("usage: capsule-shim --dir DIR --id ID\n       capsule-shim gate DIR");
             return ExitCode::from(2);

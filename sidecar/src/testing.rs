@@ -103,7 +103,8 @@ impl Node {
         let socket = identity::udp_socket(address, 1 << 20).unwrap();
         let (recorder, told) = mpsc::unbounded_channel();
         let (me, secret) = (identity.host().unwrap().clone(), [7; 32]);
-        let parts = Parts { me, zone: zone(), socket, server, client, secret, keep_alive: settings.keep_alive };
+        let parts =
+            Parts { me, zone: zone(), socket, server, client, secret, keep_alive: settings.keep_alive };
         let links = Links::start(parts, Arc::new(Recorder(recorder))).unwrap();
         links.admit();
         let address = links.address().unwrap();

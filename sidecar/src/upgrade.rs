@@ -185,7 +185,7 @@ fn is_free(data: &Path) -> anyhow::Result<bool> {
 fn try_out(running: &Info) -> anyhow::Result<()> {
     let cmdline = std::fs::read(format!("/proc/{}/cmdline", running.pid))?;
     let arguments = cmdline.split(|byte| *byte == 0).skip(1).filter(|word| !word.is_empty());
-    let arguments = arguments.map(|word| std::os::unix::ffi::OsStrExt::from_bytes(word));
+    let arguments = arguments.map(std::os::unix::ffi::OsStrExt::from_bytes);
     let arguments: Vec<&std::ffi::OsStr> = arguments.collect();
     let mut command = Command::new(&running.program);
     let tried = command.args(arguments).arg("--check-config").output();

@@ -27,7 +27,8 @@ fn a_gibibyte_through_everything() {
     Peer::listen(&hosts[0], "sink", &["--send", "128M", "--receive", "1G", "--rate", "3M"]);
     let flags = ["--send", "1G", "--receive", "128M", "--rate", "22M"];
     Peer::connect(&hosts[1], "source", "sink.capsule.internal:7000", &flags);
-    for moves in [&[("sink", "c"), ("source", "a")][..], &[("sink", "b")], &[("source", "c"), ("sink", "a")]] {
+    for moves in [&[("sink", "c"), ("source", "a")][..], &[("sink", "b")], &[("source", "c"), ("sink", "a")]]
+    {
         hosts.iter().for_each(replace);
         for (name, to) in moves {
             move_to(&hosts[0], name, to);
@@ -61,7 +62,8 @@ fn a_thousand_idle_connections() {
     start(&a, "server", &[&connects, "--listen", "[::]:9000", "--hold", "0"]);
     wait_logged(&a, "server", "listening on");
     let resident = |host: &Host| {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", host.sidecar_pid().unwrap())).unwrap();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", host.sidecar_pid().unwrap())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim();
         line.trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     };
@@ -80,6 +82,10 @@ fn a_thousand_idle_connections() {
     sleep(Duration::from_secs(60));
     b.join();
     let summary = ended(&a, "clients", Duration::from_secs(90)).json();
-    assert_eq!((&summary["held"], &summary["alive"]), (&CONNECTIONS.into(), &CONNECTIONS.into()), "{summary}");
+    assert_eq!(
+        (&summary["held"], &summary["alive"]),
+        (&CONNECTIONS.into(), &CONNECTIONS.into()),
+        "{summary}"
+    );
     end(mesh);
 }

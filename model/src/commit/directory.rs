@@ -16,8 +16,13 @@ use super::state::{
 
 /// What one request does to the record, and what the directory answers.
 pub(super) fn carry_out(mutation: Option<Mutation>, state: &State, request: Request) -> (Record, Answer) {
-    type Asked =
-        (Option<Mutation>, Record, Request, [Option<(u8, Host)>; MOVES_MAX], Option<(Host, u8, Option<Offer>)>);
+    type Asked = (
+        Option<Mutation>,
+        Record,
+        Request,
+        [Option<(u8, Host)>; MOVES_MAX],
+        Option<(Host, u8, Option<Offer>)>,
+    );
     thread_local! {
         // The rules are pure, and few different questions are asked millions of times.
         static ANSWERED: RefCell<HashMap<Asked, (Record, Answer)>> = RefCell::default();

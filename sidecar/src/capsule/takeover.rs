@@ -69,7 +69,10 @@ impl Left {
             match Arriving::recognized(file.as_fd(), network.id(), &mut held, &sidecar.table) {
                 Ok(arriving) => left.arriving = arriving,
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "sessions of a capsule that arrived are lost");
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "sessions of a capsule that arrived are lost"
+                    );
                 }
             }
         }

@@ -158,7 +158,12 @@ fn hold(place: &str, count: usize, seconds: f64) -> Result<()> {
     thread::sleep(Duration::from_secs_f64(seconds));
     let alive = streams.iter().filter(|stream| answers(stream)).count();
     println!("{}", serde_json::json!({ "held": streams.len(), "alive": alive }));
-    anyhow::ensure!(alive == streams.len(), "{} of {} connections are dead", streams.len() - alive, streams.len());
+    anyhow::ensure!(
+        alive == streams.len(),
+        "{} of {} connections are dead",
+        streams.len() - alive,
+        streams.len()
+    );
     Ok(())
 }
 
