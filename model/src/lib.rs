@@ -1,4 +1,4 @@
-//! What can be proven without a kernel: the commit of a move explored exhaustively, and whole meshes simulated.
+//! What can be proven without a kernel: the commit of a move explored exhaustively; whole meshes are simulated in `tests/meshes.rs`.
 //!
 //! - [`commit`]: two hosts, a directory with its real rules, and every order of messages, losses and crashes.
 //!
