@@ -37,6 +37,14 @@ async fn opened_before(
     open: &Open,
 ) -> Option<OpenOutcome> {
     let key = (open.session, Role::Acceptor);
+    if !around.table.has(&key) {
+        return None;
+    }
+    // Also so that what an earlier host of the opener still says of the session is no longer believed.
+    if !may_open(around, link, open).await {
+        tracing::warn!(host = %link.host, capsule = %open.opener, "refused: the capsule is not placed on that host");
+        return Some(OpenOutcome::Denied);
+    }
     let (lives, answer) = oneshot::channel();
     around.table.tell(&key, Event::Reopened(link.clone(), lives)).ok()?;
     if answer.await.is_ok() {
