@@ -21,9 +21,13 @@ use crate::watched::watch;
 /// Dials for an OPEN and answers it.
 pub async fn deliver(around: Surroundings, networks: Networks, link: Arc<Link>, open: Open) {
     let session = open.session;
-    let outcome = match opened_before(&around, &networks, &link, &open).await {
-        Some(outcome) => outcome,
-        None => dial(&around, &networks, &link, &open).await,
+    let outcome = loop {
+        if let Some(outcome) = opened_before(&around, &networks, &link, &open).await {
+            break outcome;
+        }
+        if let Some(outcome) = dial(&around, &networks, &link, &open).await {
+            break outcome;
+        }
     };
     tracing::debug!(%session, from = %open.source, to = %open.destination, ?outcome, "open");
     link.transmit(Frame::Answer(Answer { session, outcome }));
@@ -59,40 +63,46 @@ async fn opened_before(
     None
 }
 
-async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open: &Open) -> OpenOutcome {
-    let Some(network) = networks.of(&open.acceptor) else { return OpenOutcome::NotHere };
+/// Dials; `None` when the same OPEN, that came over another link, was dialled meanwhile: its half is in the table.
+async fn dial(
+    around: &Surroundings,
+    networks: &Networks,
+    link: &Arc<Link>,
+    open: &Open,
+) -> Option<OpenOutcome> {
+    let Some(network) = networks.of(&open.acceptor) else { return Some(OpenOutcome::NotHere) };
     if !network.locators().contains(open.destination.ip()) {
-        return OpenOutcome::NotHere;
+        return Some(OpenOutcome::NotHere);
     }
     if !may_open(around, link, open).await {
         tracing::warn!(host = %link.host, capsule = %open.opener, "refused: the capsule is not placed on that host");
-        return OpenOutcome::Denied;
+        return Some(OpenOutcome::Denied);
     }
     // Held until the session has begun: a capsule does not leave in between.
-    let Some(_dialling) = network.quiet().dialling() else { return OpenOutcome::Wait };
+    let Some(_dialling) = network.quiet().dialling() else { return Some(OpenOutcome::Wait) };
     let dialled = around.opens.dialling(open.session, link);
     let key = (open.session, Role::Acceptor);
     let fd = tokio::select! {
-        () = dialled.cancelled() => return OpenOutcome::TimedOut,
-        () = network.quiet().until_shut() => return OpenOutcome::Wait,
+        () = dialled.cancelled() => return Some(OpenOutcome::TimedOut),
+        () = network.quiet().until_shut() => return Some(OpenOutcome::Wait),
         fd = dial_superseding(around, &network, open) => match fd {
             Ok(fd) => fd,
             // The same OPEN came over another link, and was dialled there.
-            Err(_) if around.table.has(&key) => return OpenOutcome::Accepted { generation: network.generation() },
-            Err(error) => return outcome_of(&error),
+            Err(_) if around.table.has(&key) => return None,
+            Err(error) => return Some(outcome_of(&error)),
         },
     };
     let _ = tcp::set_receive_buffer(&fd, RECEIVE_BUFFER_BYTES);
     let held = format!("{}-a", open.session);
     if let Err(error) = network.keeper().hold(&held, fd.as_fd()).await {
         tracing::error!(capsule = %network.name(), error = format!("{error:#}"), "the shim does not hold a connection");
-        return OpenOutcome::Unreachable;
+        return Some(OpenOutcome::Unreachable);
     }
     let socket = match Socket::new(fd, None) {
         Ok(socket) => socket,
         Err(error) => {
             tracing::error!(%error, "a delivered connection can't be watched");
-            return OpenOutcome::Unreachable;
+            return Some(OpenOutcome::Unreachable);
         }
     };
     let facts = Facts {
@@ -108,12 +118,12 @@ async fn dial(around: &Surroundings, networks: &Networks, link: &Arc<Link>, open
     // On record before it is answered.
     let keeping = network.keeping(held, &facts, &half, &program);
     if !around.table.begin(half, facts, program, keeping, Some(link.clone()), Vec::new) {
-        return OpenOutcome::Denied;
+        return None;
     }
     if dialled.is_cancelled() {
         let _ = around.table.tell(&key, Event::Cancelled(link.clone()));
     }
-    OpenOutcome::Accepted { generation }
+    Some(OpenOutcome::Accepted { generation })
 }
 
 /// Dials; when the last connection between these addresses is still there, its program has given it up for this one.
