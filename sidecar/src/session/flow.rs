@@ -22,7 +22,7 @@ pub(super) struct Outgoing {
     stream: Option<Sender>,
     pending: Bytes,
     peek_bytes: usize,
-    /// The next bytes may be such that were peeked before: the runtime does not tell of them again.
+    /// The next bytes may be such that were peeked before, however many: the runtime does not tell of them again.
     sought: bool,
     /// The program's stream has ended and the core knows.
     ended: bool,
@@ -104,12 +104,13 @@ impl Outgoing {
                 return std::future::pending().await;
             }
             let bytes_max = self.peek_bytes.clamp(PEEK_BYTES_MIN, READ_CHUNK_BYTES);
-            let at_once = match std::mem::take(&mut self.sought) {
+            let at_once = match self.sought {
                 true => program.peek_at_once(ahead, bytes_max),
                 false => Err(io::ErrorKind::WouldBlock.into()),
             };
             let peeked = match at_once {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.sought = false;
                     program.peek(ahead, bytes_max).await
                 }
                 at_once => at_once,

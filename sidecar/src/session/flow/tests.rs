@@ -67,6 +67,32 @@ async fn a_new_start_sends_again_what_was_not_consumed() {
     assert_eq!((found, read(&mut stream).await.unwrap()), (header(1, 2), Bytes::from_static(b"cdef")));
 }
 
+/// Nothing comes from the program any more that would make its connection readable anew.
+#[tokio::test]
+async fn a_new_start_sends_again_more_than_one_piece() {
+    const BYTES: usize = 100_000;
+    let (mut node, (mut far, ours)) = (node(), program(None).await);
+    let mut outgoing = Outgoing::default();
+    far.write_all(&vec![7; BYTES]).await.unwrap();
+    for attempt in 0..2 {
+        ours.seek(0).unwrap();
+        outgoing.start(node.links.local(), header(attempt, 0));
+        let (mut sent, mut pieces, mut stream) = (0, 0, None);
+        while sent < BYTES {
+            match next(&mut outgoing, &ours, sent as u64).await {
+                OutgoingStep::Sent(count) => (sent, pieces) = (sent + count, pieces + 1),
+                other => panic!("{other:?}"),
+            }
+            if stream.is_none() {
+                stream = Some(opened(&mut node).await.1);
+            }
+            read(stream.as_mut().unwrap()).await;
+        }
+        assert!(pieces > 1);
+        assert!(stands(&mut outgoing, &ours, sent as u64).await);
+    }
+}
+
 #[tokio::test]
 async fn an_end_is_told_again_after_a_new_start() {
     let (mut node, (mut far, ours)) = (node(), program(None).await);
