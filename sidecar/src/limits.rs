@@ -14,6 +14,9 @@ pub const READ_CHUNK_BYTES: usize = 256 * 1024;
 /// sessions stay small.
 pub const PEEK_BYTES_MIN: usize = 4 * 1024;
 
+/// Bytes of a program that nobody wants, dropped at a time: little enough that the others get their turn.
+pub const DISCARD_BYTES: usize = 1 << 20;
+
 /// Control frames that wait for a session's driver. Frames per session are few: more than this is a fault.
 pub const MAILBOX_EVENTS: usize = 256;
 

@@ -8,6 +8,7 @@ use kernel::tcp::{self, TcpState};
 use overlay_proto::EndKind;
 use tokio::io::Interest;
 
+use crate::limits::DISCARD_BYTES;
 use crate::watched::{Watched, watch};
 
 /// Where a half's bytes come from and go to.
@@ -218,10 +219,18 @@ impl Program {
     /// Reads and drops whatever the program sends, until its connection ends.
     pub async fn discard(&self) {
         let Self::Socket(socket) = self else { return };
-        while let Ok(mut ready) = socket.fd.readable().await {
-            if let Ok(Ok(0) | Err(_)) = ready.try_io(|fd| tcp::consume(fd.get_ref(), 1 << 20)) {
-                return;
+        // What was peeked before is there, though the runtime does not tell of it again.
+        let mut taken = tcp::consume(socket.fd.get_ref(), DISCARD_BYTES);
+        loop {
+            match taken {
+                Ok(0) => return,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => {}
             }
+            let Ok(mut ready) = socket.fd.readable().await else { return };
+            taken = ready
+                .try_io(|fd| tcp::consume(fd.get_ref(), DISCARD_BYTES))
+                .unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()));
         }
     }
 

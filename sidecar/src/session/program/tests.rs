@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -183,19 +184,28 @@ async fn our_reset_is_one_for_the_program() {
     ours.reset();
 }
 
+/// Also when all of them were peeked, the program's window is closed, and nothing more can come.
 #[tokio::test]
 async fn discarded_bytes_leave_room_until_the_end() {
-    let (mut far, ours) = program(None).await;
-    let (written, ()) = timeout(SOON, async {
-        let writing = async {
-            far.write_all(&vec![1; 8 << 20]).await?;
+    for peeked_before in [false, true] {
+        let (mut far, ours) = program(None).await;
+        let writer = tokio::spawn(async move {
+            far.write_all(&vec![1; 16 << 20]).await?;
             far.shutdown().await
-        };
-        tokio::join!(writing, ours.discard())
-    })
-    .await
-    .expect("nothing stands in the way");
-    written.unwrap();
+        });
+        if peeked_before {
+            ours.seek(0).unwrap();
+            let mut ahead = 0;
+            while let Ok(found) = timeout(Duration::from_millis(100), ours.peek(ahead, 1 << 20)).await {
+                match found.unwrap() {
+                    Peeked::Bytes(bytes) => ahead += bytes.len() as u64,
+                    Peeked::End(kind) => panic!("{kind:?}: all of it had room"),
+                }
+            }
+        }
+        timeout(SOON, ours.discard()).await.expect("nothing stands in the way");
+        writer.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
