@@ -134,7 +134,7 @@ fn when_the_target_dies() {
     mesh.start(&["a", "b", "c"]);
     let mut talk = Talk::start(&a, &b);
     // Files that take a while, so that the death comes in the middle.
-    exec(&a, "redis", &["sh", "-c", "head -c 1500000000 /dev/urandom > /var/tmp/heavy"]).ok();
+    exec(&a, "redis", &["sh", "-c", "head -c 700000000 /dev/urandom > /var/tmp/heavy"]).ok();
     let mut moving = b.spawn_capsule(["move", "redis", "--to", "c"]);
     wait_until(SOON, "the files phase", || moving.stderr().contains("preflight"));
     c.kill();

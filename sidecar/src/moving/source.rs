@@ -238,14 +238,31 @@ impl Departure {
         tell(output, self.clock.progress(phase, None)).await;
         let began = Instant::now();
         let cancelled = self.cancel.clone();
+        let link_lost = lost(&self.send);
         tokio::select! {
             biased;
             done = work(self) => done.with_context(|| format!("phase {}", phase.word()))?,
             () = cancelled.cancelled(), if phase.can_be_left() => bail!(Undone),
+            error = link_lost, if phase.can_be_left() => {
+                return Err(error).with_context(|| format!("phase {}", phase.word()));
+            }
         }
         self.clock.finish(phase, began);
         tell(output, self.clock.progress(phase, Some(began.elapsed().as_secs_f64() * 1e3))).await;
         Ok(())
+    }
+}
+
+/// Waits until the connection to the target is gone: a long listing of files, or a disk that is slow to sync, would not
+/// notice.
+fn lost(send: &quinn::SendStream) -> impl Future<Output = anyhow::Error> + use<> {
+    let stopped = send.stopped();
+    async move {
+        match stopped.await {
+            Err(error) => error.into(),
+            // A target that gave up says why on the other direction.
+            Ok(_) => std::future::pending().await,
+        }
     }
 }
 
