@@ -9,7 +9,6 @@ use std::time::{Instant, SystemTime};
 
 use kernel::tcp;
 use overlay_proto::{Answer, Frame, Half, Open, OpenOutcome, Role};
-use tokio::sync::oneshot;
 
 use super::connect::Surroundings;
 use crate::capsule::network::{Network, Networks};
@@ -49,9 +48,7 @@ async fn opened_before(
         tracing::warn!(host = %link.host, capsule = %open.opener, "refused: the capsule is not placed on that host");
         return Some(OpenOutcome::Denied);
     }
-    let (lives, answer) = oneshot::channel();
-    around.table.tell(&key, Event::Reopened(link.clone(), lives)).ok()?;
-    if answer.await.is_ok() {
+    if around.table.reopen(&key, link)?.await.is_ok() {
         let generation = networks.of(&open.acceptor)?.generation();
         return Some(OpenOutcome::Accepted { generation });
     }

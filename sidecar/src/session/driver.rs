@@ -30,8 +30,9 @@ const RESET_STALL: Duration = Duration::from_millis(RESET_STALL_MS);
 pub enum Event {
     /// A control frame for this half.
     Frame(Arc<Link>, Frame),
-    /// The same, and the directory was asked just now: its host may speak for the peer.
-    Checked(Arc<Link>, Frame),
+    /// The same, and the directory was asked just now: its host may speak for the peer. So many times the session had
+    /// been opened again when the frame came.
+    Checked(Arc<Link>, Frame, u64),
     /// A data stream for this half.
     Data(Arc<Link>, StreamHeader, Receiver),
     /// A link is gone.
@@ -50,9 +51,9 @@ pub enum Event {
     Park(oneshot::Sender<(Parked, SessionView)>),
     /// Tell how it stands.
     Describe(oneshot::Sender<SessionView>),
-    /// The other side sent its OPEN again: it may not know what came of the first one. Answered unless the session is
-    /// ending.
-    Reopened(Arc<Link>, oneshot::Sender<()>),
+    /// The other side sent its OPEN again, for the so manieth time: it may not know what came of the first one. Answered
+    /// unless the session is ending.
+    Reopened(Arc<Link>, oneshot::Sender<()>, u64),
     /// The other side gave up a connect whose answer came too late.
     Cancelled(Arc<Link>),
     /// The program of the other side began a new connection between the same addresses.
@@ -89,6 +90,8 @@ pub(super) struct Driver {
     incoming: Incoming,
     finding: Option<Finding>,
     held: Option<oneshot::Sender<()>>,
+    /// How often the other side has sent its OPEN again.
+    reopened: u64,
     /// Our own capsule is leaving: no attach on our part.
     holding: bool,
     /// The program's connection was reset and the core knows.
@@ -121,6 +124,7 @@ impl Driver {
             incoming: Incoming::default(),
             finding: None,
             held: None,
+            reopened: 0,
             holding: false,
             failed: false,
             report_at: None,
@@ -252,7 +256,9 @@ impl Driver {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Frame(link, frame) => self.on_frame(link, &frame, false),
-            Event::Checked(link, frame) => self.on_frame(link, &frame, true),
+            // It says that the opener did not know the session before it asked for it.
+            Event::Checked(_, Frame::Unknown { .. }, reopened) if reopened < self.reopened => {}
+            Event::Checked(link, frame, _) => self.on_frame(link, &frame, true),
             Event::Data(link, header, stream) => self.on_data(&link, header, stream),
             Event::LinkDown(serial) => {
                 if self.link.as_ref().is_some_and(|link| link.serial == serial) {
@@ -278,7 +284,8 @@ impl Driver {
             Event::Describe(reply) => {
                 let _ = reply.send(self.describe());
             }
-            Event::Reopened(link, lives) => {
+            Event::Reopened(link, lives, times) => {
+                self.reopened = times;
                 if !matches!(self.half.state(), State::Closing | State::Ended) {
                     let _ = lives.send(());
                     self.adopt(link);
@@ -298,7 +305,7 @@ impl Driver {
         let other_link = self.link.as_ref().is_none_or(|current| current.serial != link.serial);
         if other_link || ends {
             if !checked && (ends || !self.routes.places_peer_at(&self.facts.peer, &link.host)) {
-                self.routes.check_later(self.key(), self.facts.peer, link, frame.clone());
+                self.routes.check_later(self.key(), self.facts.peer, link, frame.clone(), self.reopened);
                 return;
             }
             if other_link {

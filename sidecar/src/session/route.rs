@@ -176,8 +176,15 @@ impl Routes {
 
     /// Asks the directory whether a host that sent a frame for a half may speak for the peer, and passes the
     /// frame on if it may. One question at a time for each half and link: what comes meanwhile is dropped, and told
-    /// again at the next attach.
-    pub fn check_later(self: &Arc<Self>, key: Key, peer: CapsuleId, link: Arc<Link>, frame: Frame) {
+    /// again at the next attach. `reopened` says how often the session had been opened again when the frame came.
+    pub fn check_later(
+        self: &Arc<Self>,
+        key: Key,
+        peer: CapsuleId,
+        link: Arc<Link>,
+        frame: Frame,
+        reopened: u64,
+    ) {
         let routes = self.clone();
         let check = (key, link.serial);
         {
@@ -192,7 +199,7 @@ impl Routes {
             routes.checking.lock().expect("no panics under this lock").remove(&check);
             match asked {
                 Ok(Ok(())) if routes.places_peer_at(&peer, &link.host) => {
-                    let _ = routes.table().tell(&key, Event::Checked(link, frame));
+                    let _ = routes.table().tell(&key, Event::Checked(link, frame, reopened));
                 }
                 _ => {
                     tracing::warn!(session = %key.0, host = %link.host, "a host spoke for a capsule that is not placed there")

@@ -47,6 +47,8 @@ struct Entry {
     peer: CapsuleId,
     local: SocketAddr,
     remote: SocketAddr,
+    /// How often its OPEN came again.
+    reopened: u64,
     /// How it stood when it was parked, while it is.
     parked: Option<SessionView>,
 }
@@ -94,6 +96,7 @@ impl Table {
                 peer: facts.peer,
                 local: facts.local,
                 remote: facts.remote,
+                reopened: 0,
                 parked: None,
             },
         );
@@ -202,6 +205,16 @@ impl Table {
         }
     }
 
+    /// Tells a half that its OPEN came again, over `link`; what is returned ends in an answer unless its session ends.
+    pub fn reopen(&self, key: &Key, link: &Arc<Link>) -> Option<oneshot::Receiver<()>> {
+        let (lives, answer) = oneshot::channel();
+        let mut entries = self.entries();
+        let entry = entries.halves.get_mut(key)?;
+        entry.reopened += 1;
+        entry.mailbox.try_send(Event::Reopened(link.clone(), lives, entry.reopened)).ok()?;
+        Some(answer)
+    }
+
     /// Passes a frame to the half that it is for; an unknown half is answered for.
     pub fn frame(&self, link: &Arc<Link>, key: Key, frame: Frame) {
         if !self.has(&key) {
@@ -218,10 +231,11 @@ impl Table {
             }
             return;
         }
-        let Some(peer) = self.entries().halves.get(&key).map(|entry| entry.peer) else { return };
+        let found = self.entries().halves.get(&key).map(|entry| (entry.peer, entry.reopened));
+        let Some((peer, reopened)) = found else { return };
         if !self.0.routes.places_peer_at(&peer, &link.host) {
             // Asked before it takes a place in the mailbox, which belongs to the peer's frames.
-            self.0.routes.check_later(key, peer, link.clone(), frame);
+            self.0.routes.check_later(key, peer, link.clone(), frame, reopened);
             return;
         }
         if self.tell(&key, Event::Frame(link.clone(), frame)).is_err()

@@ -1,11 +1,13 @@
 use directory_api::Client;
 use overlay_proto::EndKind;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
 
 use super::*;
 use crate::capsule::network::Networks;
 use crate::finder::Finder;
 use crate::places::Places;
-use crate::testing::{Ca, zone};
+use crate::testing::{Ca, SOON, program, zone};
 
 fn key(number: u8, role: Role) -> Key {
     (SessionId::from_bytes([number; 16]), role)
@@ -49,6 +51,27 @@ async fn events_reach_the_half_that_they_are_for() {
     assert!(matches!(at_opener.try_recv(), Ok(Event::LinkDown(7))));
     table.forget(opener);
     assert!(!table.has(&opener) && table.has(&acceptor));
+}
+
+/// The opener was asked by the acceptor for a session that it did not know yet, and then asked for it itself.
+#[tokio::test]
+async fn a_late_unknown_of_before_a_repeated_open_ends_nothing() {
+    let (table, node, (mut far, ours)) = (table(), Ca::new().node("a"), program(None).await);
+    let (key, link) = (key(1, Role::Acceptor), node.links.local());
+    let first = overlay_proto::Generation::new(1);
+    let half = Half::new(key.0, key.1, first, first);
+    assert!(table.begin(half, facts(2, 1), ours, None, Some(link.clone()), Vec::new));
+    let lives = timeout(SOON, table.reopen(&key, &link).unwrap()).await.unwrap();
+    lives.expect("the session lives");
+    let unknown = || Frame::Unknown { session: key.0, to: key.1 };
+    table.tell(&key, Event::Checked(link.clone(), unknown(), 0)).unwrap();
+    let lives = timeout(SOON, table.reopen(&key, &link).unwrap()).await.unwrap();
+    lives.expect("it lives on");
+    // One that answers what was said since is believed.
+    table.tell(&key, Event::Checked(link.clone(), unknown(), 2)).unwrap();
+    let read = timeout(SOON, far.read(&mut [0; 8])).await.unwrap();
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(table.reopen(&self::key(2, Role::Acceptor), &link).is_none());
 }
 
 #[tokio::test]
