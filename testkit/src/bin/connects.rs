@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,9 @@ struct Arguments {
     /// How long to measure, or to hold.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Measure until this file is there, if that is earlier.
+    #[arg(long, value_name = "FILE")]
+    until: Option<PathBuf>,
     /// Connections under way at once.
     #[arg(long, default_value_t = 1)]
     parallel: usize,
@@ -102,10 +106,12 @@ fn keep(place: &str) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the figures are the output of this program")]
 fn measure(place: &str, arguments: &Arguments) -> Result<()> {
     let limit = Duration::from_secs_f64(arguments.seconds);
+    let until = arguments.until.as_deref();
     let began = Instant::now();
     let results: Vec<(Vec<f64>, Vec<String>)> = thread::scope(|scope| {
-        let running: Vec<_> =
-            (0..arguments.parallel).map(|_| scope.spawn(move || repeat(place, began, limit))).collect();
+        let running: Vec<_> = (0..arguments.parallel)
+            .map(|_| scope.spawn(move || repeat(place, began, limit, until)))
+            .collect();
         running.into_iter().map(|thread| thread.join().expect("failures are counted")).collect()
     });
     let seconds = began.elapsed().as_secs_f64();
@@ -124,14 +130,14 @@ fn measure(place: &str, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn repeat(place: &str, began: Instant, limit: Duration) -> (Vec<f64>, Vec<String>) {
+fn repeat(place: &str, began: Instant, limit: Duration, until: Option<&Path>) -> (Vec<f64>, Vec<String>) {
     let (mut samples, mut failures) = (Vec::new(), Vec::new());
-    while began.elapsed() < limit {
+    while began.elapsed() < limit && !until.is_some_and(Path::exists) {
         let start = Instant::now();
         match once(place) {
             Ok(()) => samples.push(start.elapsed().as_secs_f64() * 1e6),
             Err(error) => {
-                failures.push(error.to_string());
+                failures.push(format!("after {:.3} s: {error:#}", began.elapsed().as_secs_f64()));
                 thread::sleep(Duration::from_millis(10));
             }
         }
@@ -139,8 +145,13 @@ fn repeat(place: &str, began: Instant, limit: Duration) -> (Vec<f64>, Vec<String
     (samples, failures)
 }
 
-fn once(place: &str) -> io::Result<()> {
-    let mut stream = TcpStream::connect(place)?;
+fn once(place: &str) -> Result<()> {
+    let stream = TcpStream::connect(place).context("connect")?;
+    let from = stream.local_addr().context("a connection without an address")?;
+    echoed(stream).with_context(|| format!("the connection from {from}"))
+}
+
+fn echoed(mut stream: TcpStream) -> io::Result<()> {
     let message = [9; MESSAGE_BYTES];
     stream.write_all(&message)?;
     let mut answer = Vec::with_capacity(MESSAGE_BYTES);
