@@ -103,6 +103,12 @@ pub const TOMBSTONES: usize = 4096;
 /// Time that the program's end of an accepted connection may take to show up at the listener.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time that a handshake within this host gets when its capsule is about to leave: a hundred times what a busy kernel
+/// puts it off for, and well below [`SHUT_TIMEOUT`].
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause between looks for it.
+pub const HANDSHAKE_LOOK: Duration = Duration::from_millis(1);
+
 /// Time that a host stays unreachable before a held connect is told so, about what a router takes.
 pub const UNREACHABLE_AFTER: Duration = Duration::from_secs(4);
 

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use directory_api::CapsuleRecord;
 use kernel::syn::{HeldSyn, SynQueue, Verdict};
 use kernel::tcp;
 use overlay_proto::{CapsuleId, Frame, Generation, Half, Open, OpenOutcome, Role, SessionId};
@@ -19,7 +20,10 @@ use crate::capsule::keeper::{Connection, LISTENER4, LISTENER6};
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;
 use crate::config::SuspendedConnects;
-use crate::limits::{ACCEPT_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, SUSPENDED_CONNECT, UNREACHABLE_AFTER};
+use crate::limits::{
+    ACCEPT_TIMEOUT, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, SUSPENDED_CONNECT,
+    UNREACHABLE_AFTER,
+};
 use crate::link::Link;
 use crate::places::Places;
 use crate::session::{Facts, Keeping, OpenedRecord, Program, Record, Routes, Slot, Socket, Table};
@@ -329,13 +333,29 @@ impl Connector {
                     dialling.cancel.cancel();
                     self.waiting.push(dialling.held);
                 }
-                // A connection whose SYN was let through is complete, since all of it happens on this host.
-                for at in [0, 1] {
-                    self.accept_all(at).await;
-                }
-                self.network.set_connecting(self.opened.len());
+                self.take_what_was_let_through().await;
+                self.network.set_connecting(0);
                 self.network.quiet().acknowledge();
             }
+        }
+    }
+
+    /// A connection whose SYN was let through comes to be on this host alone, in microseconds; on a busy one the kernel
+    /// may put that off. One that would be complete after the capsule was captured would be in nobody's snapshot. What
+    /// does not come was given up by its program.
+    async fn take_what_was_let_through(&mut self) {
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        loop {
+            for at in [0, 1] {
+                self.accept_all(at).await;
+            }
+            if self.opened.is_empty() || Instant::now() > deadline {
+                break;
+            }
+            tokio::time::sleep(HANDSHAKE_LOOK).await;
+        }
+        for (_, (_, opened)) in self.opened.drain() {
+            opened.give_up(&self.around);
         }
     }
 
@@ -461,6 +481,7 @@ impl Dial {
                             });
                         }
                         Some(OpenOutcome::Refused) => return Err(Verdict::Refuse),
+                        Some(OpenOutcome::Denied) if self.was_outdated(opener_generation).await => {}
                         Some(OpenOutcome::Unreachable | OpenOutcome::Denied) => {
                             return Err(Verdict::Unreachable);
                         }
@@ -483,6 +504,16 @@ impl Dial {
             self.around.places.changed_or(pause).await;
             pause = (pause * 2).min(RETRY_LONGEST);
         }
+    }
+
+    /// Whether an OPEN of this generation was denied only because the directory has given the capsule a newer one: the
+    /// end of an offer does that while programs connect, and this host may learn of it last.
+    async fn was_outdated(&self, generation: Generation) -> bool {
+        let own = self.network.id();
+        let newer = |record: CapsuleRecord| record.generation > generation;
+        self.network.generation() != generation
+            || self.around.places.refresh(&own).await.is_ok()
+                && self.around.places.capsule(&own).is_some_and(newer)
     }
 
     /// Sends OPEN and waits for the ANSWER; `None` when the link went down meanwhile.
