@@ -189,6 +189,7 @@ impl Driver {
                 keeping.note(&self.half, &self.program);
             }
             let Some(action) = self.half.poll() else { return };
+            tracing::trace!(session = %self.half.id(), role = ?self.half.role(), ?action);
             match action {
                 Action::Transmit(frame) => {
                     if let Some(link) = &self.link {
@@ -313,6 +314,7 @@ impl Driver {
             }
         }
         self.refresh_generations();
+        tracing::trace!(session = %self.half.id(), role = ?self.half.role(), ?frame);
         self.half.handle(frame);
     }
 
@@ -415,6 +417,7 @@ impl Driver {
     }
 
     fn on_outgoing(&mut self, step: OutgoingStep) {
+        tracing::trace!(session = %self.half.id(), ?step);
         match step {
             OutgoingStep::Sent(bytes) => {
                 self.half.sent(bytes as u64);
@@ -433,6 +436,7 @@ impl Driver {
     }
 
     fn on_incoming(&mut self, step: IncomingStep) {
+        tracing::trace!(session = %self.half.id(), ?step);
         match step {
             IncomingStep::Delivered(bytes) => {
                 self.half.delivered(bytes as u64);

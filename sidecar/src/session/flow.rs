@@ -207,10 +207,17 @@ impl Incoming {
     /// Moves one piece along. A program that takes nothing for [`PARK_AFTER`] costs nothing from then on: the stream is
     /// dropped, with its share of the link's window.
     pub(super) async fn step(&mut self, program: &Program) -> IncomingStep {
-        if self.parked {
-            program.writable().await;
-            return IncomingStep::Room;
+        if !self.parked
+            && let Some(step) = self.deliver(program).await
+        {
+            return step;
         }
+        program.writable().await;
+        IncomingStep::Room
+    }
+
+    /// Moves one piece along; `None` when the stream was parked.
+    async fn deliver(&mut self, program: &Program) -> Option<IncomingStep> {
         if self.pending.is_empty() {
             let Some(stream) = &mut self.stream else { return std::future::pending().await };
             match stream.read().await {
@@ -220,26 +227,26 @@ impl Incoming {
                 }
                 Ok(None) | Err(_) => {
                     self.stream = None;
-                    return IncomingStep::StreamEnded;
+                    return Some(IncomingStep::StreamEnded);
                 }
             }
         }
         tokio::select! {
             biased;
-            sent = program.send(&mut self.pending) => match sent {
+            sent = program.send(&mut self.pending) => Some(match sent {
                 Ok(count) => {
                     self.moved = Instant::now();
                     IncomingStep::Delivered(count)
                 }
                 Err(_) => IncomingStep::ProgramFailed,
-            },
+            }),
             () = tokio::time::sleep_until(self.moved + PARK_AFTER), if self.stream.is_some() => {
                 if let Some(stream) = self.stream.take() {
                     stream.park();
                 }
                 self.stop();
                 self.parked = true;
-                std::future::pending().await
+                None
             }
         }
     }

@@ -299,3 +299,37 @@ async fn a_program_that_was_reset_fails_a_delivery() {
     sender.write(&mut Bytes::from_static(b"late")).await.unwrap();
     assert!(matches!(timeout(SOON, incoming.step(&ours)).await.unwrap(), IncomingStep::ProgramFailed));
 }
+
+/// In one wait, which nothing else may cut short: a connection in one direction has nothing else to wait for.
+#[tokio::test]
+async fn a_program_that_reads_late_is_parked_and_noticed() {
+    let (mut node, (mut far, ours)) = (node(), program(None).await);
+    let mut incoming = Incoming::default();
+    let (mut sender, receiver) = local_stream(&mut node, header(0, 0)).await;
+    incoming.start(key(0), 0);
+    incoming.take(receiver);
+    let writer = tokio::spawn(async move {
+        loop {
+            let mut piece = Bytes::from(vec![5; 1 << 20]);
+            if let Err(error) = sender.write(&mut piece).await {
+                return error;
+            }
+        }
+    });
+    let mut delivered = 0;
+    let reader = tokio::spawn(async move {
+        // Nobody reads until the stream was given up.
+        assert_eq!(writer.await.unwrap(), WriteError::Parked);
+        let mut buffer = vec![0; 1 << 20];
+        while far.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    });
+    let noticed = loop {
+        match timeout(SOON, incoming.step(&ours)).await.expect("a step") {
+            IncomingStep::Delivered(count) => delivered += count,
+            other => break other,
+        }
+    };
+    assert!(matches!(noticed, IncomingStep::Room) && delivered > 0, "{noticed:?}");
+    drop(ours);
+    reader.await.unwrap();
+}
