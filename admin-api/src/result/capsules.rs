@@ -67,12 +67,12 @@ pub struct CapsuleView {
     pub owner: String,
     /// When it was first run.
     pub created_at: Timestamp,
-    /// Sessions that are not yet ended.
+    /// Sessions that are not yet ended; none where it is not known: the capsule is on another host.
     #[serde(default)]
-    pub sessions: u64,
+    pub sessions: Option<u64>,
     /// Those of them whose other side is away.
     #[serde(default)]
-    pub sessions_held: u64,
+    pub sessions_held: Option<u64>,
     /// Memory of its processes; none where it is not known.
     #[serde(default)]
     pub memory_bytes: Option<u64>,

@@ -59,7 +59,9 @@ fn read(answer: &InspectResult, stream: Stream) -> String {
         let kind = if volume.shared { "shared" } else { "copied" };
         line("volume", format!("{} at {} ({kind})", volume.source, volume.destination));
     }
-    line("sessions", format!("{}, {} held", capsule.sessions, capsule.sessions_held));
+    if let (Some(sessions), Some(held)) = (capsule.sessions, capsule.sessions_held) {
+        line("sessions", format!("{sessions}, {held} held"));
+    }
     line("memory", size(capsule.memory_bytes));
     line("private files", size(answer.private_bytes));
     line("log", size(answer.log_bytes));

@@ -107,10 +107,11 @@ pub(crate) fn state(capsule: &CapsuleView, stream: &Stream) -> (String, Tone) {
 }
 
 fn sessions(capsule: &CapsuleView) -> String {
-    match (capsule.sessions, capsule.sessions_held) {
-        (all, 0) => all.to_string(),
-        (all, held) if all == held => format!("{held} held"),
-        (all, held) => format!("{all}, {held} held"),
+    match (capsule.sessions, capsule.sessions_held.unwrap_or_default()) {
+        (None, _) => "-".to_owned(),
+        (Some(all), 0) => all.to_string(),
+        (Some(all), held) if all == held => format!("{held} held"),
+        (Some(all), held) => format!("{all}, {held} held"),
     }
 }
 

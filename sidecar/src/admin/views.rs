@@ -68,8 +68,9 @@ async fn view(sidecar: &Arc<Sidecar>, record: &CapsuleRecord) -> CapsuleView {
     };
     if let Some(capsule) = sidecar.capsules.get(&record.id).filter(|_| record.host == sidecar.me) {
         let sessions = sidecar.table.describe(Some(record.id)).await;
-        view.sessions = sessions.len() as u64;
-        view.sessions_held = sessions.iter().filter(|session| session.state == "held").count() as u64;
+        let held = sessions.iter().filter(|session| session.state == "held").count();
+        view.sessions = Some(sessions.len() as u64);
+        view.sessions_held = Some(held as u64);
         view.memory_bytes = capsule.memory_bytes();
         view.exit_code = capsule.exit_code();
         view.phase = capsule.phase().map(str::to_owned);
