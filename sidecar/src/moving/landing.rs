@@ -143,10 +143,15 @@ impl Landing {
         let halves = std::mem::take(&mut self.halves);
         let (network, sidecar) = (self.network.clone(), self.sidecar.clone());
         let runs = self.sidecar.data_plane.spawn(async move {
+            let halves = network
+                .in_netns(move || {
+                    halves.iter().for_each(|(arrived, _)| sockets::activate(arrived));
+                    halves
+                })
+                .await;
             let settled: Vec<_> = halves
                 .into_iter()
                 .map(|(arrived, mailbox)| {
-                    sockets::activate(&arrived);
                     // A dial may take its time; the others don't wait for it.
                     tokio::spawn(sockets::settle_in(arrived, mailbox, network.clone(), sidecar.table.clone()))
                 })

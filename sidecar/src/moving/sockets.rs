@@ -234,7 +234,8 @@ pub(super) fn rebuild(image: HalfImage, own: CapsuleId) -> anyhow::Result<Arrive
     Ok(Arrived { facts, half, program })
 }
 
-/// Brings a rebuilt connection to life; the program's end is there and the lock is off.
+/// Brings a rebuilt connection to life; the program's end is there and the lock is off. Must be called inside the capsule's
+/// network, where a FIN of the program is repeated.
 pub(super) fn activate(arrived: &Arrived) {
     if let ArrivedProgram::Open { fd, tcp, .. } = &arrived.program
         && let Err(error) = repair::activate(fd.as_fd(), tcp)
@@ -366,12 +367,21 @@ impl Arriving {
     /// them. On the data plane's runtime.
     pub(crate) async fn go_on(self, network: &Arc<Network>, table: &Table) -> u64 {
         let mut count = 0;
-        for (arrived, mailbox) in self.0 {
-            if let ArrivedProgram::Open { fd, .. } = &arrived.program
-                && repair::is_silent(fd).unwrap_or(false)
-            {
-                activate(&arrived);
-            }
+        let silent = |arrived: &Arrived| match &arrived.program {
+            ArrivedProgram::Open { fd, .. } => repair::is_silent(fd).unwrap_or(false),
+            ArrivedProgram::Unaccepted | ArrivedProgram::Gone(_) => false,
+        };
+        let halves = self.0;
+        let halves = network
+            .in_netns(move || {
+                halves
+                    .iter()
+                    .filter(|(arrived, _)| silent(arrived))
+                    .for_each(|(arrived, _)| activate(arrived));
+                halves
+            })
+            .await;
+        for (arrived, mailbox) in halves {
             settle_in(arrived, mailbox, network.clone(), table.clone()).await;
             count += 1;
         }
