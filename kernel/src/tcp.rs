@@ -20,6 +20,7 @@ const TCP_REPAIR_ON: i32 = 1;
 const SO_RCVBUFFORCE: i32 = 33;
 const SO_SNDBUFFORCE: i32 = 32;
 const SO_PEEK_OFF: i32 = 42;
+const TCP_NOTSENT_LOWAT: i32 = 25;
 const SIOCINQ: libc::Ioctl = 0x541B;
 const SIOCOUTQ: libc::Ioctl = 0x5411;
 const SIOCOUTQNSD: libc::Ioctl = 0x894B;
@@ -226,6 +227,24 @@ pub fn shutdown_write(fd: impl AsFd) -> io::Result<()> {
 /// EPERM without CAP_NET_ADMIN.
 pub fn set_receive_buffer(fd: impl AsFd, bytes: usize) -> io::Result<()> {
     sockopt::set(fd.as_fd(), libc::SOL_SOCKET, SO_RCVBUFFORCE, &buffer_value(bytes))
+}
+
+/// Memory that the receive buffer may take, as the kernel counts it: twice what [`set_receive_buffer`] was told.
+///
+/// # Errors
+/// Those of `getsockopt`.
+pub fn receive_memory(fd: impl AsFd) -> io::Result<u64> {
+    let bytes: u32 = sockopt::get(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF)?;
+    Ok(u64::from(bytes))
+}
+
+/// Has the send queue take no more while `bytes` wait in it unsent, because the other end's window is shut. What is on
+/// its way is not limited by it.
+///
+/// # Errors
+/// Those of `setsockopt`.
+pub fn set_unsent_limit(fd: impl AsFd, bytes: u32) -> io::Result<()> {
+    sockopt::set(fd.as_fd(), libc::IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes)
 }
 
 /// Makes the send buffer hold `bytes`, past the system's limit. (The kernel doubles it for its bookkeeping.)

@@ -181,6 +181,7 @@ async fn assemble(
         hold_max: (config.hold_max_s > 0).then(|| Duration::from_secs(config.hold_max_s)),
         suspended_connects: config.suspended_connects,
     });
+    routes.set_budget(config.buffer_limits(memory_bytes()?));
     let opens = Opens::default();
     let around = Surroundings { places: places.clone(), routes, table: table.clone(), opens };
     let sidecar = Arc::new_cyclic(|own| Sidecar {
@@ -214,6 +215,15 @@ async fn assemble(
     tokio::spawn(moving::superseded::follow(sidecar.clone()));
     tokio::spawn(telemetry::renew(sidecar.clone(), membership));
     Ok(sidecar)
+}
+
+/// All memory of this host.
+fn memory_bytes() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("reading how much memory there is")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: u64 =
+        line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok()).context("no MemTotal")?;
+    Ok(kib << 10)
 }
 
 /// What CRIU finds out about the kernel is kept, so that it need not look again while a capsule stands still.

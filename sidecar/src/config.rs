@@ -9,6 +9,8 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Serve;
+use crate::limits::{BUFFER_BYTES_MIN, BUFFER_CAPSULE_PART, BUFFER_HOST_PART, BUFFER_SESSION_BYTES};
+use crate::session::BufferLimits;
 
 /// The settings of a sidecar.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +43,12 @@ pub struct Config {
     pub hold_max_s: u64,
     /// What becomes of new connections to a suspended capsule.
     pub suspended_connects: SuspendedConnects,
+    /// Bytes of memory that the receive buffer of one session may take.
+    pub buffer_session_bytes: u64,
+    /// The same of all sessions of one capsule; 0: half of the host's.
+    pub buffer_capsule_bytes: u64,
+    /// The same of all sessions on this host; 0: a part of its memory.
+    pub buffer_host_bytes: u64,
     /// Logs as `text` or `json`.
     pub log: LogFormat,
 }
@@ -82,6 +90,9 @@ impl Default for Config {
             hold_ms_max: 2000,
             hold_max_s: 0,
             suspended_connects: SuspendedConnects::default(),
+            buffer_session_bytes: BUFFER_SESSION_BYTES,
+            buffer_capsule_bytes: 0,
+            buffer_host_bytes: 0,
             log: LogFormat::Text,
         }
     }
@@ -111,6 +122,17 @@ impl Config {
         Ok(config)
     }
 
+    /// What receive buffers may take on a host with so much memory.
+    pub fn buffer_limits(&self, memory_bytes: u64) -> BufferLimits {
+        let or = |configured: u64, otherwise: u64| if configured > 0 { configured } else { otherwise };
+        let host_bytes = or(self.buffer_host_bytes, memory_bytes / BUFFER_HOST_PART);
+        BufferLimits {
+            session_bytes: self.buffer_session_bytes,
+            capsule_bytes: or(self.buffer_capsule_bytes, host_bytes / BUFFER_CAPSULE_PART),
+            host_bytes,
+        }
+    }
+
     fn validate(&self) -> anyhow::Result<()> {
         anyhow::ensure!(self.base.is_absolute(), "settings: base = {:?} is not an absolute path", self.base);
         anyhow::ensure!(is_directory(&self.base), "settings: base = {:?} is not a directory", self.base);
@@ -118,6 +140,11 @@ impl Config {
             (1200..=6500).contains(&self.mtu_initial_bytes),
             "settings: mtu_initial_bytes = {} is not between 1200 and 6500",
             self.mtu_initial_bytes
+        );
+        anyhow::ensure!(
+            self.buffer_session_bytes >= BUFFER_BYTES_MIN,
+            "settings: buffer_session_bytes = {} is below {BUFFER_BYTES_MIN}, which every session has",
+            self.buffer_session_bytes
         );
         anyhow::ensure!(self.link_idle_s >= 2, "settings: link_idle_s = {} is below 2", self.link_idle_s);
         Ok(())

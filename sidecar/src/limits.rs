@@ -33,6 +33,13 @@ pub const EARLY_STREAMS: usize = 4;
 /// merely slow would have bytes sent twice; longer, and stalled sessions keep a link's window from the others.
 pub const PARK_AFTER: Duration = Duration::from_secs(1);
 
+/// Streams on one host that may wait for programs before each gets less time than [`PARK_AFTER`]: full to the brim, so
+/// many take half of a link's window.
+pub const PARK_STREAMS: u32 = 16;
+
+/// The least time that a stream gets before it is parked, however many wait: a program that reads needs far less.
+pub const PARK_SOONEST: Duration = Duration::from_millis(20);
+
 /// Time after which delivered bytes are reported at the latest; much is reported at once by the core.
 pub const REPORT_DELAY: Duration = Duration::from_millis(2);
 
@@ -88,8 +95,37 @@ pub const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// time without progress.
 pub const RESET_GRACE: Duration = Duration::from_secs(1);
 
-/// Receive buffer of a session's socket: bandwidth times round trip, since autotuning does not see peeked data.
-pub const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Receive buffer that a session begins with and comes back to when it is idle, as the kernel counts memory: twice what
+/// Linux begins with, since its autotuning does not see peeked data.
+pub const BUFFER_FIRST_BYTES: u64 = 256 * 1024;
+
+/// Receive buffer that every session has, whatever the budgets say: with less, segments of `lo` would not fit.
+pub const BUFFER_BYTES_MIN: u64 = 64 * 1024;
+
+/// Receive buffer of one session at most, unless it is configured: bandwidth times round trip, 8 Gbit/s over 8 ms.
+pub const BUFFER_SESSION_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Part of a host's memory that is the budget of all receive buffers, unless it is configured: a third of what Linux
+/// gives all TCP sockets (`tcp_mem`, 3/32 of memory); beyond that it would drop what arrives and end orphans.
+pub const BUFFER_HOST_PART: u64 = 32;
+
+/// Part of the host's budget that is the budget of one capsule, unless it is configured.
+pub const BUFFER_CAPSULE_PART: u64 = 2;
+
+/// Part of what is left of a budget that one session may take, so that there is something left for the next ones
+/// (Choudhury and Hahne, "Dynamic queue length thresholds", 1998).
+pub const BUFFER_SHARE: u64 = 8;
+
+/// Time without a byte after which a session's receive buffer goes back to [`BUFFER_FIRST_BYTES`].
+pub const BUFFER_IDLE: Duration = Duration::from_secs(10);
+
+/// Bytes that may wait unsent in the send queue towards a program that does not read; what is more waits at the other
+/// side, where it is counted. Between programs on one host nothing is gained by more.
+pub const UNSENT_BYTES: u32 = 32 * 1024;
+
+/// Sessions that may write to a link at once what they have much of; the others take turns in the order in which they came,
+/// with no more than [`PEEK_BYTES_MIN`] in hand. A link keeps far fewer busy. What is shorter than that goes at once.
+pub const LINK_TURNS: usize = 64;
 
 /// Sessions of one capsule on one host: as many descriptors as its shim may hold.
 pub const SESSIONS_MAX: u32 = 60_000;

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use overlay_proto::{Frame, HostName, StreamHeader};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use dialling::LinkError;
@@ -51,6 +51,8 @@ pub struct Link {
     since: Instant,
     dialler: HostName,
     health: Mutex<health::Health>,
+    /// Permits to write much, see [`crate::limits::LINK_TURNS`].
+    turns: Arc<Semaphore>,
 }
 
 enum Carrier {
@@ -84,7 +86,7 @@ impl Link {
                 let mut head = BytesMut::new();
                 header.encode(&mut head);
                 stream.write_chunk(head.freeze()).await.map_err(|_| StreamBroken)?;
-                Ok(Sender::Quic(stream))
+                Ok(Sender::Quic(stream, self.turns.clone()))
             }
             Carrier::Local(upcalls) => {
                 let (sender, receiver) = stream::local();

@@ -3,6 +3,7 @@
 //! [`Table`] knows the halves and passes events to their drivers. A capsule that leaves has its halves *parked*:
 //! the drivers end and hand over core, connection and mailbox, so that the move owns them and can bring them back.
 
+mod budget;
 mod driver;
 mod flow;
 mod linger;
@@ -10,6 +11,8 @@ mod program;
 mod record;
 mod route;
 mod table;
+mod turns;
+mod window;
 
 use std::net::SocketAddr;
 
@@ -17,6 +20,7 @@ use overlay_proto::{CapsuleId, Half, Role, SessionId};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+pub use budget::{Budget, BufferLimits};
 pub use driver::Event;
 pub use program::{Program, Remains, Socket};
 pub use record::{HalfRecord, Keeping, OpenedRecord, Record, Records, Slot, Slots, bytes_of, file_of};
@@ -74,4 +78,6 @@ pub struct SessionView {
     pub bytes_out: u64,
     /// Bytes that wait on this side, both ways.
     pub buffered_bytes: u64,
+    /// Memory that the receive buffer of the program's connection may take.
+    pub limit_bytes: u64,
 }

@@ -67,6 +67,10 @@ async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> String {
     gauge("capsule_links", "Links to other hosts that are up.", sidecar.links.all().len() as f64);
     let buffered: u64 = sessions.iter().map(|session| session.buffered_bytes).sum();
     gauge("capsule_buffer_bytes", "Bytes that wait in the sessions of this host.", buffered as f64);
+    let budget = sidecar.around.routes.budget();
+    let (granted, limit) = (budget.granted() as f64, budget.limits().host_bytes as f64);
+    gauge("capsule_buffer_granted_bytes", "Memory that the sessions' receive buffers may take.", granted);
+    gauge("capsule_buffer_limit_bytes", "The budget of the sessions' receive buffers.", limit);
     let _ = writeln!(
         text,
         "# HELP capsule_sessions Halves of sessions on this host, by state.\n# TYPE capsule_sessions gauge"

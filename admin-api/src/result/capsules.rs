@@ -147,6 +147,15 @@ pub struct InspectResult {
     /// Size of its log.
     #[serde(default)]
     pub log_bytes: Option<u64>,
+    /// Bytes that wait in its sessions, both directions.
+    #[serde(default)]
+    pub buffer_bytes: Option<u64>,
+    /// Memory that the receive buffers of its sessions may take.
+    #[serde(default)]
+    pub buffer_granted_bytes: Option<u64>,
+    /// The budget that this is taken from; more sessions than it has room for have the least that works each.
+    #[serde(default)]
+    pub buffer_limit_bytes: Option<u64>,
     /// The move that brought it here.
     #[serde(default)]
     pub last_move: Option<MoveResult>,

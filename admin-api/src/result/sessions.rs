@@ -70,6 +70,9 @@ pub struct SessionView {
     pub bytes_out: u64,
     /// Waiting here, both directions.
     pub buffered_bytes: u64,
+    /// Memory that the kernel may use for what the capsule sent and the peer does not have.
+    #[serde(default)]
+    pub buffer_limit_bytes: u64,
     /// Time since it was opened.
     pub age_s: u64,
 }

@@ -64,6 +64,12 @@ fn read(answer: &InspectResult, stream: Stream) -> String {
     }
     line("memory", size(capsule.memory_bytes));
     line("private files", size(answer.private_bytes));
+    if let (Some(bytes), Some(granted), Some(limit)) =
+        (answer.buffer_bytes, answer.buffer_granted_bytes, answer.buffer_limit_bytes)
+    {
+        let [bytes, granted, limit] = [bytes, granted, limit].map(amounts::bytes);
+        line("buffers", format!("{bytes} wait; {granted} granted of {limit}"));
+    }
     line("log", size(answer.log_bytes));
     line("processes", number(answer.processes));
     line("pid on host", number(answer.pid.map(u64::from)));

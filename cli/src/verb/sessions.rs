@@ -22,6 +22,7 @@ const ID_SHOWN: usize = 8;
 ///
 /// STATE: open (data flows), held (the other side is away), parked (the program reads slowly),
 /// closing (an end was said, not everything is delivered). IN and OUT are seen from the capsule.
+/// LIMIT is the memory that what the capsule sent may take until the peer has it.
 #[derive(Args, Debug)]
 pub(crate) struct Sessions {
     /// The capsule, wherever it is; without it every capsule on this host
@@ -42,7 +43,7 @@ fn table(answer: &SessionsResult, stream: Stream, with_capsule: bool) -> String 
     if with_capsule {
         headings.push("CAPSULE");
     }
-    headings.extend(["DIR", "LOCAL", "PEER", "AT", "STATE", ">IN", ">OUT", ">BUFFERED", ">AGE"]);
+    headings.extend(["DIR", "LOCAL", "PEER", "AT", "STATE", ">IN", ">OUT", ">BUFFERED", ">LIMIT", ">AGE"]);
     let mut table = Table::new(stream, &headings);
     for session in &answer.sessions {
         let mut cells = vec![plain(session.id.get(..ID_SHOWN).unwrap_or(&session.id))];
@@ -58,6 +59,7 @@ fn table(answer: &SessionsResult, stream: Stream, with_capsule: bool) -> String 
             plain(amounts::bytes(session.bytes_in)),
             plain(amounts::bytes(session.bytes_out)),
             plain(amounts::bytes(session.buffered_bytes)),
+            plain(amounts::bytes(session.buffer_limit_bytes)),
             plain(amounts::age_s(session.age_s)),
         ]);
         table.row(cells);

@@ -109,6 +109,7 @@ async fn sessions_tell_both_ends() {
         bytes_in: 31 << 20,
         bytes_out: 5,
         buffered_bytes: 0,
+        buffer_limit_bytes: 262_144,
         age_s: 7200,
     };
     let answer = [result(&SessionsResult { sessions: vec![session] })];

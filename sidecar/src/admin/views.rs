@@ -207,6 +207,7 @@ pub(super) async fn sessions(
         bytes_in: session.bytes_in,
         bytes_out: session.bytes_out,
         buffered_bytes: session.buffered_bytes,
+        buffer_limit_bytes: session.limit_bytes,
         age_s: session.facts.began.elapsed().unwrap_or_default().as_secs(),
     });
     Ok(SessionsResult { sessions: sessions.collect() })
@@ -233,6 +234,11 @@ pub(super) async fn inspect(sidecar: &Arc<Sidecar>, name: &str) -> Result<Inspec
         result.processes = capsule.processes();
         result.shim_pid = capsule.shim_pid();
         result.log_bytes = capsule.log_bytes();
+        let sessions = sidecar.table.describe(Some(record.id)).await;
+        let budget = sidecar.around.routes.budget();
+        result.buffer_bytes = Some(sessions.iter().map(|session| session.buffered_bytes).sum());
+        result.buffer_granted_bytes = Some(budget.granted_to(&record.id));
+        result.buffer_limit_bytes = Some(budget.limits().capsule_bytes);
         result.last_move = file.last_move;
     }
     Ok(result)

@@ -122,3 +122,17 @@ fn the_limits_of_values_are_taken() {
         assert!(Config::load(&flags(Some(&file))).is_ok(), "{toml}");
     }
 }
+
+#[test]
+fn budgets_that_are_not_set_follow_from_the_memory_of_the_host() {
+    let config = Config::load(&flags(None)).unwrap();
+    let limits = config.buffer_limits(32 << 30);
+    assert_eq!(
+        (limits.host_bytes, limits.capsule_bytes, limits.session_bytes),
+        (1 << 30, 512 << 20, 8 << 20)
+    );
+    let file = File::new("buffer_host_bytes = 1000000\nbuffer_session_bytes = 65536\n");
+    let limits = Config::load(&flags(Some(&file))).unwrap().buffer_limits(32 << 30);
+    assert_eq!((limits.host_bytes, limits.capsule_bytes, limits.session_bytes), (1_000_000, 500_000, 65_536));
+    assert!(refused("buffer_session_bytes = 65535\n").contains("below 65536"));
+}

@@ -299,7 +299,6 @@ impl Connector {
             half.link_lost();
             half.link_up();
         }
-        let _ = tcp::set_receive_buffer(&fd, crate::limits::RECEIVE_BUFFER_BYTES);
         let program = match Socket::new(fd, None) {
             Ok(socket) => Program::Socket(socket),
             Err(error) => {

@@ -12,7 +12,7 @@ use overlay_proto::{Answer, Frame, Half, Open, OpenOutcome, Role};
 
 use super::connect::Surroundings;
 use crate::capsule::network::{Network, Networks};
-use crate::limits::{DELIVER_TIMEOUT, RECEIVE_BUFFER_BYTES, SUPERSEDE_TIMEOUT};
+use crate::limits::{DELIVER_TIMEOUT, SUPERSEDE_TIMEOUT};
 use crate::link::Link;
 use crate::session::{Event, Facts, Program, Socket};
 use crate::watched::watch;
@@ -89,7 +89,6 @@ async fn dial(
             Err(error) => return Some(outcome_of(&error)),
         },
     };
-    let _ = tcp::set_receive_buffer(&fd, RECEIVE_BUFFER_BYTES);
     let held = format!("{}-a", open.session);
     if let Err(error) = network.keeper().hold(&held, fd.as_fd()).await {
         tracing::error!(capsule = %network.name(), error = format!("{error:#}"), "the shim does not hold a connection");

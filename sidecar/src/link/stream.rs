@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::limits::{LOCAL_STREAM_CHUNKS, READ_CHUNK_BYTES};
 
@@ -29,7 +29,7 @@ const PARKED: quinn::VarInt = quinn::VarInt::from_u32(1);
 #[derive(Debug)]
 pub enum Sender {
     /// Over the link to another host.
-    Quic(quinn::SendStream),
+    Quic(quinn::SendStream, Arc<Semaphore>),
     /// To a half on this host.
     Local(mpsc::Sender<Bytes>, Arc<AtomicBool>),
 }
@@ -64,7 +64,7 @@ impl Sender {
     pub async fn write(&mut self, pending: &mut Bytes) -> Result<usize, WriteError> {
         let before = pending.len();
         match self {
-            Self::Quic(stream) => {
+            Self::Quic(stream, _) => {
                 stream.write_chunks(std::slice::from_mut(pending)).await.map_err(|error| match error {
                     quinn::WriteError::Stopped(PARKED) => WriteError::Parked,
                     _ => WriteError::Broken,
@@ -81,16 +81,24 @@ impl Sender {
         Ok(before - pending.len())
     }
 
+    /// Permits to write much, of all streams of the link; none where streams share nothing.
+    pub fn turns(&self) -> Option<&Arc<Semaphore>> {
+        match self {
+            Self::Quic(_, turns) => Some(turns),
+            Self::Local(..) => None,
+        }
+    }
+
     /// Ends the stream after what was written.
     pub fn finish(self) {
-        if let Self::Quic(mut stream) = self {
+        if let Self::Quic(mut stream, _) = self {
             let _ = stream.finish();
         }
     }
 
     /// Ends the stream and drops what is not sent yet.
     pub fn abandon(self) {
-        if let Self::Quic(mut stream) = self {
+        if let Self::Quic(mut stream, _) = self {
             let _ = stream.reset(quinn::VarInt::from_u32(0));
         }
     }

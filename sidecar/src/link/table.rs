@@ -11,13 +11,13 @@ use anyhow::bail;
 use bytes::BytesMut;
 use directory_api::{Zone, identity};
 use overlay_proto::{Frame, HostName};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::dialling::Dialling;
 use super::health::Health;
 use super::{Carrier, Link, Upcalls, control};
-use crate::limits::{DIAL_RACE, DIAL_TIMEOUT, LINK_FRAMES, LINK_SILENCE_MARGIN};
+use crate::limits::{DIAL_RACE, DIAL_TIMEOUT, LINK_FRAMES, LINK_SILENCE_MARGIN, LINK_TURNS};
 
 /// Version of the wire that this sidecar speaks.
 const VERSION: u32 = 1;
@@ -81,6 +81,7 @@ impl Links {
             since: Instant::now(),
             dialler: me.clone(),
             health: Mutex::default(),
+            turns: Arc::new(Semaphore::new(LINK_TURNS)),
         });
         tokio::spawn(pass_locally(local.clone(), queued, upcalls.clone()));
         let links = Self(Arc::new(Inner {
@@ -197,6 +198,7 @@ impl Links {
             since: Instant::now(),
             dialler,
             health: Mutex::new(Health::new(Instant::now(), connection.remote_address())),
+            turns: Arc::new(Semaphore::new(LINK_TURNS)),
         });
         {
             let mut up = self.0.up.lock().expect("no panics under this lock");

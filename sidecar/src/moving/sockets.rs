@@ -305,7 +305,6 @@ async fn program_of(
             let dialled = crate::intercept::deliver::dial_program(network, facts.remote, facts.local).await;
             match dialled {
                 Ok(fd) => {
-                    let _ = tcp::set_receive_buffer(&fd, crate::limits::RECEIVE_BUFFER_BYTES);
                     keep(fd.as_fd()).await;
                     half.dialled_again();
                     Socket::new(fd, None)

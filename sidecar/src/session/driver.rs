@@ -19,6 +19,7 @@ use super::flow::{Incoming, IncomingStep, Outgoing, OutgoingStep};
 use super::linger::{Linger, Resetting};
 use super::program::Program;
 use super::route::{Finding, PeerPlace, Route, Routes};
+use super::window::Window;
 use super::{Facts, Keeping, Key, Parked, SessionView};
 use crate::limits::{ACCEPT_LOOK_FIRST, ACCEPT_LOOK_LONGEST, REPORT_DELAY};
 use crate::link::{Link, Receiver};
@@ -88,6 +89,7 @@ pub(super) struct Driver {
     link: Option<Arc<Link>>,
     outgoing: Outgoing,
     incoming: Incoming,
+    window: Window,
     finding: Option<Finding>,
     held: Option<oneshot::Sender<()>>,
     /// How often the other side has sent its OPEN again.
@@ -112,6 +114,8 @@ impl Driver {
         let unaccepted = half.role() == Role::Acceptor && !half.is_accepted();
         // A session that was over when its capsule left still has its program's kernel to wait for.
         let linger = half.outcome().map(|_| Linger::new());
+        let incoming = Incoming::among(routes.stalls());
+        let window = Window::open(&routes.budget(), facts.own, &program, half.consumed());
         Self {
             facts,
             half,
@@ -121,7 +125,8 @@ impl Driver {
             routes,
             link,
             outgoing: Outgoing::default(),
-            incoming: Incoming::default(),
+            incoming,
+            window,
             finding: None,
             held: None,
             reopened: 0,
@@ -205,6 +210,7 @@ impl Driver {
                 Action::StopReceiving => self.incoming.stop(),
                 Action::Consume { bytes } => {
                     self.forget_prefix(bytes);
+                    self.window.consumed(&self.program, self.half.consumed(), self.half.bytes_sent());
                     if let Err(error) = self.program.consume(bytes) {
                         tracing::error!(session = %self.half.id(), bytes, %error, "acknowledged bytes can't be consumed");
                     }
@@ -502,6 +508,7 @@ impl Driver {
             self.program.reset();
             self.half.end_applied();
         }
+        self.window.looked(&self.program, now);
         if let Some(linger) = &mut self.linger {
             linger.looked(now);
         }
@@ -512,7 +519,11 @@ impl Driver {
         let stall = self.stall_since.map(|since| since + RESET_STALL);
         let resetting = self.resetting.as_ref().map(Resetting::next);
         let linger = self.linger.as_ref().map(Linger::next);
-        [self.report_at, accept, stall, resetting, linger, self.hold_ends()].into_iter().flatten().min()
+        let window = self.window.next();
+        [self.report_at, accept, stall, resetting, linger, window, self.hold_ends()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn describe(&self) -> SessionView {
@@ -530,6 +541,7 @@ impl Driver {
             bytes_in: self.half.bytes_in(),
             bytes_out: self.half.bytes_out(),
             buffered_bytes: self.program.queued() + u64::from(self.program.unacknowledged()),
+            limit_bytes: self.window.bytes(),
         }
     }
 }

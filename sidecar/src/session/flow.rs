@@ -12,7 +12,8 @@ use overlay_proto::{AttachKey, EndKind, StreamHeader};
 use tokio::time::Instant;
 
 use super::program::{Peeked, Program};
-use crate::limits::{EARLY_STREAMS, PARK_AFTER, PEEK_BYTES_MIN, READ_CHUNK_BYTES};
+use super::turns::{Stalls, Turn};
+use crate::limits::{EARLY_STREAMS, PEEK_BYTES_MIN, READ_CHUNK_BYTES};
 use crate::link::{Link, Receiver, Sender, WriteError};
 
 /// From the program to the link.
@@ -21,6 +22,8 @@ pub(super) struct Outgoing {
     opening: Option<(Arc<Link>, StreamHeader)>,
     stream: Option<Sender>,
     pending: Bytes,
+    /// The place among the writers of the link.
+    turn: Turn,
     peek_bytes: usize,
     /// The next bytes may be such that were peeked before, however many: the runtime does not tell of them again.
     sought: bool,
@@ -58,6 +61,7 @@ impl Outgoing {
         self.opening = None;
         self.parked = false;
         self.pending = Bytes::new();
+        self.turn = Turn::None;
         if let Some(stream) = self.stream.take() {
             stream.abandon();
         }
@@ -75,6 +79,21 @@ impl Outgoing {
     pub(super) fn discard(&mut self) {
         self.stop();
         self.discarding = true;
+    }
+
+    /// Keeps only the first of the bytes that wait for the link: the rest is in the program's queue still, and with many
+    /// sessions on one busy link the copies would take more memory than the queues.
+    fn cut(&mut self, program: &Program, ahead: u64) {
+        self.peek_bytes = PEEK_BYTES_MIN;
+        if self.pending.len() == PEEK_BYTES_MIN {
+            return;
+        }
+        if let Err(error) = program.seek(ahead + PEEK_BYTES_MIN as u64) {
+            tracing::error!(%error, "the peek offset can't be set");
+            return;
+        }
+        self.pending = Bytes::copy_from_slice(&self.pending[..PEEK_BYTES_MIN]);
+        self.sought = true;
     }
 
     /// True while peeked bytes wait for a slow far side.
@@ -124,15 +143,26 @@ impl Outgoing {
                 Err(_) => return OutgoingStep::ProgramFailed,
             }
         }
-        match stream.write(&mut self.pending).await {
+        if self.pending.len() >= PEEK_BYTES_MIN && self.turn.begin(stream.turns()) {
+            self.cut(program, ahead);
+        }
+        self.turn.come().await;
+        let Some(stream) = &mut self.stream else { return std::future::pending().await };
+        let written = stream.write(&mut self.pending).await;
+        if self.pending.is_empty() {
+            self.turn = Turn::None;
+        }
+        match written {
             Ok(count) => OutgoingStep::Sent(count),
             Err(WriteError::Broken) => {
                 self.stream = None;
+                self.turn = Turn::None;
                 OutgoingStep::StreamBroke
             }
             Err(WriteError::Parked) => {
                 self.stream = None;
                 self.pending = Bytes::new();
+                self.turn = Turn::None;
                 self.parked = true;
                 std::future::pending().await
             }
@@ -151,6 +181,7 @@ pub(super) struct Incoming {
     parked: bool,
     /// Streams whose attach the core does not know yet.
     early: VecDeque<(StreamHeader, Receiver)>,
+    stalls: Stalls,
 }
 
 /// What happened in the incoming direction.
@@ -169,11 +200,16 @@ pub(super) enum IncomingStep {
 impl Default for Incoming {
     fn default() -> Self {
         let (stream, pending, early) = (None, Bytes::new(), VecDeque::new());
-        Self { stream, pending, moved: Instant::now(), parked: false, early }
+        Self { stream, pending, moved: Instant::now(), parked: false, early, stalls: Stalls::default() }
     }
 }
 
 impl Incoming {
+    /// One of many on this host.
+    pub(super) fn among(stalls: Stalls) -> Self {
+        Self { stalls, ..Self::default() }
+    }
+
     /// From here on the stream with this key, beginning at this offset, is the one to read; it may be here already.
     pub(super) fn start(&mut self, key: AttachKey, offset: u64) {
         self.stop();
@@ -204,8 +240,8 @@ impl Incoming {
         self.parked = false;
     }
 
-    /// Moves one piece along. A program that takes nothing for [`PARK_AFTER`] costs nothing from then on: the stream is
-    /// dropped, with its share of the link's window.
+    /// Moves one piece along. A program that takes nothing for [`PARK_AFTER`](crate::limits::PARK_AFTER), or less where
+    /// many don't, costs nothing from then on: the stream is dropped, with its share of the link's window.
     pub(super) async fn step(&mut self, program: &Program) -> IncomingStep {
         if !self.parked
             && let Some(step) = self.deliver(program).await
@@ -231,6 +267,8 @@ impl Incoming {
                 }
             }
         }
+        let stall = self.stalls.begin();
+        let park_at = self.moved + stall.park_after();
         tokio::select! {
             biased;
             sent = program.send(&mut self.pending) => Some(match sent {
@@ -240,7 +278,7 @@ impl Incoming {
                 }
                 Err(_) => IncomingStep::ProgramFailed,
             }),
-            () = tokio::time::sleep_until(self.moved + PARK_AFTER), if self.stream.is_some() => {
+            () = tokio::time::sleep_until(park_at), if self.stream.is_some() => {
                 if let Some(stream) = self.stream.take() {
                     stream.park();
                 }

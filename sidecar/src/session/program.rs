@@ -8,7 +8,7 @@ use kernel::tcp::{self, TcpState};
 use overlay_proto::EndKind;
 use tokio::io::Interest;
 
-use crate::limits::DISCARD_BYTES;
+use crate::limits::{DISCARD_BYTES, UNSENT_BYTES};
 use crate::watched::{Watched, watch};
 
 /// Where a half's bytes come from and go to.
@@ -60,6 +60,7 @@ impl Socket {
     /// # Errors
     /// The runtime can't watch the descriptor.
     pub fn new(fd: OwnedFd, prefix: Option<u8>) -> io::Result<Self> {
+        tcp::set_unsent_limit(&fd, UNSENT_BYTES)?;
         Ok(Self { fd: watch(fd)?, prefix })
     }
 
@@ -252,6 +253,24 @@ impl Program {
                 socket.prefix_len() + u64::from(tcp::queued(socket.fd.get_ref()).unwrap_or(0))
             }
             Self::Gone(remains) => remains.bytes.len() as u64,
+        }
+    }
+
+    /// Memory that the receive buffer of the connection may take.
+    pub fn receive_memory(&self) -> Option<u64> {
+        match self {
+            Self::Socket(socket) => tcp::receive_memory(socket.fd.get_ref()).ok(),
+            Self::Gone(_) => None,
+        }
+    }
+
+    /// Sets how much memory the receive buffer of the connection may take.
+    pub fn set_receive_memory(&self, bytes: u64) {
+        let half = usize::try_from(bytes / 2).unwrap_or(usize::MAX);
+        if let Self::Socket(socket) = self
+            && let Err(error) = tcp::set_receive_buffer(socket.fd.get_ref(), half)
+        {
+            tracing::debug!(%error, bytes, "the receive buffer of a session's socket can't be set");
         }
     }
 

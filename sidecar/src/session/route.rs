@@ -7,7 +7,8 @@ use std::time::Duration;
 use directory_api::CapsuleRecord;
 use overlay_proto::{CapsuleId, Frame, Generation, HostName, Role};
 
-use super::{Event, Facts, Keeping, Key, Table};
+use super::turns::Stalls;
+use super::{Budget, BufferLimits, Event, Facts, Keeping, Key, Table};
 use crate::capsule::network::Networks;
 use crate::config::SuspendedConnects;
 use crate::limits::{CHECKS, RETRY_FIRST, RETRY_LONGEST};
@@ -47,6 +48,8 @@ pub struct Routes {
     /// Frames that wait for the directory's word, one for each half and link.
     checking: Mutex<HashSet<(Key, u64)>>,
     patience: OnceLock<Patience>,
+    budget: OnceLock<Budget>,
+    stalls: Stalls,
 }
 
 /// How long this host waits for capsules that are away.
@@ -62,7 +65,16 @@ impl Routes {
     /// Surroundings that lack links and table until [`Self::complete`].
     pub fn new(places: Places, networks: Networks) -> Arc<Self> {
         let (links, table, checking) = (OnceLock::new(), OnceLock::new(), Mutex::default());
-        Arc::new(Self { places, networks, links, table, checking, patience: OnceLock::new() })
+        Arc::new(Self {
+            places,
+            networks,
+            links,
+            table,
+            checking,
+            patience: OnceLock::new(),
+            budget: OnceLock::new(),
+            stalls: Stalls::default(),
+        })
     }
 
     /// Gives the parts that need this one to be made first.
@@ -79,6 +91,21 @@ impl Routes {
     /// How long this host waits.
     pub fn patience(&self) -> Patience {
         self.patience.get().copied().unwrap_or_default()
+    }
+
+    /// Sets what receive buffers may take; without it, as much as they like.
+    pub fn set_budget(&self, limits: BufferLimits) {
+        let _ = self.budget.set(Budget::new(limits));
+    }
+
+    /// The streams on this host whose programs have no room.
+    pub(super) fn stalls(&self) -> Stalls {
+        self.stalls.clone()
+    }
+
+    /// The budgets of receive buffers.
+    pub fn budget(&self) -> Budget {
+        self.budget.get_or_init(|| Budget::new(BufferLimits::NONE)).clone()
     }
 
     fn links(&self) -> &Links {
