@@ -6,6 +6,7 @@
 //!  syn      connection attempts, held until somebody decides
 //!  tcp      the sidecar's own ends: listen, dial, peek, consume, reset
 //!  repair   an open connection as a value: captured here, rebuilt there
+//!  user_timeout  how long a program lets bytes wait in its own connections
 //!  diag     which sockets the namespace has, and whether a process owns them
 //!  changes  the host's own addresses, and word of a change
 //!  clocks   the host slept, or this process stood still
@@ -27,6 +28,7 @@ pub mod repair;
 pub mod rules;
 pub mod syn;
 pub mod tcp;
+pub mod user_timeout;
 
 mod inject;
 mod netlink;

@@ -202,6 +202,11 @@ async fn assemble(
         data_plane,
         own: own.clone(),
     });
+    let own = Arc::downgrade(&sidecar);
+    around.routes.set_processes(Box::new(move |id| {
+        let capsule = own.upgrade().and_then(|sidecar| sidecar.capsules.get(id));
+        capsule.map(|capsule| capsule::engine::pids(&capsule)).unwrap_or_default()
+    }));
     let taker = Taker(Arc::downgrade(&sidecar), tokio::runtime::Handle::current());
     switchboard.complete(around, Arc::new(taker));
     places.on_change(move |id| table.place_changed(id));

@@ -127,6 +127,22 @@ pub const UNSENT_BYTES: u32 = 32 * 1024;
 /// with no more than [`PEEK_BYTES_MIN`] in hand. A link keeps far fewer busy. What is shorter than that goes at once.
 pub const LINK_TURNS: usize = 64;
 
+/// Time for which the other side of a session is away before a TCP_USER_TIMEOUT of its program is put aside: longer
+/// than a move takes in general, shorter than what a program would set.
+pub const ASIDE_AFTER: Duration = Duration::from_millis(500);
+
+/// Time for which nothing that was sent was taken, and nothing heard of the other host, before it counts as away: longer
+/// than [`PARK_AFTER`], after which a host that is there tells of a program that does not read.
+pub const UNANSWERED_AFTER: Duration = Duration::from_millis(1250);
+
+/// Time in which the sessions of a capsule gather that want their programs' sockets looked for.
+pub const ASIDE_GATHER: Duration = Duration::from_millis(20);
+
+/// Pauses between looks whether a TCP_USER_TIMEOUT can be given back: first and longest.
+pub const ASIDE_LOOK_FIRST: Duration = Duration::from_millis(50);
+/// See [`ASIDE_LOOK_FIRST`].
+pub const ASIDE_LOOK_LONGEST: Duration = Duration::from_secs(1);
+
 /// Sessions of one capsule on one host: as many descriptors as its shim may hold.
 pub const SESSIONS_MAX: u32 = 60_000;
 

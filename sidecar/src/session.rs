@@ -3,11 +3,13 @@
 //! [`Table`] knows the halves and passes events to their drivers. A capsule that leaves has its halves *parked*:
 //! the drivers end and hand over core, connection and mailbox, so that the move owns them and can bring them back.
 
+mod aside;
 mod budget;
 mod driver;
 mod flow;
 mod linger;
 mod program;
+mod programs;
 mod record;
 mod route;
 mod table;
@@ -23,6 +25,7 @@ use tokio::sync::mpsc;
 pub use budget::{Budget, BufferLimits};
 pub use driver::Event;
 pub use program::{Program, Remains, Socket};
+pub use programs::Processes;
 pub use record::{HalfRecord, Keeping, OpenedRecord, Record, Records, Slot, Slots, bytes_of, file_of};
 pub use route::{Patience, PeerPlace, Routes};
 pub use table::Table;

@@ -73,6 +73,10 @@ pub struct TcpInfo {
     pub notsent_bytes: u32,
     /// The other end's window, bytes.
     pub send_window_bytes: u32,
+    /// Retransmissions since something was last acknowledged.
+    pub retransmits_in_a_row: u8,
+    /// How often the time until the next retransmission or probe of a shut window was doubled.
+    pub backoff: u8,
     /// Retransmissions in all.
     pub retransmits: u32,
     pub(crate) options: u8,
@@ -99,6 +103,8 @@ pub fn info(fd: impl AsFd) -> io::Result<TcpInfo> {
         // A bit field: the low half is the first.
         send_scale: raw[6] & 15,
         receive_scale: raw[6] >> 4,
+        retransmits_in_a_row: raw[2],
+        backoff: raw[4],
         rtt_us: u32_at(68),
         retransmits: u32_at(100),
         bytes_acked: u64_at(120),

@@ -99,6 +99,11 @@ impl Health {
 }
 
 impl Link {
+    /// How long ago the other host was heard, as of the last look at the link.
+    pub fn unheard(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.health.lock().expect("no panics under this lock").heard)
+    }
+
     /// True if the last look at the link found that nothing had come for too long.
     pub fn is_silent(&self) -> bool {
         self.health.lock().expect("no panics under this lock").silent

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use admin_api::result::{CheckView, Level};
 use anyhow::Context;
@@ -12,10 +13,14 @@ use runtime::files::space::{disk_needed, free_space};
 
 use super::conversation::{Needs, Prepare};
 use crate::capsule::{Capsule, Stage, engine};
+use crate::limits::UNANSWERED_AFTER;
 use crate::sidecar::Sidecar;
 
 /// Free disk that a host keeps for itself.
 const DISK_RESERVE_BYTES: u64 = 64 << 20;
+
+/// A TCP_USER_TIMEOUT from which on it is put aside in time: [`UNANSWERED_AFTER`], and the rest for the look.
+const USER_TIMEOUT_SAFE: Duration = UNANSWERED_AFTER.saturating_add(Duration::from_millis(750));
 
 /// A check that passed, warned or failed.
 pub(crate) fn check(group: &str, code: &str, level: Level, evidence: String, remedy: &str) -> CheckView {
@@ -42,19 +47,7 @@ pub(crate) fn what_it_needs(
         let evidence = format!("process {pid} uses {what}, which can't be captured");
         checks.push(check(group, "move/not-capturable", Level::Fail, evidence, "start it without"));
     }
-    for (pid, timeout_ms) in engine::impatient(&pids) {
-        let evidence = format!(
-            "process {pid} has connections that end when bytes wait for {timeout_ms} ms (TCP_USER_TIMEOUT): a longer pause, \
-             or a peer that is away for longer, ends them"
-        );
-        checks.push(check(
-            group,
-            "move/user-timeout",
-            Level::Warn,
-            evidence,
-            "let it set a longer one, or none",
-        ));
-    }
+    checks.extend(impatience(capsule, &pids));
     let space = disk_needed(&capsule.upper())?;
     let shared = run.volumes.iter().filter(|volume| volume.shared);
     let needs = Needs {
@@ -66,6 +59,31 @@ pub(crate) fn what_it_needs(
         shared: shared.map(|volume| PathBuf::from(&volume.source)).collect(),
     };
     Ok((checks, needs, open.files))
+}
+
+/// What a TCP_USER_TIMEOUT is not safe from. That of a session is put aside while its other side is away, and moves along.
+fn impatience(capsule: &Capsule, pids: &[u32]) -> Option<CheckView> {
+    let group = capsule.name().as_str();
+    let locators = capsule.file().locators;
+    let all = engine::impatient(pids);
+    let inside = all.iter().find(|one| one.peer.ip().is_loopback() || locators.contains(one.peer.ip()));
+    if let Some(one) = inside {
+        let evidence = format!(
+            "process {} set TCP_USER_TIMEOUT in a connection that stays inside the capsule: a move clears it",
+            one.pid
+        );
+        return Some(check(group, "move/user-timeout", Level::Warn, evidence, "let it do without there"));
+    }
+    let short = all.iter().min_by_key(|one| one.timeout_ms)?;
+    (u128::from(short.timeout_ms) < USER_TIMEOUT_SAFE.as_millis()).then(|| {
+        let evidence = format!(
+            "process {} has connections that end when bytes wait for {} ms (TCP_USER_TIMEOUT): too short to be put aside \
+             in time when a peer is away",
+            short.pid, short.timeout_ms
+        );
+        let remedy = format!("let it set {} ms or more, or none", USER_TIMEOUT_SAFE.as_millis());
+        check(group, "move/user-timeout", Level::Warn, evidence, &remedy)
+    })
 }
 
 /// Looks at this host: can it take the capsule that `prepare` describes?

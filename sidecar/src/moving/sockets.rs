@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::capsule::network::Network;
 use crate::limits::SETTLE_TIMEOUT;
-use crate::session::{Event, Facts, Key, Parked, Program, Remains, Socket, Table};
+use crate::session::{Event, Facts, Keeping, Key, Parked, Program, Remains, Socket, Table};
 
 /// Version of [`HalfImage`].
 const VERSION: u32 = 1;
@@ -44,9 +44,30 @@ pub(crate) struct HalfImage {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum ProgramImage {
-    Open { tcp: Box<TcpSnapshot>, prefix: Option<u8> },
+    Open {
+        tcp: Box<TcpSnapshot>,
+        prefix: Option<u8>,
+    },
     Unaccepted,
-    Gone { bytes: Vec<u8>, ending: EndKind },
+    Gone {
+        bytes: Vec<u8>,
+        ending: EndKind,
+    },
+    /// As `Open`, of a program whose TCP_USER_TIMEOUT is put aside.
+    Impatient {
+        tcp: Box<TcpSnapshot>,
+        prefix: Option<u8>,
+        user_timeout_ms: u32,
+    },
+}
+
+impl ProgramImage {
+    fn user_timeout_ms(&self) -> u32 {
+        match self {
+            Self::Impatient { user_timeout_ms, .. } => *user_timeout_ms,
+            Self::Open { .. } | Self::Unaccepted | Self::Gone { .. } => 0,
+        }
+    }
 }
 
 /// What the program's kernel holds of a connection.
@@ -148,7 +169,11 @@ fn capture_one(half: &Parked, sockets: &mut Diag) -> anyhow::Result<HalfImage> {
                 let tcp = repair::capture(socket.fd()).with_context(|| {
                     format!("capturing the connection {} to {}", facts.local, facts.remote)
                 })?;
-                ProgramImage::Open { tcp: Box::new(tcp), prefix: socket.prefix() }
+                let (tcp, prefix) = (Box::new(tcp), socket.prefix());
+                match half.keeping.as_ref().map_or(0, Keeping::user_timeout_ms) {
+                    0 => ProgramImage::Open { tcp, prefix },
+                    user_timeout_ms => ProgramImage::Impatient { tcp, prefix, user_timeout_ms },
+                }
             }
         }
     };
@@ -196,6 +221,8 @@ pub(crate) struct Arrived {
     pub facts: Facts,
     pub half: Half,
     pub program: ArrivedProgram,
+    /// The program's TCP_USER_TIMEOUT, put aside; 0: none.
+    pub user_timeout_ms: u32,
 }
 
 /// The program's side at the target.
@@ -220,8 +247,9 @@ pub(super) fn rebuild(image: HalfImage, own: CapsuleId) -> anyhow::Result<Arrive
         remote: image.remote,
         began: image.began,
     };
+    let user_timeout_ms = image.program.user_timeout_ms();
     let program = match image.program {
-        ProgramImage::Open { tcp, prefix } => {
+        ProgramImage::Open { tcp, prefix } | ProgramImage::Impatient { tcp, prefix, .. } => {
             let fd = repair::rebuild(&tcp)
                 .with_context(|| format!("rebuilding the connection {} to {}", facts.local, facts.remote))?;
             ArrivedProgram::Open { fd, tcp, prefix }
@@ -231,7 +259,7 @@ pub(super) fn rebuild(image: HalfImage, own: CapsuleId) -> anyhow::Result<Arrive
             ArrivedProgram::Gone(Remains::new(Bytes::from(bytes), ending))
         }
     };
-    Ok(Arrived { facts, half, program })
+    Ok(Arrived { facts, half, program, user_timeout_ms })
 }
 
 /// Brings a rebuilt connection to life; the program's end is there and the lock is off. Must be called inside the capsule's
@@ -261,7 +289,7 @@ pub(crate) async fn settle_in(
     network: Arc<Network>,
     table: Table,
 ) {
-    let Arrived { facts, mut half, program } = arrived;
+    let Arrived { facts, mut half, program, user_timeout_ms } = arrived;
     let key = (half.id(), half.role());
     let program = program_of(program, &facts, &mut half, &network).await;
     let prefix = match &program {
@@ -273,6 +301,11 @@ pub(crate) async fn settle_in(
         && let Err(error) = keeping.note_prefix(Some(byte), socket.fd())
     {
         tracing::error!(session = %key.0, %error, "a byte that was taken ahead is not on record");
+    }
+    if let (Some(keeping), 1..) = (&mut keeping, user_timeout_ms)
+        && let Err(error) = keeping.note_user_timeout(user_timeout_ms)
+    {
+        tracing::error!(session = %key.0, %error, "the program's TCP_USER_TIMEOUT is not on record");
     }
     table.drive(Parked { facts, half, program, keeping, mailbox }, None);
 }
@@ -393,8 +426,9 @@ impl Arriving {
 fn again(image: HalfImage, held: &mut HashMap<String, OwnedFd>) -> anyhow::Result<Arrived> {
     let half = Half::restore(&HalfSnapshot::from_bytes(&image.half)?)?;
     let HalfImage { own, peer, local, remote, began, program, .. } = image;
+    let user_timeout_ms = program.user_timeout_ms();
     let program = match program {
-        ProgramImage::Open { tcp, prefix } => {
+        ProgramImage::Open { tcp, prefix } | ProgramImage::Impatient { tcp, prefix, .. } => {
             let fd = held.remove(&held_as((half.id(), half.role()))).context("its connection is not held")?;
             ArrivedProgram::Open { fd, tcp, prefix }
         }
@@ -403,5 +437,6 @@ fn again(image: HalfImage, held: &mut HashMap<String, OwnedFd>) -> anyhow::Resul
             ArrivedProgram::Gone(Remains::new(Bytes::from(bytes), ending))
         }
     };
-    Ok(Arrived { facts: Facts { own, peer, local, remote, began }, half, program })
+    let facts = Facts { own, peer, local, remote, began };
+    Ok(Arrived { facts, half, program, user_timeout_ms })
 }

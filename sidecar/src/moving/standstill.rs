@@ -27,6 +27,8 @@ pub(crate) struct Standstill {
     paused: bool,
     locked: bool,
     captured: bool,
+    /// Some of its connections have TCP_USER_TIMEOUT set.
+    impatient: bool,
     parked: Option<Vec<Parked>>,
     image: Option<MemoryDirectory>,
 }
@@ -43,6 +45,7 @@ impl Standstill {
             paused: false,
             locked: false,
             captured: false,
+            impatient: false,
             parked: None,
             image: None,
         }
@@ -53,6 +56,9 @@ impl Standstill {
     pub(crate) async fn quiesce(&mut self) -> anyhow::Result<()> {
         self.quiet = true;
         self.network.quiet().begin();
+        let capsule = self.capsule.clone();
+        let impatient =
+            tokio::task::spawn_blocking(move || !engine::impatient(&engine::pids(&capsule)).is_empty());
         let deadline = Instant::now() + QUIESCE_TIMEOUT;
         let locators = self.network.locators();
         while Instant::now() < deadline {
@@ -65,7 +71,9 @@ impl Standstill {
         }
         tokio::time::timeout(SHUT_TIMEOUT, self.network.quiet().shut())
             .await
-            .context("connections that are being opened can't be put off")
+            .context("connections that are being opened can't be put off")?;
+        self.impatient = impatient.await?;
+        Ok(())
     }
 
     /// Both halves of every session agree on amounts and stop sending.
@@ -74,6 +82,10 @@ impl Standstill {
         let limit = Duration::from_millis(self.sidecar.config.hold_ms_max);
         let (agreed, silent) = self.sidecar.table.hold(self.capsule.id(), limit).await;
         tracing::debug!(capsule = %self.capsule.name(), agreed, silent, "held");
+        if self.impatient {
+            let (sidecar, own) = (self.sidecar.clone(), self.capsule.id());
+            tokio::task::spawn_blocking(move || sidecar.around.routes.show_sockets(&own)).await?;
+        }
         Ok(())
     }
 

@@ -10,11 +10,13 @@
 
 use std::sync::Arc;
 
+use kernel::user_timeout::ProgramSocket;
 use overlay_proto::limits::RESET_STALL_MS;
 use overlay_proto::{Action, EndKind, Frame, Half, Role, State, StreamHeader, StreamVerdict};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant};
 
+use super::aside::{self, Change, Looks, Standing, Unanswered};
 use super::flow::{Incoming, IncomingStep, Outgoing, OutgoingStep};
 use super::linger::{Linger, Resetting};
 use super::program::Program;
@@ -52,6 +54,8 @@ pub enum Event {
     Park(oneshot::Sender<(Parked, SessionView)>),
     /// Tell how it stands.
     Describe(oneshot::Sender<SessionView>),
+    /// The program's own socket, which was looked for.
+    ProgramSocket(ProgramSocket),
     /// The other side sent its OPEN again, for the so manieth time: it may not know what came of the first one. Answered
     /// unless the session is ending.
     Reopened(Arc<Link>, oneshot::Sender<()>, u64),
@@ -106,6 +110,8 @@ pub(super) struct Driver {
     linger: Option<Linger>,
     /// Since when the other side is away.
     away_since: Option<Instant>,
+    looks: Looks,
+    unanswered: Unanswered,
 }
 
 impl Driver {
@@ -138,6 +144,8 @@ impl Driver {
             resetting: None,
             linger,
             away_since: None,
+            looks: Looks::default(),
+            unanswered: Unanswered::default(),
         }
     }
 
@@ -150,6 +158,7 @@ impl Driver {
             }
             self.look_for_link();
             self.watch_hold();
+            self.watch_user_timeout();
             let ahead = self.half.bytes_sent() - self.half.consumed();
             let deadline = self.deadline();
             let step = tokio::select! {
@@ -298,6 +307,11 @@ impl Driver {
                     self.adopt(link);
                 }
             }
+            Event::ProgramSocket(socket) => {
+                if let Err(error) = self.on_program_socket(&socket) {
+                    tracing::error!(session = %self.half.id(), %error, "the program's TCP_USER_TIMEOUT stays as it is");
+                }
+            }
             Event::Cancelled(link) if self.speaks_for_peer(&link) => self.half.peer_gone(),
             Event::Cancelled(_) => {}
             Event::Superseded => self.half.peer_gone(),
@@ -392,6 +406,48 @@ impl Driver {
             State::Held | State::Detached | State::Open | State::Closing | State::Ended => {
                 self.away_since = None;
             }
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            away_since: self.away_since.or(self.unanswered.away_since()),
+            leaving: self.holding,
+            open: self.half.state() == State::Open && !self.holding,
+            noted_ms: self.keeping.as_ref().map_or(0, Keeping::user_timeout_ms),
+        }
+    }
+
+    /// Looks for the program's socket when its TCP_USER_TIMEOUT is to be put aside or given back. What can't be put on
+    /// record is left alone.
+    fn watch_user_timeout(&mut self) {
+        if self.keeping.is_none() {
+            return;
+        }
+        let (now, consumed) = (Instant::now(), self.half.consumed());
+        let waits = self.half.bytes_sent() > consumed && !self.outgoing.is_parked();
+        let link = self.link.as_ref().filter(|link| waits && !link.is_local());
+        self.unanswered.note(link.map(|link| link.unheard(now.into_std())), consumed, now);
+        let standing = self.standing();
+        if self.looks.is_due(&standing, now) {
+            self.routes.look_for_socket(self.key(), &self.facts, standing.noted_ms > 0);
+        }
+    }
+
+    fn on_program_socket(&mut self, socket: &ProgramSocket) -> std::io::Result<()> {
+        let standing = self.standing();
+        let Some(keeping) = &mut self.keeping else { return Ok(()) };
+        match aside::change(&standing, socket.timeout_ms, socket.is_waiting()?) {
+            Change::Nothing => Ok(()),
+            Change::PutAside(timeout_ms) => {
+                keeping.note_user_timeout(timeout_ms)?;
+                socket.set_timeout_ms(0)
+            }
+            Change::GiveBack(timeout_ms) => {
+                socket.set_timeout_ms(timeout_ms)?;
+                keeping.note_user_timeout(0)
+            }
+            Change::Forget => keeping.note_user_timeout(0),
         }
     }
 
@@ -520,10 +576,9 @@ impl Driver {
         let resetting = self.resetting.as_ref().map(Resetting::next);
         let linger = self.linger.as_ref().map(Linger::next);
         let window = self.window.next();
-        [self.report_at, accept, stall, resetting, linger, window, self.hold_ends()]
-            .into_iter()
-            .flatten()
-            .min()
+        let look = self.looks.next().into_iter().chain(self.unanswered.next()).min();
+        let all = [self.report_at, accept, stall, resetting, linger, window, look, self.hold_ends()];
+        all.into_iter().flatten().min()
     }
 
     fn describe(&self) -> SessionView {

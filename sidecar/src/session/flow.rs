@@ -96,6 +96,11 @@ impl Outgoing {
         self.sought = true;
     }
 
+    /// True while the other side has no room.
+    pub(super) fn is_parked(&self) -> bool {
+        self.parked
+    }
+
     /// True while peeked bytes wait for a slow far side.
     pub(super) fn is_stalled(&self) -> bool {
         self.parked || !self.pending.is_empty()

@@ -19,7 +19,7 @@ use super::{Facts, Program, Remains, Socket};
 use crate::limits::{SESSIONS_MAX, SLOT_BYTES};
 
 /// Version of [`Record`] that is written; a sidecar reads this and older ones.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The counters are read one after the other, again when something moved meanwhile. A program that sends without a
 /// pause fills the receive buffer long before this is used up.
@@ -77,6 +77,8 @@ pub struct HalfRecord {
     pub prefix: Option<(u8, u64)>,
     /// How a gone program's stream ended; there is a file instead of a socket.
     pub gone: Option<EndKind>,
+    /// The program's TCP_USER_TIMEOUT while it is put aside, milliseconds; 0: it is not. Since version 2.
+    pub user_timeout_ms: u32,
 }
 
 /// Offsets at which the kernel's counters were zero: a rebuilt socket does not count what was before.
@@ -188,8 +190,12 @@ impl Slot {
             return Ok(None);
         }
         anyhow::ensure!(version <= VERSION, "it is of version {version}, this sidecar reads up to {VERSION}");
-        let body = body.get(..length).context("it is longer than its slot")?;
-        Ok(Some(postcard::from_bytes(body)?))
+        let mut body = body.get(..length).context("it is longer than its slot")?.to_vec();
+        if version < 2 {
+            // What version 2 added is at the end, and zero.
+            body.push(0);
+        }
+        Ok(Some(postcard::from_bytes(&body)?))
     }
 
     /// Writes what the slot says.
@@ -254,6 +260,7 @@ impl Keeping {
             base,
             prefix: None,
             gone,
+            user_timeout_ms: 0,
         };
         let mut keeping = Self { slot, record: Box::new(record), written: false };
         keeping.write();
@@ -293,6 +300,20 @@ impl Keeping {
             Some(byte) => Some((byte, count(socket, &self.record.half)?.consumed)),
             None => None,
         };
+        self.slot.write(&Record::Half(self.record.clone()))
+    }
+
+    /// The program's TCP_USER_TIMEOUT that is put aside; 0: none.
+    pub fn user_timeout_ms(&self) -> u32 {
+        self.record.user_timeout_ms
+    }
+
+    /// Notes a TCP_USER_TIMEOUT that is about to be put aside, or with 0 that it was given back.
+    ///
+    /// # Errors
+    /// It can't be noted, and must not be put aside.
+    pub fn note_user_timeout(&mut self, timeout_ms: u32) -> io::Result<()> {
+        self.record.user_timeout_ms = timeout_ms;
         self.slot.write(&Record::Half(self.record.clone()))
     }
 

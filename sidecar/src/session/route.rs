@@ -7,6 +7,7 @@ use std::time::Duration;
 use directory_api::CapsuleRecord;
 use overlay_proto::{CapsuleId, Frame, Generation, HostName, Role};
 
+use super::programs::{Processes, Programs};
 use super::turns::Stalls;
 use super::{Budget, BufferLimits, Event, Facts, Keeping, Key, Table};
 use crate::capsule::network::Networks;
@@ -49,6 +50,7 @@ pub struct Routes {
     checking: Mutex<HashSet<(Key, u64)>>,
     patience: OnceLock<Patience>,
     budget: OnceLock<Budget>,
+    programs: Arc<Programs>,
     stalls: Stalls,
 }
 
@@ -73,6 +75,7 @@ impl Routes {
             checking,
             patience: OnceLock::new(),
             budget: OnceLock::new(),
+            programs: Arc::default(),
             stalls: Stalls::default(),
         })
     }
@@ -106,6 +109,23 @@ impl Routes {
     /// The budgets of receive buffers.
     pub fn budget(&self) -> Budget {
         self.budget.get_or_init(|| Budget::new(BufferLimits::NONE)).clone()
+    }
+
+    /// Sets where the processes of a capsule are found; without it, they are not.
+    pub fn set_processes(&self, processes: Processes) {
+        self.programs.complete(processes);
+    }
+
+    /// Looks for the program's own socket of a half, soon, and gives it a duplicate if TCP_USER_TIMEOUT is set in it, or
+    /// `always`.
+    pub(super) fn look_for_socket(&self, key: Key, facts: &Facts, always: bool) {
+        self.programs.look(self.table().clone(), key, facts, always);
+    }
+
+    /// Gives the halves of a capsule duplicates of the programs' sockets in which TCP_USER_TIMEOUT is set. They are in
+    /// the mailboxes when this returns. Blocks.
+    pub fn show_sockets(&self, own: &CapsuleId) {
+        self.programs.show_all(self.table(), own);
     }
 
     fn links(&self) -> &Links {

@@ -296,6 +296,13 @@ impl Table {
         self.entries().halves.iter().filter(|(_, entry)| entry.own == own).map(|(key, _)| *key).collect()
     }
 
+    /// The connections of a capsule's halves: the program's address, and the other one.
+    pub(super) fn connections_of(&self, own: &CapsuleId) -> Vec<(Key, (SocketAddr, SocketAddr))> {
+        let entries = self.entries();
+        let own = entries.halves.iter().filter(|(_, entry)| entry.own == *own);
+        own.map(|(key, entry)| (*key, (entry.local, entry.remote))).collect()
+    }
+
     /// How the halves of all capsules, or of one, stand.
     pub async fn describe(&self, own: Option<CapsuleId>) -> Vec<SessionView> {
         let mut views = Vec::new();

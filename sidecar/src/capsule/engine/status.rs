@@ -1,8 +1,9 @@
 //! What can be seen of a capsule from outside.
 
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use kernel::user_timeout;
 use shim::{Program, Reply, Request};
 
 use crate::capsule::Capsule;
@@ -31,27 +32,29 @@ pub(crate) fn immovable(pids: &[u32]) -> Vec<(u32, String)> {
     found
 }
 
-/// Processes with connections that the kernel ends when bytes wait in them for longer than so many milliseconds
-/// (TCP_USER_TIMEOUT, tcp(7)); the shortest of each.
-pub(crate) fn impatient(pids: &[u32]) -> Vec<(u32, u32)> {
-    pids.iter().filter_map(|pid| Some((*pid, shortest_user_timeout(*pid)?))).collect()
+/// A connection that the kernel ends when bytes wait in it for longer than so many milliseconds (TCP_USER_TIMEOUT,
+/// tcp(7)).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Impatient {
+    /// Whose it is.
+    pub pid: u32,
+    /// The time-out.
+    pub timeout_ms: u32,
+    /// The other end's address.
+    pub peer: SocketAddr,
 }
 
-fn shortest_user_timeout(pid: u32) -> Option<u32> {
-    let process = Pid::from_raw(pid.cast_signed())?;
-    let process = pidfd_open(process, PidfdFlags::empty()).ok()?;
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let sockets = entries.flatten().filter(|entry| {
-        std::fs::read_link(entry.path())
-            .is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
-    });
-    let timeouts = sockets.filter_map(|entry| {
-        let number: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok()?;
-        // Refused for all sockets but those of TCP.
-        rustix::net::sockopt::tcp_user_timeout(&socket).ok().filter(|timeout| *timeout > 0)
-    });
-    timeouts.min()
+/// All such connections of these processes.
+pub(crate) fn impatient(pids: &[u32]) -> Vec<Impatient> {
+    let mut found = Vec::new();
+    for pid in pids {
+        user_timeout::each_connection(*pid, |socket| {
+            if socket.timeout_ms > 0 {
+                found.push(Impatient { pid: *pid, timeout_ms: socket.timeout_ms, peer: socket.peer });
+            }
+        });
+    }
+    found
 }
 
 /// Whether an inotify descriptor watches files of the process's root: overlayfs as it is mounted here gives out no

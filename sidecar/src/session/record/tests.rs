@@ -93,10 +93,43 @@ fn the_largest_record_fits() {
         base: Base { received: i64::MIN, written: i64::MIN },
         prefix: Some((255, largest)),
         gone: Some(EndKind::Reset),
+        user_timeout_ms: u32::MAX,
     };
     let bytes = postcard::to_stdvec(&Record::Half(Box::new(record.clone()))).unwrap();
     assert!(bytes.len() < SLOT_BYTES - 100, "{} bytes", bytes.len());
     slots.take().unwrap().write(&Record::Half(Box::new(record))).unwrap();
+}
+
+/// What a sidecar of version 1 wrote lacks the TCP_USER_TIMEOUT, which it never put aside.
+#[test]
+fn a_record_of_version_1_is_read() {
+    use std::os::unix::fs::FileExt;
+    let (file, slots) = slots();
+    let (ours, _program) = connection();
+    let half =
+        Half::new(SessionId::from_bytes([3; 16]), Role::Opener, Generation::new(1), Generation::new(1));
+    let base = base_of(ours.as_fd(), &half.snapshot()).unwrap();
+    let record = HalfRecord {
+        held: "x".into(),
+        own: facts().own,
+        peer: facts().peer,
+        local: facts().local,
+        remote: facts().remote,
+        began: facts().began,
+        half: half.snapshot(),
+        base,
+        prefix: Some((7, 9)),
+        gone: None,
+        user_timeout_ms: 0,
+    };
+    let new = postcard::to_stdvec(&Record::Half(Box::new(record.clone()))).unwrap();
+    let old = &new[..new.len() - 1];
+    let raw = std::fs::File::from(file.try_clone().unwrap());
+    raw.write_all_at(&[&1_u32.to_le_bytes()[..], &(old.len() as u32).to_le_bytes(), old].concat(), 0)
+        .unwrap();
+    drop(slots);
+    let (_, found) = Slots::open(file).unwrap();
+    assert_eq!(found[0].1, Record::Half(Box::new(record)));
 }
 
 /// Two ends of a TCP connection on loopback: ours, and the program's.
