@@ -106,7 +106,8 @@ pub enum Request {
         /// Whether the person says that the host is gone, though it may be heard of.
         #[serde(default)]
         host_is_gone: bool,
-        /// A capsule file of this host to go on from.
+        /// The name of a capsule file to go back to. Its bytes follow as for a resume, and so do Progress frames and
+        /// what a Cancel frame does.
         #[serde(default)]
         from: Option<String>,
     },

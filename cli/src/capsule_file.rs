@@ -11,6 +11,7 @@ use admin_api::ErrorView;
 use capsule_file::{FileError, Keys, Lock, Manifest, Sealed, Unsealed, seal, unseal, verify};
 
 use crate::failure::Failure;
+use crate::from_file::Verb;
 
 /// Bytes gathered before they are written to disk, and read at a time.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -91,37 +92,32 @@ impl Drop for Draft {
 }
 
 /// Reads a whole file and checks every byte of it.
-pub(crate) fn checked(path: &Path, keys: &Keys) -> Result<Manifest, Failure> {
-    let opened = open(path, keys)?;
-    verify(opened).map_err(|error| refused(path, &error))
+pub(crate) fn checked(path: &Path, keys: &Keys, verb: Verb) -> Result<Manifest, Failure> {
+    let opened = open(path, keys, verb)?;
+    verify(opened).map_err(|error| refused(path, verb, &error))
 }
 
 /// Opens a file for reading what is in it.
-pub(crate) fn open(path: &Path, keys: &Keys) -> Result<Unsealed<BufReader<File>>, Failure> {
-    let file = File::open(path).map_err(|error| refused(path, &error.into()))?;
-    unseal(BufReader::with_capacity(BUFFER_BYTES, file), keys).map_err(|error| refused(path, &error))
+pub(crate) fn open(path: &Path, keys: &Keys, verb: Verb) -> Result<Unsealed<BufReader<File>>, Failure> {
+    let refused = |error: &FileError| refused(path, verb, error);
+    let file = File::open(path).map_err(|error| refused(&error.into()))?;
+    unseal(BufReader::with_capacity(BUFFER_BYTES, file), keys).map_err(|error| refused(&error))
 }
 
-fn refused(path: &Path, error: &FileError) -> Failure {
+fn refused(path: &Path, verb: Verb, error: &FileError) -> Failure {
     let (code, next) = match error {
-        FileError::Foreign => ("resume/foreign", "capsule suspend NAME --to FILE makes capsule files"),
-        FileError::Empty | FileError::Truncated { .. } => ("resume/truncated", "take a whole copy of it"),
-        FileError::Damaged { .. } | FileError::Trailing { .. } => {
-            ("resume/damaged", "take another copy of it")
-        }
-        FileError::Newer { .. } => ("resume/newer", "resume it with a newer capsule"),
-        FileError::Encrypted | FileError::OtherKey { .. } => ("resume/key", "give the key as it says"),
-        FileError::NotEncrypted => ("resume/key", "leave the key out if that is right"),
-        FileError::WrongKey | FileError::WrongPassphrase | FileError::Key(_) => {
-            ("resume/key", "give the right one")
-        }
-        FileError::Nonsense(_) | FileError::TooLong { .. } => ("resume/nonsense", "take another file"),
-        FileError::Io(_) => ("resume/file", "can the file be read?"),
+        FileError::Foreign => ("foreign", "capsule suspend NAME --to FILE makes capsule files"),
+        FileError::Empty | FileError::Truncated { .. } => ("truncated", "take a whole copy of it"),
+        FileError::Damaged { .. } | FileError::Trailing { .. } => ("damaged", "take another copy of it"),
+        FileError::Newer { .. } => ("newer", "take a newer capsule for it"),
+        FileError::Encrypted | FileError::OtherKey { .. } => ("key", "give the key as it says"),
+        FileError::NotEncrypted => ("key", "leave the key out if that is right"),
+        FileError::WrongKey | FileError::WrongPassphrase | FileError::Key(_) => ("key", "give the right one"),
+        FileError::Nonsense(_) | FileError::TooLong { .. } => ("nonsense", "take another file"),
+        FileError::Io(_) => ("file", "can the file be read?"),
     };
-    ErrorView::new(code, format!("{} was not resumed; nothing was changed", path.display()))
-        .why(error)
-        .next(next)
-        .into()
+    let what = format!("{} was not {}; nothing was changed", path.display(), verb.done);
+    ErrorView::new(format!("{}/{code}", verb.name), what).why(error).next(next).into()
 }
 
 /// The text of a file with a passphrase, without its line end.

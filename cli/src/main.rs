@@ -12,6 +12,7 @@ mod context;
 mod exec_io;
 mod failure;
 mod follow;
+mod from_file;
 mod output;
 mod progress;
 mod sidecar;

@@ -24,7 +24,7 @@ use crate::identity::{IdentityError, SigningRequest};
 use crate::limits::{CALL_TIME, WATCH_QUEUE};
 use crate::{
     ApiError, CapsuleRecord, CapsuleState, Change, HostRecord, Identity, Issued, Lease, LeaseRequest,
-    LookupKey, Request, Response, WireError,
+    LookupKey, Request, Response, TakeoverFrom, WireError,
 };
 
 pub use joining::join;
@@ -303,21 +303,20 @@ impl Client {
     }
 
     /// Places a capsule at this host, because its host is gone. `Ok` means: it is here, at the generation in the record;
-    /// also when an earlier call with the same `takeover` did it. `generation` is that of the record that the person saw; `copy` is the offer of the unfinished move that left
-    /// this host its copy.
+    /// also when an earlier call with the same `takeover` did it. `generation` is that of the record that the person saw.
     ///
     /// # Errors
     /// When this host is no operator's, when the capsule's host is alive and `host_is_gone` does not say otherwise, when
-    /// the copy is not the newest; when the directory is away.
+    /// the copy is not the newest, when the file is not of the capsule's past; when the directory is away.
     pub async fn take_over(
         &self,
         capsule: CapsuleId,
         generation: Generation,
         takeover: OfferId,
-        copy: Option<OfferId>,
+        from: TakeoverFrom,
         host_is_gone: bool,
     ) -> Result<CapsuleRecord, ClientError> {
-        self.capsule(Request::TakeOver { capsule, generation, takeover, copy, host_is_gone }).await
+        self.capsule(Request::TakeOver { capsule, generation, takeover, from, host_is_gone }).await
     }
 
     /// Makes the directory forget a host; its capsules are lost then, and it must join again.

@@ -34,6 +34,7 @@ pub use record::{
 };
 pub use request::{
     Change, HeldCapsule, Issued, Lease, LeaseRequest, LookupKey, Request, Response, StaleCapsule,
+    TakeoverFrom,
 };
 pub use token::Token;
 pub use wire::WireError;

@@ -134,9 +134,8 @@ pub enum Request {
         generation: Generation,
         /// Drawn by the caller: the same request again gets the same record.
         takeover: OfferId,
-        /// The offer of the unfinished move that left the caller the copy from which it goes on; `None` if it goes on
-        /// from something else.
-        copy: Option<OfferId>,
+        /// What it goes on from.
+        from: TakeoverFrom,
         /// Whether a person says that the host is gone, though its lease may be good.
         host_is_gone: bool,
     },
@@ -145,6 +144,17 @@ pub enum Request {
         /// The last revision that the caller has; 0 for none.
         from_revision: u64,
     },
+}
+
+/// What a takeover goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TakeoverFrom {
+    /// What the caller kept of the capsule, by a person's choice.
+    Kept,
+    /// The copy that the unfinished move of this offer left the caller.
+    Copy(OfferId),
+    /// A capsule file of an earlier suspend, in which the capsule lay at this generation.
+    File(Generation),
 }
 
 /// How a capsule is looked up.

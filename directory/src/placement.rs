@@ -22,16 +22,17 @@
 //! * The id that ended last is not offered again. Older ones are not remembered: ids are drawn at random, and an old offer
 //!   that arrives late is at an old generation.
 //! * A lease that runs out changes nothing here. But it allows an operator's takeover, which also raises the generation
-//!   and ends an open offer: whoever was placed, or comes with the key later, finds the capsule elsewhere. A takeover from
-//!   the copy of an unfinished move must be from the last one: if the capsule was reported running after it, the copy
-//!   is older than what the peers have seen.
+//!   and ends an open offer: whoever was placed, or comes with the key later, finds the capsule elsewhere. See
+//!   [`takeover`].
 
 pub mod suspension;
+pub mod takeover;
 
 use directory_api::{ApiError, CapsuleRecord, CapsuleState, OfferRecord, Outcome, OutcomeRecord};
 use overlay_proto::{ClaimKey, ClaimKeyHash, Generation, HostName, OfferId};
 
 pub use suspension::NewSuspension;
+pub use takeover::{Takeover, take_over};
 
 /// What the placed host wants to offer.
 #[derive(Debug, Clone)]
@@ -144,57 +145,6 @@ pub fn set_state(
         }
         None => CapsuleRecord { state, ..record.clone() },
     })
-}
-
-/// A takeover that an operator wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Takeover {
-    /// The generation that the person saw: what happened since is not ended by it, however late it comes.
-    pub generation: Generation,
-    /// Drawn by the caller.
-    pub id: OfferId,
-    /// The offer of the unfinished move whose copy the caller has; `None` if it goes on from something else.
-    pub copy: Option<OfferId>,
-    /// Whether a person said that the placed host is gone.
-    pub host_is_gone: bool,
-}
-
-/// Places the capsule at the caller, because its host is gone. `alive` says whether that one's lease is good.
-///
-/// # Errors
-/// Says which rule stands against it.
-pub fn take_over(
-    record: &CapsuleRecord,
-    caller: &HostName,
-    takeover: &Takeover,
-    alive: bool,
-) -> Result<CapsuleRecord, ApiError> {
-    if outcome_of(record, takeover.id).is_some() {
-        return repeated(record, caller, takeover.id, Outcome::TakenOver);
-    }
-    check_not_suspended(record)?;
-    check_generation(record, takeover.generation)?;
-    // The placed host itself knows best that what it has does not run.
-    if record.host != *caller && alive && !takeover.host_is_gone {
-        return Err(ApiError::HostAlive { host: record.host.clone() });
-    }
-    // What the placed host has is not older than what it has.
-    if let Some(copy) = takeover.copy.filter(|_| record.host != *caller) {
-        let offered = record.offer.as_ref().is_some_and(|open| open.id == copy);
-        let claimed = outcome_of(record, copy).is_some_and(|outcome| {
-            // As kept: a host that only went silent leaves the state that it reported.
-            let unreported = matches!(record.state, CapsuleState::Moving | CapsuleState::Lost);
-            // Only what runs is offered onwards.
-            let unreported = unreported && record.offer.is_none();
-            unreported && outcome.outcome == Outcome::Claimed && outcome.generation == record.generation
-        });
-        if !offered && !claimed {
-            let reason = "the capsule has run after that copy was made".into();
-            return Err(ApiError::Denied { reason });
-        }
-    }
-    let taken = ended(record, takeover.id, Outcome::TakenOver, caller);
-    Ok(CapsuleRecord { state: CapsuleState::Moving, ..taken })
 }
 
 /// Whether the caller may remove the capsule. One that lies in a file is nobody's: any host may.

@@ -21,6 +21,7 @@ use crate::moving::{self, superseded};
 use crate::sidecar::Sidecar;
 use crate::suspend;
 
+pub(crate) use forward::ask;
 pub use listen::{accept, listen};
 
 /// What a client sends.
@@ -82,8 +83,11 @@ async fn dispatch(
             Body::of(&lifecycle::stop(sidecar, &local(sidecar, &name)?, timeout_s).await?)
         }
         Request::Rm { name, local: true, .. } => Body::of(&superseded::remove(sidecar, &name).await?),
-        Request::Recover { name, host_is_gone, from } => {
-            Body::of(&recover::recover(sidecar, &name, host_is_gone, from.as_deref(), caller).await?)
+        Request::Recover { name, host_is_gone, from: Some(_) } => {
+            Body::of(&suspend::recover(sidecar, &name, host_is_gone, input, output).await?)
+        }
+        Request::Recover { name, host_is_gone, from: None } => {
+            Body::of(&recover::recover(sidecar, &name, host_is_gone, caller).await?)
         }
         Request::RemoveHost { name, force } => Body::of(&recover::remove_host(sidecar, &name, force).await?),
         Request::Rm { name, .. }

@@ -14,15 +14,21 @@
 //!                     thaw, attach                                    (as in a move)
 //! ```
 //!
+//! A takeover from a file (`recover.rs`) is a resume whose claim is a takeover: the capsule's host is gone, and a person
+//! decides to go back to a file of the capsule's past.
+//!
 //! The file lies where the client is: the sidecar sends its bytes and gets them over the client's own stream, and never
 //! opens a path that a client names. Encryption is the client's too, so that no key ever comes here.
 //!
 //! Guarantees. Suspend: on success the file is on disk, complete, and nothing of the capsule is left here; on failure it
 //! runs on here and the client has no file. Resume: on success the capsule runs here, and no file resumes it again; on
-//! failure nothing of it is left here, and the file is as good as before.
+//! failure nothing of it is left here, and the file is as good as before. Takeover: on success the capsule runs here as
+//! it was in the file, on a refusal nothing is changed; if it can't run after the directory placed it here it is shown as
+//! lost, and the file serves another takeover.
 
 mod back;
 mod pipe;
+mod recover;
 mod resume;
 mod save;
 mod sections;
@@ -34,6 +40,7 @@ use directory_api::CapsuleRecord;
 use crate::sidecar::Sidecar;
 
 pub(crate) use back::put_back;
+pub use recover::command as recover;
 pub use resume::command as resume;
 pub use save::command as save;
 

@@ -8,7 +8,12 @@ use admin_api::{
 };
 use clap::Args;
 
-use crate::{context::Context, failure::Failure, sidecar};
+use crate::{
+    context::Context,
+    failure::Failure,
+    from_file::{FromFile, RECOVER, Unlock},
+    sidecar,
+};
 
 /// Go on with a capsule whose host is gone, from what is left of it elsewhere
 ///
@@ -16,6 +21,10 @@ use crate::{context::Context, failure::Failure, sidecar};
 /// is, or a capsule file. Peers' connections go on from the copy. A host that was only cut off
 /// freezes what it still runs of the capsule as soon as it hears of this, and keeps it (superseded
 /// in capsule ps); run on that host, recover goes on from that copy.
+///
+/// A capsule file takes the capsule back to when it was suspended, on this host: what it did since is
+/// lost. Connections whose peers have seen none of that go on, the others are reset. It is refused
+/// while the capsule's host answers.
 #[derive(Args, Debug)]
 pub(crate) struct Recover {
     /// The capsule
@@ -25,20 +34,25 @@ pub(crate) struct Recover {
     #[arg(long)]
     host_is_gone: bool,
 
-    /// Go on from this capsule file
-    #[arg(long, value_name = "FILE")]
+    /// Go back to this capsule file, on this machine
+    #[arg(long, value_name = "FILE", requires = "host_is_gone")]
     from: Option<PathBuf>,
+
+    #[command(flatten)]
+    unlock: Unlock,
 }
 
 impl Recover {
     pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
-        let from = self.from.map(|path| std::path::absolute(&path).unwrap_or(path));
-        let request = Request::Recover {
-            name: self.name,
-            host_is_gone: self.host_is_gone,
-            from: from.map(|path| path.display().to_string()),
+        let (name, host_is_gone) = (self.name, self.host_is_gone);
+        let answer: RecoverResult = match self.from {
+            None => sidecar::ask(context, Request::Recover { name, host_is_gone, from: None }).await?,
+            Some(file) => {
+                let from = Some(file.display().to_string());
+                let file = FromFile { file, unlock: self.unlock, verb: RECOVER };
+                file.ask(context, Request::Recover { name, host_is_gone, from }).await?
+            }
         };
-        let answer: RecoverResult = sidecar::ask(context, request).await?;
         context.answer(&answer, |answer, stream| stream.clean(&read(answer)) + "\n")?;
         Ok(0)
     }

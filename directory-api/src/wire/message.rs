@@ -258,13 +258,17 @@ pub(super) struct TakeOver {
     pub capsule: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub takeover: Vec<u8>,
-    /// Empty when it goes on from something else than the copy of a move.
+    /// The offer whose copy it goes on from; empty when it goes on from something else.
     #[prost(bytes = "vec", tag = "3")]
     pub copy: Vec<u8>,
     #[prost(bool, tag = "4")]
     pub host_is_gone: bool,
     #[prost(uint64, tag = "5")]
     pub generation: u64,
+    /// The generation of the capsule file that it goes on from; zero, which no capsule in a file has, when it goes on
+    /// from something else.
+    #[prost(uint64, tag = "6")]
+    pub file: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -5,7 +5,7 @@ use overlay_proto::{CapsuleId, ClaimKey, ClaimKeyHash, Generation, OfferId};
 use super::message as wire;
 use super::record::{state_from_wire, state_to_wire};
 use super::{WireError, bytes, needed, parsed};
-use crate::{HeldCapsule, LeaseRequest, LookupKey, Request};
+use crate::{HeldCapsule, LeaseRequest, LookupKey, Request, TakeoverFrom};
 
 pub(super) fn to_wire(request: &Request) -> wire::Request {
     use wire::RequestKind as Kind;
@@ -53,13 +53,19 @@ pub(super) fn to_wire(request: &Request) -> wire::Request {
         Request::Hosts => Kind::Hosts(wire::Empty {}),
         Request::RemoveHost { name, force: false } => Kind::RemoveHost(name.to_string()),
         Request::RemoveHost { name, force: true } => Kind::RemoveHostByForce(name.to_string()),
-        Request::TakeOver { capsule, generation, takeover, copy, host_is_gone } => {
+        Request::TakeOver { capsule, generation, takeover, from, host_is_gone } => {
+            let (copy, file) = match from {
+                TakeoverFrom::Kept => (Vec::new(), 0),
+                TakeoverFrom::Copy(offer) => (offer.as_bytes().to_vec(), 0),
+                TakeoverFrom::File(generation) => (Vec::new(), generation.number()),
+            };
             Kind::TakeOver(wire::TakeOver {
                 generation: generation.number(),
                 capsule: capsule.as_bytes().to_vec(),
                 takeover: takeover.as_bytes().to_vec(),
-                copy: copy.map(|copy| copy.as_bytes().to_vec()).unwrap_or_default(),
+                copy,
                 host_is_gone: *host_is_gone,
+                file,
             })
         }
         Request::Watch { from_revision } => Kind::Watch(*from_revision),
@@ -127,9 +133,10 @@ pub(super) fn from_wire(request: wire::Request) -> Result<Request, WireError> {
             generation: Generation::new(takeover.generation),
             capsule: capsule_id(&takeover.capsule)?,
             takeover: offer_id(&takeover.takeover)?,
-            copy: match takeover.copy.as_slice() {
-                [] => None,
-                copy => Some(offer_id(copy)?),
+            from: match (takeover.copy.as_slice(), takeover.file) {
+                ([], 0) => TakeoverFrom::Kept,
+                ([], file) => TakeoverFrom::File(Generation::new(file)),
+                (copy, _) => TakeoverFrom::Copy(offer_id(copy)?),
             },
             host_is_gone: takeover.host_is_gone,
         },

@@ -57,6 +57,8 @@ fn requests_are_read_back() {
     let (capsule, offer) = (CapsuleId::from_bytes([1; 16]), OfferId::from_bytes([2; 16]));
     let generation = Generation::new(u64::MAX);
     let held = HeldCapsule { id: capsule, generation, state: CapsuleState::Running };
+    let take_over =
+        |from, host_is_gone| Request::TakeOver { capsule, generation, takeover: offer, from, host_is_gone };
     let requests = [
         Request::Join { token: "t".into(), csr: vec![1, 2] },
         Request::RenewCertificate { csr: vec![] },
@@ -98,8 +100,9 @@ fn requests_are_read_back() {
         Request::Hosts,
         Request::RemoveHost { name: "a".parse().unwrap(), force: false },
         Request::RemoveHost { name: "a".parse().unwrap(), force: true },
-        Request::TakeOver { capsule, generation, takeover: offer, copy: None, host_is_gone: true },
-        Request::TakeOver { capsule, generation, takeover: offer, copy: Some(offer), host_is_gone: false },
+        take_over(TakeoverFrom::Kept, true),
+        take_over(TakeoverFrom::Copy(offer), false),
+        take_over(TakeoverFrom::File(generation), true),
         Request::Watch { from_revision: 0 },
         Request::Watch { from_revision: 77 },
     ];

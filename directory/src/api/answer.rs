@@ -100,11 +100,11 @@ impl Answers {
                 warn!(%caller, host = %name, force, "removing a host");
                 Command::RemoveHost { caller, name, force }
             }
-            Request::TakeOver { capsule, generation, takeover: id, copy, host_is_gone } => {
-                let from = self.published.read(|all| all.capsule(capsule).map(|record| record.host.clone()));
-                let from = from.map(|host| host.to_string()).unwrap_or_default();
-                warn!(%caller, %capsule, from, takeover = %id, host_is_gone, copy = copy.is_some(), "taking over");
-                let takeover = Takeover { generation, id, copy, host_is_gone };
+            Request::TakeOver { capsule, generation, takeover: id, from, host_is_gone } => {
+                let host = self.published.read(|all| all.capsule(capsule).map(|record| record.host.clone()));
+                let host = host.map(|host| host.to_string()).unwrap_or_default();
+                warn!(%caller, %capsule, host, takeover = %id, host_is_gone, ?from, "taking over");
+                let takeover = Takeover { generation, id, from, host_is_gone };
                 Command::TakeOver { caller, capsule, takeover }
             }
         };

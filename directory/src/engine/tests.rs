@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use directory_api::{Change, HeldCapsule, Lease, StaleCapsule, Token};
+use directory_api::{Change, HeldCapsule, Lease, StaleCapsule, TakeoverFrom, Token};
 use overlay_proto::{ClaimKey, OfferId};
 
 use super::*;
@@ -228,7 +228,7 @@ fn remove(caller: &str, host: &str, force: bool) -> Command {
 
 fn take_over(caller: &str, capsule: &CapsuleRecord, number: u8, host_is_gone: bool) -> Command {
     let (id, generation) = (OfferId::from_bytes([number; 16]), capsule.generation);
-    let takeover = Takeover { generation, id, copy: None, host_is_gone };
+    let takeover = Takeover { generation, id, from: TakeoverFrom::Kept, host_is_gone };
     Command::TakeOver { caller: name(caller), capsule: capsule.id, takeover }
 }
 

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::time::UNIX_EPOCH;
 
+use directory_api::TakeoverFrom;
 use overlay_proto::{CapsuleId, Locators};
 use proptest::prelude::*;
 
@@ -33,6 +34,11 @@ fn record() -> CapsuleRecord {
         suspension: None,
         registration: [0; 16],
     }
+}
+
+/// A takeover by a person's word, in sight of this record.
+fn takeover(record: &CapsuleRecord, number: u8, from: TakeoverFrom) -> Takeover {
+    Takeover { generation: record.generation, id: id(number), from, host_is_gone: true }
 }
 
 /// Offer 1 with key 1, from a to b, at the record's generation.
@@ -136,69 +142,24 @@ fn a_state_reported_during_an_offer_comes_back_with_a_revoke() {
     );
 }
 
-fn takeover(generation: u64, number: u8, copy: Option<u8>) -> Takeover {
-    let generation = Generation::new(generation);
-    Takeover { generation, id: id(number), copy: copy.map(id), host_is_gone: false }
-}
-
-#[test]
-fn a_takeover_ends_everything_from_before() {
-    let open = offered(&record());
-    let alive = ApiError::HostAlive { host: host(0) };
-    assert_eq!(take_over(&open, &host(2), &takeover(1, 9, None), true), Err(alive));
-    let said = Takeover { host_is_gone: true, ..takeover(1, 9, None) };
-    assert!(take_over(&open, &host(2), &said, true).is_ok());
-    let taken = take_over(&open, &host(2), &takeover(1, 9, None), false).unwrap();
-    assert_eq!((&taken.host, taken.generation, &taken.offer), (&host(2), Generation::new(2), &None));
-    assert_eq!(taken.state, CapsuleState::Moving);
-    assert_eq!(take_over(&taken, &host(2), &takeover(1, 9, None), false), Ok(taken.clone()));
-    // Who comes late with the key or the offer gets nothing, nor does the same takeover by another host.
-    let elsewhere = ApiError::NotPlacedHere { host: host(2), generation: taken.generation };
-    assert_eq!(claim(&taken, &host(1), id(1), &key(1)), Err(elsewhere.clone()));
-    assert_eq!(revoke(&taken, &host(0), id(1)), Err(elsewhere.clone()));
-    assert_eq!(take_over(&taken, &host(1), &takeover(1, 9, None), false), Err(elsewhere));
-    let old = set_state(&taken, &host(0), Generation::new(1), CapsuleState::Running);
-    assert!(matches!(old, Err(ApiError::NotPlacedHere { .. })));
-}
-
-#[test]
-fn a_takeover_from_a_copy_needs_the_last_one() {
-    let copy = takeover(2, 9, Some(1));
-    let denied = |record: &CapsuleRecord| {
-        matches!(take_over(record, &host(0), &copy, false), Err(ApiError::Denied { .. }))
-    };
-    let claimed = claim(&offered(&record()), &host(1), id(1), &key(1)).unwrap();
-    assert!(take_over(&claimed, &host(0), &copy, false).is_ok());
-    // Its new host may say that it came to nothing, and only before it has run.
-    let at = claimed.generation;
-    let died = set_state(&claimed, &host(1), at, CapsuleState::Lost).unwrap();
-    assert!(take_over(&died, &host(0), &copy, false).is_ok());
-    let ran = set_state(&claimed, &host(1), at, CapsuleState::Running).unwrap();
-    assert!(denied(&ran));
-    assert!(set_state(&ran, &host(1), at, CapsuleState::Lost).is_err());
-    let later = CapsuleRecord { generation: Generation::new(2), ..record() };
-    let elsewhere = CapsuleRecord { host: host(2), ..later.clone() };
-    assert!(denied(&elsewhere), "no such offer");
-    assert!(take_over(&later, &host(0), &copy, true).is_ok(), "the placed host's own");
-    // What happened since the person looked is not ended by it.
-    let given = Generation::new(2);
-    let late = Err(ApiError::WrongGeneration { given, current: Generation::new(1) });
-    assert_eq!(take_over(&record(), &host(0), &copy, true), late);
-}
-
 #[derive(Debug, Clone)]
 enum Step {
     Offer { caller: u8, offer: u8, target: u8, key: u8, generations_back: u64 },
     Claim { caller: u8, offer: u8, key: u8 },
     Revoke { caller: u8, offer: u8 },
     State { caller: u8 },
-    TakeOver { caller: u8, takeover: u8, copy: Option<u8> },
+    TakeOver { caller: u8, takeover: u8, from: TakeoverFrom },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     // Few hosts, offers and keys, so that steps meet; an offer's key mostly has its number.
     let (host, offer) = (0u8..3, 0u8..6);
     let generations_back = prop_oneof![9 => Just(0u64), 1 => Just(1u64)];
+    let from = prop_oneof![
+        Just(TakeoverFrom::Kept),
+        (0u8..6).prop_map(|offer| TakeoverFrom::Copy(id(offer))),
+        (1u64..4).prop_map(|file| TakeoverFrom::File(Generation::new(file))),
+    ];
     prop_oneof![
         (host.clone(), offer.clone(), 0u8..3, generations_back).prop_map(
             |(caller, offer, target, generations_back)| {
@@ -212,11 +173,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         (host.clone(), offer).prop_map(|(caller, offer)| Step::Revoke { caller, offer }),
         host.clone().prop_map(|caller| Step::State { caller }),
-        (host, 6u8..8, prop::option::of(0u8..6)).prop_map(|(caller, takeover, copy)| Step::TakeOver {
-            caller,
-            takeover,
-            copy
-        }),
+        (host, 6u8..8, from).prop_map(|(caller, takeover, from)| Step::TakeOver { caller, takeover, from }),
     ]
 }
 
@@ -255,8 +212,8 @@ proptest! {
                         record = after;
                     }
                 }
-                Step::TakeOver { caller, takeover: number, copy } => {
-                    if let Ok(after) = take_over(&record, &host(caller), &takeover(record.generation.number(), number, copy), false) {
+                Step::TakeOver { caller, takeover: number, from } => {
+                    if let Ok(after) = take_over(&record, &host(caller), &takeover(&record, number, from), false) {
                         prop_assert_eq!(&after.host, &host(caller));
                         check(&mut outcomes, id(number), Outcome::TakenOver, &before, &after)?;
                         record = after;

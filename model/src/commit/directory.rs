@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use capsule_directory::placement::{self, NewOffer, Takeover};
-use directory_api::{ApiError, CapsuleRecord, CapsuleState, OfferRecord, OutcomeRecord};
+use directory_api::{ApiError, CapsuleRecord, CapsuleState, OfferRecord, OutcomeRecord, TakeoverFrom};
 use overlay_proto::{CapsuleId, ClaimKey, Locators, OfferId};
 
 use super::Mutation;
@@ -72,7 +72,10 @@ fn decide(mutation: Option<Mutation>, state: &State, request: Request) -> (Recor
             let takeover = Takeover {
                 generation: generation(state.takeover.map_or(0, |(_, seen, _)| seen)),
                 id: outcome_id(OutcomeId::TakeOver(host)),
-                copy: state.takeover.and_then(|(_, _, copy)| copy).map(offer_id),
+                from: state
+                    .takeover
+                    .and_then(|(_, _, copy)| copy)
+                    .map_or(TakeoverFrom::Kept, |copy| TakeoverFrom::Copy(offer_id(copy))),
                 host_is_gone: true,
             };
             placement::take_over(&record, &host_name(host), &takeover, true)

@@ -10,7 +10,7 @@ use crate::requests::{self, Kind};
 use crate::sidecar::Sidecar;
 
 /// Asks `host` something whose answer is one frame.
-pub(super) async fn ask(
+pub(crate) async fn ask(
     sidecar: &Arc<Sidecar>,
     host: &HostName,
     request: Request,

@@ -22,14 +22,9 @@ pub(super) async fn recover(
     sidecar: &Arc<Sidecar>,
     name: &str,
     host_is_gone: bool,
-    from: Option<&str>,
     caller: &Caller,
 ) -> Result<RecoverResult, ErrorView> {
     let record = record(sidecar, name)?;
-    if from.is_some() {
-        return Err(ErrorView::new("recover/no-file-support", format!("{name} was not recovered"))
-            .why("this version can't recover from a capsule file"));
-    }
     let (generation, id) = (record.generation, OfferId::from_bytes(crate::random::bytes()));
     let takeover = Takeover { generation, id, host_is_gone };
     if let Some(capsule) = sidecar.capsules.get(&record.id) {

@@ -36,9 +36,10 @@ pub(crate) fn report_running(
     })
 }
 
-/// It may have made steps here, and is gone: the source's frozen copy is kept for a takeover by a person.
+/// It is gone, and can't be given back: it may have made steps here, or its host is gone. What it came from, the source's
+/// frozen copy or a file, serves a takeover by a person.
 pub(crate) async fn died(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, generation: Generation) {
-    tracing::error!(capsule = %capsule.name(), %generation, "it was thawed, and is gone: capsule recover goes on from the copy that its source keeps");
+    tracing::error!(capsule = %capsule.name(), %generation, "it is this host's, and is gone: capsule recover goes on from what it came from, the copy that its source keeps or its file");
     sidecar.table.set_unsure(capsule.id(), true);
     lifecycle::close(sidecar, capsule).await;
     capsule.set_stage(Stage::Died);

@@ -128,6 +128,11 @@ fn here_already(sidecar: &Sidecar, prepare: &Prepare, group: &str) -> CheckView 
         None | Some(Stage::Left { .. } | Stage::Removed | Stage::Suspended) => {
             check(group, "move/place", Level::Ok, format!("{} has no copy of it", sidecar.me), "")
         }
+        // Nothing of that runs any more: a takeover from a file clears it away.
+        Some(Stage::Died) => {
+            let evidence = format!("{} has only what is left of one that is gone", sidecar.me);
+            check(group, "move/place", Level::Ok, evidence, "")
+        }
         Some(Stage::Superseded { .. }) => {
             let evidence = format!("{} keeps a superseded copy of {}", sidecar.me, prepare.capsule.name);
             let remedy = format!("on {}: capsule rm --local {}", sidecar.me, prepare.capsule.name);

@@ -54,6 +54,15 @@ pub enum Entry {
         /// The generation at which it lies in the file.
         generation: Generation,
     },
+    /// The capsule comes from a file, and the host is about to take it over from a host that is gone; begins the journal.
+    Recovering {
+        /// The takeover.
+        takeover: OfferId,
+        /// The generation that the person saw.
+        generation: Generation,
+        /// The generation at which it lay in the file.
+        file: Generation,
+    },
     /// The source lets its processes go on.
     Undone,
     /// The target makes room; begins the journal.
@@ -141,6 +150,15 @@ pub enum Journal {
         /// The key in the file.
         key: ClaimKey,
     },
+    /// It came from a file, and its host was about to take it over.
+    Recovering {
+        /// The takeover.
+        takeover: OfferId,
+        /// The generation that the person saw.
+        generation: Generation,
+        /// The generation at which it lay in the file.
+        file: Generation,
+    },
     /// Its target was about to claim it.
     Key {
         /// The offer.
@@ -207,6 +225,7 @@ impl Journal {
             | Self::Suspending { .. }
             | Self::Resuming { .. }
             | Self::PuttingBack { .. }
+            | Self::Recovering { .. }
             | Self::Thawed { .. }
             | Self::GivingBack { .. }
             | Self::Superseded
@@ -225,6 +244,7 @@ impl Journal {
             | Self::Suspending { .. }
             | Self::Resuming { .. }
             | Self::PuttingBack { .. }
+            | Self::Recovering { .. }
             | Self::Thawed { .. }
             | Self::Superseded
             | Self::Removing => None,
@@ -259,6 +279,10 @@ impl Begun {
             Entry::Resuming { suspension, generation } => {
                 *self = Self { resuming: Some((suspension, generation)), ..Self::default() };
                 Journal::Arriving
+            }
+            Entry::Recovering { takeover, generation, file } => {
+                *self = Self::default();
+                Journal::Recovering { takeover, generation, file }
             }
             Entry::KeySent { key } => match self.offered {
                 Some((offer, generation)) => Journal::KeySent { offer, generation, key },
@@ -305,7 +329,11 @@ pub fn write(directory: &Path, entry: &Entry) -> io::Result<()> {
     line.push('\n');
     let begins = matches!(
         entry,
-        Entry::Offered { .. } | Entry::Arriving { .. } | Entry::Suspending { .. } | Entry::Resuming { .. }
+        Entry::Offered { .. }
+            | Entry::Arriving { .. }
+            | Entry::Suspending { .. }
+            | Entry::Resuming { .. }
+            | Entry::Recovering { .. }
     );
     if begins {
         let draft = directory.join("journal.new");

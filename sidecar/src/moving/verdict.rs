@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use directory_api::{ApiError, CapsuleRecord, ClientError, LookupKey};
+use directory_api::{ApiError, CapsuleRecord, ClientError, LookupKey, TakeoverFrom};
 use overlay_proto::{CapsuleId, ClaimKey, Generation, OfferId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -122,7 +122,8 @@ pub(crate) async fn take_over(
 ) -> Taken {
     let directory = sidecar.places.directory();
     let Takeover { generation, id, host_is_gone } = takeover;
-    let taken = directory.take_over(capsule.id(), generation, id, copy, host_is_gone).await;
+    let from = copy.map_or(TakeoverFrom::Kept, TakeoverFrom::Copy);
+    let taken = directory.take_over(capsule.id(), generation, id, from, host_is_gone).await;
     if let Ok(record) = &taken {
         tracing::warn!(capsule = %capsule.name(), generation = %record.generation, "taken over by this host");
         sidecar.places.take(record.clone());
@@ -170,6 +171,10 @@ pub(crate) async fn ask(
         }
         Question::Resume { suspension, generation, key } => {
             directory.resume(capsule, *generation, *suspension, *key).await
+        }
+        Question::TakeOver { takeover, generation, file } => {
+            let from = TakeoverFrom::File(*file);
+            directory.take_over(capsule, *generation, *takeover, from, true).await
         }
     };
     if crate::faults::reach(question.point()).is_err() {

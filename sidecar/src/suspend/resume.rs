@@ -1,4 +1,4 @@
-//! The host that a capsule is resumed on.
+//! The host that a capsule is resumed on, or taken over to from a file.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::back::put_back;
 use super::pipe::{self, FromClient, Piece};
+use super::recover::Recovery;
 use super::sections::{self, Places};
 use crate::admin::{Input, Output};
 use crate::capsule::{Capsule, lifecycle};
@@ -35,9 +36,19 @@ pub async fn command(
     input: &mut Input,
     output: &mut Output,
 ) -> Result<ResumeResult, ErrorView> {
+    from_file(sidecar, None, input, output).await
+}
+
+/// As [`command`]; with a `recovery` the claim is a takeover.
+pub(super) async fn from_file(
+    sidecar: &Arc<Sidecar>,
+    recovery: Option<Recovery>,
+    input: &mut Input,
+    output: &mut Output,
+) -> Result<ResumeResult, ErrorView> {
     let (pieces, file) = pipe::from_client();
     let cancel = CancellationToken::new();
-    let resuming = resume(sidecar.clone(), file, cancel.clone(), output);
+    let resuming = resume(sidecar.clone(), recovery, file, cancel.clone(), output);
     tokio::select! {
         biased;
         result = resuming => result,
@@ -87,28 +98,33 @@ struct Undone;
 #[error("this host can't take it")]
 struct Refused(Vec<CheckView>);
 
-/// The directory does not let this file be resumed.
+/// The capsule does not go on from this file.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
-struct Void {
-    code: &'static str,
-    why: String,
+pub(super) struct Void {
+    /// The second word of the code of the error.
+    pub(super) code: &'static str,
+    pub(super) why: String,
+    pub(super) next: String,
 }
 
 async fn resume(
     sidecar: Arc<Sidecar>,
+    recovery: Option<Recovery>,
     file: FromClient,
     cancel: CancellationToken,
     output: &mut Output,
 ) -> Result<ResumeResult, ErrorView> {
+    let verb = if recovery.is_some() { RECOVER } else { RESUME };
     let opened = tokio::task::spawn_blocking(move || Reader::open(file)).await;
     let (manifest, reader) = match opened {
         Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return Err(failed(None, &sidecar, &error.into())),
-        Err(error) => return Err(failed(None, &sidecar, &error.into())),
+        Ok(Err(error)) => return Err(failed(verb, None, &sidecar, &error.into())),
+        Err(error) => return Err(failed(verb, None, &sidecar, &error.into())),
     };
     let mut resuming = Resuming {
         sidecar: sidecar.clone(),
+        recovery,
         reader: Some(reader),
         cancel,
         clock: Clock::start(),
@@ -125,7 +141,7 @@ async fn resume(
         Ok((generation, sessions, waiting)) => Ok(resuming.result(generation, sessions, waiting)),
         Err(error) => {
             resuming.discard().await;
-            Err(failed(Some(&resuming.manifest), &sidecar, &error))
+            Err(failed(verb, Some(&resuming.manifest), &sidecar, &error))
         }
     }
 }
@@ -133,6 +149,8 @@ async fn resume(
 /// One resume.
 struct Resuming {
     sidecar: Arc<Sidecar>,
+    /// A takeover, if it is one.
+    recovery: Option<Recovery>,
     manifest: Manifest,
     reader: Option<Reader<FromClient>>,
     cancel: CancellationToken,
@@ -211,10 +229,13 @@ impl Resuming {
         let (manifest, zone) = (&self.manifest, &self.sidecar.zone);
         if manifest.zone != *zone {
             let why = format!("the file is of the mesh {}, this host is of {zone}", manifest.zone);
-            bail!(Void { code: "resume/other-mesh", why });
+            bail!(Void::new("other-mesh", why));
         }
         let prepare = sections::prepare_of(manifest)?;
-        self.may_be_resumed().await?;
+        match &mut self.recovery {
+            Some(recovery) => recovery.look(&self.sidecar, &self.manifest).await?,
+            None => self.may_be_resumed().await?,
+        }
         let (checks, differences) = examine::can_take(&self.sidecar, &prepare).await?;
         if checks.iter().any(|check| check.level == Level::Fail) {
             bail!(Refused(checks));
@@ -232,7 +253,7 @@ impl Resuming {
             Ok(record) => record,
             Err(ClientError::Refused(ApiError::UnknownCapsule { .. })) => {
                 let why = format!("{} was removed after it was suspended", manifest.name);
-                bail!(Void { code: "resume/removed", why });
+                bail!(Void::new("removed", why));
             }
             Err(error) => return Err(error).context("asking the directory"),
         };
@@ -261,10 +282,13 @@ impl Resuming {
                 format!("{} {how} {}, at generation {generation}", manifest.name, record.host)
             }
         };
-        bail!(Void { code: "resume/already", why })
+        bail!(Void::new("already", why))
     }
 
     async fn make(&mut self) -> anyhow::Result<()> {
+        if self.recovery.is_some() {
+            super::recover::clear_what_died(&self.sidecar, &self.manifest).await;
+        }
         let prepare = self.prepare.take().context("the manifest was not read")?;
         warm_links(&self.sidecar, prepare.peers);
         let (suspension, generation) = (self.manifest.suspension, self.manifest.generation);
@@ -300,6 +324,10 @@ impl Resuming {
     /// The commit.
     async fn claim(&mut self) -> anyhow::Result<()> {
         let capsule = self.capsule.clone().context("the capsule was not made")?;
+        if let Some(recovery) = &self.recovery {
+            self.claimed = Some(recovery.take_over(&self.sidecar, &capsule, self.manifest.generation).await?);
+            return Ok(());
+        }
         let Manifest { suspension, generation, key, .. } = self.manifest;
         // It may have been put back since by another host that could not run it: the generation is the directory's.
         let directory = self.sidecar.places.directory();
@@ -334,7 +362,7 @@ impl Resuming {
         };
         match landing.thaw(generation).await {
             Ok(()) => Ok(()),
-            Err(Stuck::AtGate(error)) => {
+            Err(Stuck::AtGate(error)) if self.recovery.is_none() => {
                 landing.forget();
                 self.landing = None;
                 self.capsule = None;
@@ -342,12 +370,12 @@ impl Resuming {
                 put_back(&self.sidecar, &capsule, generation, suspension, &key).await;
                 Err(error.context("it could not be let run, and lies in its file again"))
             }
-            Err(Stuck::Unknown(error)) => {
+            Err(Stuck::AtGate(error) | Stuck::Unknown(error)) => {
                 landing.forget();
                 self.landing = None;
                 self.capsule = None;
                 claimed::died(&self.sidecar, &capsule, generation).await;
-                Err(error.context("whether it ran is not known: capsule recover goes on from the file"))
+                Err(error.context("it is shown as lost: capsule recover --from goes on from the file"))
             }
         }
     }
@@ -383,33 +411,51 @@ impl Resuming {
     }
 }
 
-fn failed(manifest: Option<&Manifest>, sidecar: &Sidecar, error: &anyhow::Error) -> ErrorView {
+impl Void {
+    pub(super) fn new(code: &'static str, why: String) -> Self {
+        Self { code, why, next: "capsule ps shows where it is".to_owned() }
+    }
+}
+
+/// How errors name what was asked for: the first word of their codes, and the participle.
+type Verb = (&'static str, &'static str);
+const RESUME: Verb = ("resume", "resumed");
+const RECOVER: Verb = ("recover", "recovered");
+
+fn failed(
+    (verb, done): Verb,
+    manifest: Option<&Manifest>,
+    sidecar: &Sidecar,
+    error: &anyhow::Error,
+) -> ErrorView {
     let name = manifest.map_or("the capsule", |manifest| manifest.name.as_str());
-    let not = |code: &str| ErrorView::new(code, format!("{name} was not resumed on {}", sidecar.me));
+    let not = |code: &str| {
+        ErrorView::new(format!("{verb}/{code}"), format!("{name} was not {done} on {}", sidecar.me))
+    };
     if let Some(Refused(checks)) = error.downcast_ref::<Refused>() {
         let failed = checks.iter().filter(|check| check.level == Level::Fail);
         let why: Vec<_> = failed.clone().map(|check| check.evidence.as_str()).collect();
         let mut view =
-            not("resume/refused").why(why.join("; ")).next("mend that, or resume it on another host");
+            not("refused").why(why.join("; ")).next(format!("mend that, or {verb} it on another host"));
         for check in failed {
             view = view.detail(check.code.clone(), check.evidence.clone(), check.remedy.clone());
         }
         return view;
     }
-    if let Some(Void { code, why }) = error.downcast_ref::<Void>() {
-        return not(code).why(why).next("capsule ps shows where it is");
+    if let Some(Void { code, why, next }) = error.downcast_ref::<Void>() {
+        return not(code).why(why).next(next.as_str());
     }
     if error.downcast_ref::<Undone>().is_some() {
-        return not("resume/cancelled").why("it was cancelled before the commit");
+        return not("cancelled").why("it was cancelled before the commit");
     }
     if let Some(error) = error.downcast_ref::<FileError>() {
         let code = match error {
-            FileError::Damaged { .. } => "resume/damaged",
-            FileError::Truncated { .. } | FileError::Empty => "resume/truncated",
-            FileError::Newer { .. } => "resume/newer",
-            _ => "resume/file",
+            FileError::Damaged { .. } => "damaged",
+            FileError::Truncated { .. } | FileError::Empty => "truncated",
+            FileError::Newer { .. } => "newer",
+            _ => "file",
         };
         return not(code).why(error).next("nothing was changed; take another copy of the file");
     }
-    not("resume/failed").why(format!("{error:#}")).next("the file is as good as before")
+    not("failed").why(format!("{error:#}")).next("the file is as good as before")
 }

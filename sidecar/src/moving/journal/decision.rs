@@ -48,6 +48,15 @@ pub enum Question {
         /// The key in the file.
         key: ClaimKey,
     },
+    /// To place the capsule at this host, which has it from a file, since its own host is gone.
+    TakeOver {
+        /// The takeover.
+        takeover: OfferId,
+        /// The generation that the person saw.
+        generation: Generation,
+        /// The generation at which it lay in the file.
+        file: Generation,
+    },
     /// To give the capsule to this host.
     Claim {
         /// The offer.
@@ -65,6 +74,7 @@ impl Question {
             Self::Revoke { .. } => "revoke-answer",
             Self::Withdraw { .. } => "withdraw-answer",
             Self::Resume { .. } => "resume-answer",
+            Self::TakeOver { .. } => "takeover-answer",
             Self::Claim { .. } => "claim-answer",
         }
     }
@@ -153,7 +163,8 @@ pub enum Decision {
         /// An offer to end, without waiting for it.
         withdraw: Option<OfferId>,
     },
-    /// It may have made steps and is gone: report it lost; the source's frozen copy serves a takeover.
+    /// It may have made steps, or nobody is there to give it back to: report it lost; what it came from, the source's
+    /// frozen copy or a file, serves a takeover.
     Died {
         /// The generation that the claim made.
         generation: Generation,
@@ -182,6 +193,10 @@ pub fn decide(journal: &Journal, processes: Processes, own: Generation, answer: 
         }
         Journal::PuttingBack { suspension, generation, key } => {
             Decision::PutBack { suspension: *suspension, generation: *generation, key: *key }
+        }
+        Journal::Recovering { takeover, generation, file } => {
+            let ask = Question::TakeOver { takeover: *takeover, generation: *generation, file: *file };
+            recovering(ask, processes, answer)
         }
         Journal::KeySent { offer, generation, key } => key_sent(*offer, *generation, *key, processes, answer),
         Journal::Key { offer, key, source } => {
@@ -237,6 +252,22 @@ fn resuming(
         }
         (Some(Answer::Ours(generation)), Processes::Unfinished | Processes::Exited(_) | Processes::Gone) => {
             Decision::PutBack { suspension, generation: *generation, key }
+        }
+    }
+}
+
+fn recovering(ask: Question, processes: Processes, answer: Option<&Answer>) -> Decision {
+    match (answer, processes) {
+        // Also when there is nothing to run: an earlier takeover may still be on its way.
+        (None, _) => Decision::Ask(ask),
+        (Some(Answer::Nothing), _) => Decision::Wait,
+        (Some(Answer::Unknown | Answer::Stands(_)), _) => Decision::Discard,
+        (Some(Answer::Ours(generation)), Processes::AtGate) => Decision::OpenGate { generation: *generation },
+        (Some(Answer::Ours(generation)), Processes::Running | Processes::Frozen) => {
+            Decision::GoOn { generation: Some(*generation), withdraw: None }
+        }
+        (Some(Answer::Ours(generation)), Processes::Unfinished | Processes::Exited(_) | Processes::Gone) => {
+            Decision::Died { generation: *generation }
         }
     }
 }

@@ -292,3 +292,31 @@ fn a_target_that_gives_back_remembers_to_whom() {
     let giving = Journal::GivingBack { generation: at(G), key: key(), source: host("a") };
     assert_eq!(Journal::of(&text).unwrap(), giving);
 }
+
+#[test]
+fn a_takeover_from_a_file_is_asked_again_until_it_is_answered() {
+    let (takeover, generation, file) = (offer(), at(G), at(G - 2));
+    let lines = [
+        Entry::Resuming { suspension: back(), generation: file },
+        Entry::Recovering { takeover, generation, file },
+    ];
+    let text: Vec<_> = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
+    // Before it was asked nothing is in doubt.
+    assert_eq!(Journal::of(&text[0]).unwrap(), Journal::Arriving);
+    let journal = Journal::of(&text.concat()).unwrap();
+    assert_eq!(journal, Journal::Recovering { takeover, generation, file });
+    let ours = || Some(Answer::Ours(at(G + 1)));
+    for processes in ALL {
+        let ask = Decision::Ask(Question::TakeOver { takeover, generation, file });
+        assert_eq!(decided(&journal, processes, None), ask);
+        assert_eq!(decided(&journal, processes, Some(Answer::Nothing)), Decision::Wait);
+        for refused in [stands(false, G + 1, CapsuleState::Running), Answer::Unknown] {
+            assert_eq!(decided(&journal, processes, Some(refused)), Decision::Discard);
+        }
+    }
+    let generation = at(G + 1);
+    assert_eq!(decided(&journal, Processes::AtGate, ours()), Decision::OpenGate { generation });
+    for gone in [Processes::Unfinished, Processes::Exited(0), Processes::Gone] {
+        assert_eq!(decided(&journal, gone, ours()), Decision::Died { generation });
+    }
+}
