@@ -1,4 +1,4 @@
-//! The directory is away, or the peer's sidecar is killed, at each moment of a move that matters.
+//! The directory is away at each moment of a move that matters.
 
 use std::time::Duration;
 
@@ -110,35 +110,5 @@ fn the_directory_and_one_of_the_two_are_away() {
     wait_until(SOON, "one place", || place(&fire.b, "redis").state == "running");
     let host = place(&fire.b, "redis").host;
     fire.settles(&host, "the target, before its claim");
-    fire.end();
-}
-
-#[test]
-fn the_peers_sidecar_is_killed() {
-    let mut fire = Fire::start("peer");
-    for (point, to) in [("hold", "c"), ("snapshot", "a"), ("target-claimed", "c"), ("target-running", "a")] {
-        // The step is the source's or the target's.
-        let of_a = point.starts_with("target") == (to == "a");
-        let held = if of_a { fire.source.hold_at(point) } else { fire.target.hold_at(point) };
-        let mut moving = fire.a.spawn_capsule(["move", "redis", "--to", to]);
-        held.reached();
-        fire.b.kill_sidecar();
-        fire.source.heal();
-        fire.target.heal();
-        held.let_go();
-        moving.wait(SOON).ok();
-        fire.b.start_sidecar();
-        fire.settles(to, point);
-    }
-    // Cut off while the amounts are agreed: the move waits for it no longer than it may, and it attaches later.
-    let held = fire.source.hold_at("hold");
-    let mut moving = fire.a.spawn_capsule(["move", "redis", "--to", "c"]);
-    held.reached();
-    fire.b.cut();
-    fire.source.heal();
-    held.let_go();
-    moving.wait(SOON).ok();
-    fire.b.join();
-    fire.settles("c", "a peer that is cut off");
     fire.end();
 }
