@@ -30,6 +30,13 @@ pub enum Frame {
         version_min: u32,
         /// Highest version.
         version_max: u32,
+        /// Drawn when the sender started, so that its successor is told from it; zero if it does not say.
+        sidecar: u64,
+        /// Of the host that dialled: drawn for this link; else zero.
+        dial: u64,
+        /// Of the host that dialled: the `dial` of the newest link of the two hosts that it knew when it began to dial;
+        /// else, or without one, zero.
+        known: u64,
     },
     /// A program wants to connect.
     Open(Open),
@@ -106,7 +113,13 @@ pub enum Frame {
 impl Frame {
     /// The versions that this build speaks.
     pub const fn hello() -> Frame {
-        Frame::Hello { version_min: limits::VERSION_MIN, version_max: limits::VERSION_MAX }
+        Frame::Hello {
+            version_min: limits::VERSION_MIN,
+            version_max: limits::VERSION_MAX,
+            sidecar: 0,
+            dial: 0,
+            known: 0,
+        }
     }
 
     /// The session that the frame concerns, if any.

@@ -91,8 +91,9 @@ fn outcomes() -> impl Strategy<Value = OpenOutcome> {
 fn frames() -> impl Strategy<Value = Frame> {
     let one = || (sessions(), roles(), keys(), positions());
     prop_oneof![
-        (any::<u32>(), any::<u32>())
-            .prop_map(|(version_min, version_max)| Frame::Hello { version_min, version_max }),
+        any::<(u32, u32, u64, u64, u64)>().prop_map(|(version_min, version_max, sidecar, dial, known)| {
+            Frame::Hello { version_min, version_max, sidecar, dial, known }
+        }),
         opens(),
         (sessions(), outcomes()).prop_map(|(session, outcome)| Frame::Answer(Answer { session, outcome })),
         sessions().prop_map(|session| Frame::Cancel { session }),

@@ -8,9 +8,11 @@
 mod control;
 mod dialling;
 mod health;
+mod ping;
 mod rouse;
 mod stream;
 mod table;
+mod tie;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -49,7 +51,8 @@ pub struct Link {
     frames: mpsc::Sender<Frame>,
     down: CancellationToken,
     since: Instant,
-    dialler: HostName,
+    dial: tie::Dial,
+    pings: ping::Pings,
     health: Mutex<health::Health>,
     /// Permits to write much, see [`crate::limits::LINK_TURNS`].
     turns: Arc<Semaphore>,

@@ -45,7 +45,10 @@ pub async fn open(
     kind: Kind,
 ) -> anyhow::Result<(quinn::SendStream, quinn::RecvStream)> {
     let address = sidecar.places.address_of(host, None).await?;
-    let link = sidecar.links.to(host, address).await?;
+    let mut link = sidecar.links.to(host, address).await?;
+    if !link.answers().await {
+        link = sidecar.links.to(host, address).await?;
+    }
     let Some((mut send, receive)) = link.request().await? else { bail!("{host} is this host") };
     send.write_all(&[kind.byte()]).await?;
     Ok((send, receive))

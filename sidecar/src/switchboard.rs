@@ -61,8 +61,8 @@ impl Upcalls for Switchboard {
                 around.opens.cancel(link, session);
                 let _ = around.table.tell(&(session, Role::Acceptor), Event::Cancelled(link.clone()));
             }
-            Frame::Ping => link.transmit(Frame::Pong),
-            Frame::Pong | Frame::Hello { .. } => {}
+            // The link's own.
+            Frame::Ping | Frame::Pong | Frame::Hello { .. } => {}
             Frame::Attach(_)
             | Frame::Attached(_)
             | Frame::Stale { .. }

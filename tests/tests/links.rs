@@ -202,3 +202,22 @@ fn the_directory_is_away() {
     talk.goes_on();
     end(mesh);
 }
+
+/// A verb that is passed on right after the other host's sidecar came back does not go into the link that died with the
+/// one before.
+#[test]
+fn a_verb_reaches_a_sidecar_that_has_just_come_back() {
+    let mesh = Mesh::running("anew", &["a", "b"]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    // No session: nobody but the verb uses the link.
+    start(&b, "alone", &[&tool("ticker"), "/tmp/ticks"]);
+    for _ in 0..4 {
+        exec(&a, "alone", &["true"]).ok();
+        let before = number(&link(&a, &b), "serial");
+        b.kill_sidecar();
+        b.start_sidecar();
+        exec(&a, "alone", &["true"]).ok();
+        assert_ne!(number(&link(&a, &b), "serial"), before, "the link of a sidecar that was killed");
+    }
+    end(mesh);
+}

@@ -78,9 +78,13 @@ pub(super) fn take<M: Message + Default>(
 
 fn to_wire(frame: &Frame) -> Kind {
     match frame {
-        Frame::Hello { version_min, version_max } => {
-            Kind::Hello(wire::Hello { version_min: *version_min, version_max: *version_max })
-        }
+        Frame::Hello { version_min, version_max, sidecar, dial, known } => Kind::Hello(wire::Hello {
+            version_min: *version_min,
+            version_max: *version_max,
+            sidecar: *sidecar,
+            dial: *dial,
+            known: *known,
+        }),
         Frame::Open(open) => Kind::Open(open_to_wire(open)),
         Frame::Answer(answer) => Kind::Answer(answer_to_wire(answer)),
         Frame::Cancel { session } => Kind::Cancel(wire::Cancel { session: session.as_bytes().to_vec() }),
@@ -124,7 +128,9 @@ fn to_wire(frame: &Frame) -> Kind {
 
 fn from_wire(kind: Kind) -> Result<Frame, FrameError> {
     Ok(match kind {
-        Kind::Hello(wire::Hello { version_min, version_max }) => Frame::Hello { version_min, version_max },
+        Kind::Hello(wire::Hello { version_min, version_max, sidecar, dial, known }) => {
+            Frame::Hello { version_min, version_max, sidecar, dial, known }
+        }
         Kind::Open(open) => Frame::Open(open_from_wire(&open)?),
         Kind::Answer(answer) => Frame::Answer(answer_from_wire(&answer)?),
         Kind::Cancel(cancel) => Frame::Cancel { session: session(&cancel.session)? },

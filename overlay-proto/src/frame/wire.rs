@@ -51,6 +51,12 @@ pub(crate) struct Hello {
     pub(crate) version_min: u32,
     #[prost(uint32, tag = "2")]
     pub(crate) version_max: u32,
+    #[prost(fixed64, tag = "3")]
+    pub(crate) sidecar: u64,
+    #[prost(fixed64, tag = "4")]
+    pub(crate) dial: u64,
+    #[prost(fixed64, tag = "5")]
+    pub(crate) known: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -38,7 +38,11 @@ pub(super) async fn read_frames(
 ) -> anyhow::Result<()> {
     loop {
         while let Some(frame) = frame::decode(&mut buffer)? {
-            upcalls.frame(link, frame);
+            match frame {
+                Frame::Ping => link.transmit(Frame::Pong),
+                Frame::Pong => link.ponged(),
+                frame => upcalls.frame(link, frame),
+            }
         }
         let Some(chunk) = stream.read_chunk(64 * 1024, true).await.context("the control stream broke")?
         else {

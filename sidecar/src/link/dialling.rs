@@ -11,7 +11,8 @@ use directory_api::identity;
 use overlay_proto::HostName;
 use tokio::sync::watch;
 
-use super::table::check_hello;
+use super::table::{check_hello, drawn};
+use super::tie::Dial;
 use super::{Link, Links, control};
 use crate::limits::{DIAL_RACE_WAIT, DIAL_TIMEOUT};
 
@@ -132,6 +133,7 @@ impl Links {
     }
 
     async fn dial(self, host: HostName, address: SocketAddr) -> anyhow::Result<Arc<Link>> {
+        let (id, known) = (drawn(), self.newest(&host));
         let name = self.0.zone.host(&host);
         let connection = self.0.endpoint.connect_with(self.0.client.clone(), address, &name)?.await?;
         let found = identity::peer_host(&connection)?;
@@ -139,10 +141,11 @@ impl Links {
             bail!("{address} is host {found}");
         }
         let (mut send, mut receive) = connection.open_bi().await?;
-        self.greet(&mut send).await?;
+        self.greet(&mut send, id, known).await?;
         let mut buffer = BytesMut::new();
-        check_hello(&control::read_hello(&mut receive, &mut buffer).await?)?;
-        let dialler = self.0.me.clone();
-        self.establish(host, dialler, connection, send, receive, buffer)
+        let greeting = control::read_hello(&mut receive, &mut buffer).await?;
+        check_hello(&greeting)?;
+        let dial = Dial::made(self.0.me.clone(), id, known, &greeting);
+        self.establish(host, dial, connection, send, receive, buffer)
     }
 }

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::dialling::Dialling;
 use super::health::Health;
+use super::tie::{Dial, stays};
 use super::{Carrier, Link, Upcalls, control};
-use crate::limits::{DIAL_RACE, DIAL_TIMEOUT, LINK_FRAMES, LINK_SILENCE_MARGIN, LINK_TURNS};
+use crate::limits::{DIAL_TIMEOUT, LINK_FRAMES, LINK_SILENCE_MARGIN, LINK_TURNS};
 
 /// Version of the wire that this sidecar speaks.
 const VERSION: u32 = 1;
@@ -53,6 +54,10 @@ pub(super) struct Inner {
     pub(super) client: quinn::ClientConfig,
     upcalls: Arc<dyn Upcalls>,
     local: Arc<Link>,
+    /// Drawn at the start, so that peers tell this sidecar from one before it.
+    sidecar: u64,
+    /// The newest link to each host, up or not: what a dial knows.
+    newest: Mutex<HashMap<HostName, u64>>,
     serial: AtomicU64,
     up: Mutex<HashMap<HostName, Arc<Link>>>,
     pub(super) dialling: Dialling,
@@ -79,7 +84,8 @@ impl Links {
             frames,
             down: CancellationToken::new(),
             since: Instant::now(),
-            dialler: me.clone(),
+            dial: Dial { dialler: me.clone(), id: 0, known: 0, far: 0, since: Instant::now() },
+            pings: super::ping::Pings::default(),
             health: Mutex::default(),
             turns: Arc::new(Semaphore::new(LINK_TURNS)),
         });
@@ -92,6 +98,8 @@ impl Links {
             client,
             upcalls,
             local,
+            sidecar: drawn(),
+            newest: Mutex::default(),
             serial: AtomicU64::new(1),
             up: Mutex::default(),
             dialling: Dialling::default(),
@@ -160,18 +168,30 @@ impl Links {
         let host = identity::peer_host(&connection)?;
         let (mut send, mut receive) = tokio::time::timeout(DIAL_TIMEOUT, connection.accept_bi()).await??;
         let mut buffer = BytesMut::new();
-        check_hello(
-            &tokio::time::timeout(DIAL_TIMEOUT, control::read_hello(&mut receive, &mut buffer)).await??,
-        )?;
-        self.greet(&mut send).await?;
-        self.establish(host.clone(), host, connection, send, receive, buffer)?;
+        let greeting =
+            tokio::time::timeout(DIAL_TIMEOUT, control::read_hello(&mut receive, &mut buffer)).await??;
+        check_hello(&greeting)?;
+        self.greet(&mut send, 0, 0).await?;
+        let dial = Dial::accepted(host.clone(), &greeting);
+        self.establish(host, dial, connection, send, receive, buffer)?;
         Ok(())
     }
 
-    pub(super) async fn greet(&self, send: &mut quinn::SendStream) -> anyhow::Result<()> {
+    /// The id of the newest link to a host.
+    pub(super) fn newest(&self, host: &HostName) -> u64 {
+        self.0.newest.lock().expect("no panics under this lock").get(host).copied().unwrap_or_default()
+    }
+
+    pub(super) async fn greet(
+        &self,
+        send: &mut quinn::SendStream,
+        dial: u64,
+        known: u64,
+    ) -> anyhow::Result<()> {
         let mut hello = BytesMut::new();
+        let sidecar = self.0.sidecar;
         overlay_proto::frame::encode(
-            &Frame::Hello { version_min: VERSION, version_max: VERSION },
+            &Frame::Hello { version_min: VERSION, version_max: VERSION, sidecar, dial, known },
             &mut hello,
         );
         send.write_chunk(hello.freeze()).await?;
@@ -182,7 +202,7 @@ impl Links {
     pub(super) fn establish(
         &self,
         host: HostName,
-        dialler: HostName,
+        dial: Dial,
         connection: quinn::Connection,
         send: quinn::SendStream,
         receive: quinn::RecvStream,
@@ -196,20 +216,22 @@ impl Links {
             frames,
             down: CancellationToken::new(),
             since: Instant::now(),
-            dialler,
+            dial,
+            pings: super::ping::Pings::default(),
             health: Mutex::new(Health::new(Instant::now(), connection.remote_address())),
             turns: Arc::new(Semaphore::new(LINK_TURNS)),
         });
         {
             let mut up = self.0.up.lock().expect("no panics under this lock");
             if let Some(other) = up.get(&host).filter(|other| !other.is_down()) {
-                if stays(other, &link) {
+                if stays(&other.dial, &link.dial) {
                     connection.close(quinn::VarInt::from_u32(0), b"dialled twice");
                     return Ok(other.clone());
                 }
                 other.close("dialled twice");
             }
             up.insert(host.clone(), link.clone());
+            self.0.newest.lock().expect("no panics under this lock").insert(host.clone(), link.dial.id);
         }
         tracing::info!(%host, serial = link.serial, address = %connection.remote_address(), "link up");
         self.0.upcalls.up(&link);
@@ -248,18 +270,17 @@ impl Links {
     }
 }
 
-/// Decides between two links of one pair: see [`DIAL_RACE`].
-fn stays(old: &Link, new: &Link) -> bool {
-    let race = new.since.duration_since(old.since) < DIAL_RACE && old.dialler != new.dialler;
-    race && old.dialler < new.dialler
+/// A number that nobody else has, and that is not zero.
+pub(super) fn drawn() -> u64 {
+    u64::from_ne_bytes(crate::random::bytes()).max(1)
 }
 
 pub(super) fn check_hello(frame: &Frame) -> anyhow::Result<()> {
     match frame {
-        Frame::Hello { version_min, version_max } if (*version_min..=*version_max).contains(&VERSION) => {
+        Frame::Hello { version_min, version_max, .. } if (*version_min..=*version_max).contains(&VERSION) => {
             Ok(())
         }
-        Frame::Hello { version_min, version_max } => {
+        Frame::Hello { version_min, version_max, .. } => {
             bail!("it speaks versions {version_min} to {version_max} of the wire, this host {VERSION}")
         }
         _ => bail!("the control stream did not begin with a greeting"),

@@ -58,13 +58,13 @@ fn garbage_closes_one_link_at_most() {
     end(mesh);
 }
 
+fn hello(version_min: u32, version_max: u32) -> Frame {
+    Frame::Hello { version_min, version_max, sidecar: 0, dial: 0, known: 0 }
+}
+
 fn instead_of_a_greeting(evil: &Evil, host: &Host) {
     let mut beginnings = garbage();
-    for frame in [
-        Frame::Ping,
-        Frame::Hello { version_min: 2, version_max: 9 },
-        Frame::Hello { version_min: 9, version_max: 0 },
-    ] {
+    for frame in [Frame::Ping, hello(2, 9), hello(9, 0)] {
         let mut bytes = BytesMut::new();
         overlay_proto::frame::encode(&frame, &mut bytes);
         beginnings.push(bytes.to_vec());

@@ -118,7 +118,7 @@ async fn both_dialling_at_once_end_with_one_link() {
                     && let (Some(here), Some(there)) = (a.connection(), b.connection())
                     && here.close_reason().is_none()
                     && there.close_reason().is_none()
-                    && a.dialler == b.dialler
+                    && a.dial.dialler == b.dial.dialler
                 {
                     return a.clone();
                 }
@@ -142,31 +142,6 @@ async fn both_dialling_at_once_end_with_one_link() {
         }
         assert!(!link.is_down() && !back.is_down(), "round {round}");
     }
-}
-
-#[test]
-fn of_two_links_dialled_at_once_the_smaller_name_s_stays() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let node = Ca::new().node("a");
-        let began = Instant::now();
-        let link = |dialler: &str, since: Instant| Link {
-            host: host("b"),
-            serial: 0,
-            carrier: Carrier::Local(node.links.0.upcalls.clone()),
-            frames: mpsc::channel(1).0,
-            down: CancellationToken::new(),
-            since,
-            dialler: host(dialler),
-            health: Mutex::default(),
-        };
-        let at_once = began + DIAL_RACE / 2;
-        assert!(stays(&link("a", began), &link("b", at_once)));
-        assert!(!stays(&link("b", began), &link("a", at_once)));
-        // The same host dials again because its link is dead, and later so does anybody.
-        assert!(!stays(&link("a", began), &link("a", at_once)));
-        assert!(!stays(&link("a", began), &link("b", began + DIAL_RACE)));
-    });
 }
 
 #[tokio::test]
@@ -273,6 +248,45 @@ fn a_restart_is_noticed_at_once() {
     });
 }
 
+/// The dialled host loses the address that the link came to, at once after the link came up: it knows that, the other one
+/// does not. Its own dial takes the link's place, although its name is the greater one.
+#[tokio::test]
+async fn who_lost_a_young_link_may_dial_at_once() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    let old = a.links.to(&host("b"), b.address).await.unwrap();
+    let lost = b.up().await;
+    // As for a link that became silent; nothing of this reaches the other host.
+    let new = b.links.anew(&host("a"), a.address).await.unwrap();
+    assert!(lost.is_down() && !new.is_down());
+    assert_eq!(new.dial.dialler, host("b"), "the link that it dialled stays");
+    assert_eq!(down(&mut a).await.serial, old.serial);
+    carries(&new, &mut a, 1).await;
+}
+
+/// A request is not sent into a link whose other end was killed: the link is found out first.
+#[test]
+fn a_link_does_not_answer_for_a_sidecar_that_was_killed() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ca = Ca::new();
+    let (here, there) = (runtime(), runtime());
+    let identity = ca.identity("b");
+    let a = here.block_on(async { ca.node("a") });
+    let b = there.block_on(async { Node::start(&identity, "127.0.0.1:0".parse().unwrap()) });
+    let address = b.address;
+    let link = here.block_on(a.links.to(&host("b"), address)).unwrap();
+    let both = async { tokio::join!(link.answers(), link.answers()) };
+    assert_eq!(here.block_on(both), (true, true));
+    there.shutdown_timeout(Duration::from_secs(5));
+    drop(b);
+    let there = runtime();
+    let _b = there.block_on(async { Node::start(&identity, address) });
+    assert!(!here.block_on(async { timeout(SOON, link.answers()).await.unwrap() }));
+    let again = here.block_on(a.links.to(&host("b"), address)).unwrap();
+    assert!(here.block_on(again.answers()) && here.block_on(a.links.local().answers()));
+}
+
 /// A silent link is not waited for: the one dialled beside it takes its place on both sides.
 #[tokio::test]
 async fn a_link_dialled_anew_takes_the_place_of_the_old_one() {
@@ -349,12 +363,16 @@ async fn garbage_ends_the_link_that_it_came_on() {
     }
 }
 
+fn hello(version_min: u32, version_max: u32) -> Frame {
+    Frame::Hello { version_min, version_max, sidecar: 0, dial: 0, known: 0 }
+}
+
 #[test]
 fn greetings_need_a_common_version() {
     assert!(check_hello(&Frame::hello()).is_ok());
-    assert!(check_hello(&Frame::Hello { version_min: 0, version_max: 9 }).is_ok());
+    assert!(check_hello(&hello(0, 9)).is_ok());
     for (version_min, version_max) in [(2, 9), (0, 0), (9, 0)] {
-        assert!(check_hello(&Frame::Hello { version_min, version_max }).is_err());
+        assert!(check_hello(&hello(version_min, version_max)).is_err());
     }
     assert!(check_hello(&Frame::Ping).is_err());
 }

@@ -1,0 +1,110 @@
+//! Which of two links of one host pair stays: both hosts must come to the same answer, whatever they see first.
+//!
+//! A later link takes the place of an earlier one, which its dialler must have given up. The exception is a *tie*: both
+//! hosts dialled at once, neither knowing of the other's link. A tie is told by what the dialler knew, which it says in
+//! its greeting, not by time: one who knew the other link and dialled all the same has found it dead (its own address
+//! has changed, say, and a link that came to the old one is lost on one side only).
+
+use std::time::Instant;
+
+use overlay_proto::{Frame, HostName};
+
+use crate::limits::DIAL_RACE;
+
+/// How a link came about, as both ends know it.
+#[derive(Debug, Clone)]
+pub(super) struct Dial {
+    /// Who dialled.
+    pub(super) dialler: HostName,
+    /// Drawn by the dialler; zero if it is of a version that does not say.
+    pub(super) id: u64,
+    /// The id of the newest link of the two that its dialler knew when it began.
+    pub(super) known: u64,
+    /// The other host's sidecar, which draws this when it starts.
+    pub(super) far: u64,
+    /// When it came up here.
+    pub(super) since: Instant,
+}
+
+impl Dial {
+    /// The link that the host of the other end dialled, by its greeting.
+    pub(super) fn accepted(dialler: HostName, greeting: &Frame) -> Self {
+        let (far, id, known) = said(greeting);
+        Self { dialler, id, known, far, since: Instant::now() }
+    }
+
+    /// The link that this host dialled; `greeting` is the other host's.
+    pub(super) fn made(me: HostName, id: u64, known: u64, greeting: &Frame) -> Self {
+        let (far, _, _) = said(greeting);
+        Self { dialler: me, id, known, far, since: Instant::now() }
+    }
+}
+
+fn said(greeting: &Frame) -> (u64, u64, u64) {
+    match greeting {
+        Frame::Hello { sidecar, dial, known, .. } => (*sidecar, *dial, *known),
+        _ => (0, 0, 0),
+    }
+}
+
+/// Whether the old link of a pair stays when a new one has come up.
+pub(super) fn stays(old: &Dial, new: &Dial) -> bool {
+    if old.dialler == new.dialler || old.far != new.far {
+        return false;
+    }
+    let tie = if old.id == 0 || new.id == 0 {
+        new.since.duration_since(old.since) < DIAL_RACE
+    } else {
+        new.known != old.id
+    };
+    tie && old.dialler < new.dialler
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::host;
+
+    /// Between a and b, as a sees it; came up so long after the beginning.
+    fn dial(dialler: &str, id: u64, known: u64, since: Instant) -> Dial {
+        Dial { dialler: host(dialler), id, known, far: 7, since }
+    }
+
+    #[test]
+    fn of_two_links_dialled_at_once_the_smaller_name_s_stays() {
+        let (began, later) = (Instant::now(), Instant::now() + 10 * DIAL_RACE);
+        // However late the second of the two comes up.
+        for at in [began, later] {
+            assert!(stays(&dial("a", 1, 0, began), &dial("b", 2, 0, at)));
+            assert!(!stays(&dial("b", 2, 0, began), &dial("a", 1, 0, at)));
+            // Both in place of one that was dead.
+            assert!(stays(&dial("a", 1, 9, began), &dial("b", 2, 9, at)));
+            assert!(!stays(&dial("b", 2, 9, began), &dial("a", 1, 9, at)));
+        }
+    }
+
+    #[test]
+    fn who_dials_although_it_knows_the_link_has_found_it_dead() {
+        // However young it is, and whoever dialled it.
+        let began = Instant::now();
+        assert!(!stays(&dial("a", 1, 0, began), &dial("b", 2, 1, began)));
+        assert!(!stays(&dial("b", 2, 0, began), &dial("a", 1, 2, began)));
+        assert!(!stays(&dial("a", 1, 0, began), &dial("a", 3, 0, began)));
+    }
+
+    #[test]
+    fn a_sidecar_that_started_anew_knows_nothing_of_the_old_link() {
+        let began = Instant::now();
+        let anew = Dial { far: 8, ..dial("b", 2, 0, began) };
+        assert!(!stays(&dial("a", 1, 0, began), &anew));
+    }
+
+    #[test]
+    fn of_who_does_not_say_what_it_knew_time_must_tell() {
+        let began = Instant::now();
+        let old = Dial { far: 0, ..dial("a", 0, 0, began) };
+        let new = |since| Dial { far: 0, ..dial("b", 0, 0, since) };
+        assert!(stays(&old, &new(began + DIAL_RACE / 2)));
+        assert!(!stays(&old, &new(began + DIAL_RACE)));
+    }
+}
