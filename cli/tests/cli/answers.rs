@@ -20,7 +20,7 @@ fn db() -> CapsuleView {
         generation: 7,
         locators: vec!["10.88.0.2".parse().unwrap(), "fd88::2".parse().unwrap()],
         owner: "anna".into(),
-        sessions: 3,
+        sessions: Some(3),
         memory_bytes: Some(344 << 20),
         moving_to: Some("b".into()),
         phase: Some("files".into()),
