@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use testkit::{Host, Mesh, wait_until};
 use tests::{
-    end, ended, exec, locators, move_to, place, places, redis_clients, start, start_redis, tool, wait_logged,
+    end, ended, exec, locators, move_to, places, redis_clients, start, start_redis, tool, wait_logged,
 };
 
 /// One server with several connections to each of several hosts, its own among them.

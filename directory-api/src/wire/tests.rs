@@ -3,7 +3,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::{ApiError, CapsuleState, Issued, LeaseRequest, LookupKey, OfferRecord, Outcome, OutcomeRecord};
-use crate::{HeldCapsule, HostRecord, Lease, StaleCapsule, SuspensionRecord};
+use crate::{HeldCapsule, HostRecord, Lease, StaleCapsule, SuspensionRecord, TakeoverFrom};
 
 fn capsule() -> CapsuleRecord {
     CapsuleRecord {
