@@ -158,6 +158,38 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
+    /// Lists the rules of who may connect to whom: [`PolicyResult`](crate::result::PolicyResult).
+    PolicyShow {
+        /// Only those that concern this capsule.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Makes a rule: [`RuleResult`](crate::result::RuleResult).
+    PolicySet {
+        /// Whether connects that fit are allowed; else they are denied.
+        allow: bool,
+        /// Who connects: a capsule, or `OWNER/NAME` with `*`.
+        from: String,
+        /// To whom, the same.
+        to: String,
+        /// A port or a range; `None`: every port.
+        #[serde(default)]
+        ports: Option<String>,
+    },
+    /// Ends a rule: [`RemoveRuleResult`](crate::result::RemoveRuleResult).
+    PolicyRemove {
+        /// Its number.
+        id: u64,
+    },
+    /// Says what would become of a connect: [`PolicyTestResult`](crate::result::PolicyTestResult).
+    PolicyTest {
+        /// Who would connect: a capsule, or `OWNER/NAME`.
+        from: String,
+        /// To whom, the same.
+        to: String,
+        /// At which port.
+        port: u16,
+    },
     /// Says where a capsule is: [`ResolveResult`](crate::result::ResolveResult).
     Resolve {
         /// The capsule's name, with or without the zone, or one of its locators.
@@ -192,7 +224,14 @@ impl Request {
             | Self::Suspend { name }
             | Self::Resolve { name } => Some(name),
             Self::Sessions { name } | Self::Preflight { name, .. } => name.as_deref(),
-            Self::Ps { .. } | Self::Hosts | Self::RemoveHost { .. } | Self::Resume { .. } => None,
+            Self::Ps { .. }
+            | Self::Hosts
+            | Self::RemoveHost { .. }
+            | Self::Resume { .. }
+            | Self::PolicyShow { .. }
+            | Self::PolicySet { .. }
+            | Self::PolicyRemove { .. }
+            | Self::PolicyTest { .. } => None,
         }
     }
 
@@ -215,6 +254,11 @@ impl Request {
             Self::Sessions { .. } => "sessions",
             Self::Hosts => "hosts",
             Self::RemoveHost { .. } => "hosts remove",
+            Self::PolicyShow { .. } => "policy show",
+            Self::PolicySet { allow: true, .. } => "policy allow",
+            Self::PolicySet { allow: false, .. } => "policy deny",
+            Self::PolicyRemove { .. } => "policy remove",
+            Self::PolicyTest { .. } => "policy test",
             Self::Resolve { .. } => "resolve",
             Self::Preflight { .. } => "preflight",
         }
@@ -230,6 +274,8 @@ impl Request {
             | Self::Sessions { .. }
             | Self::Hosts
             | Self::Resolve { .. }
+            | Self::PolicyShow { .. }
+            | Self::PolicyTest { .. }
             | Self::Preflight { .. }
             | Self::Follow { signals: false, .. }
             | Self::Move { dry_run: true, .. } => true,
@@ -241,6 +287,8 @@ impl Request {
             | Self::Rm { .. }
             | Self::Recover { .. }
             | Self::RemoveHost { .. }
+            | Self::PolicySet { .. }
+            | Self::PolicyRemove { .. }
             | Self::Suspend { .. }
             | Self::Resume { .. }
             | Self::Move { dry_run: false, .. } => false,

@@ -5,6 +5,7 @@
 mod capsules;
 mod hosts;
 mod moves;
+mod policy;
 mod sessions;
 mod suspends;
 
@@ -17,6 +18,9 @@ pub use hosts::{
     RemoveHostResult,
 };
 pub use moves::{MoveBytes, MoveResult, Phases};
+pub use policy::{
+    DenialView, PolicyCounts, PolicyResult, PolicyTestResult, RemoveRuleResult, RuleResult, RuleView,
+};
 pub use sessions::{Direction, SessionState, SessionView, SessionsResult};
 pub use suspends::{ResumeResult, SuspendResult};
 

@@ -8,6 +8,7 @@ mod logs;
 mod man;
 mod move_;
 mod overview;
+mod policy;
 mod preflight;
 mod ps;
 mod recover;
@@ -41,6 +42,7 @@ pub(crate) enum Verb {
     Recover(recover::Recover),
     Sessions(sessions::Sessions),
     Hosts(hosts::Hosts),
+    Policy(policy::Policy),
     Resolve(resolve::Resolve),
     Preflight(preflight::Preflight),
     Completion(completion::Completion),
@@ -68,6 +70,7 @@ pub(crate) async fn run(verb: Option<Verb>, context: &Context) -> Result<i32, Fa
         Verb::Recover(verb) => verb.run(context).await,
         Verb::Sessions(verb) => verb.run(context).await,
         Verb::Hosts(verb) => verb.run(context).await,
+        Verb::Policy(verb) => verb.run(context).await,
         Verb::Resolve(verb) => verb.run(context).await,
         Verb::Preflight(verb) => verb.run(context).await,
         Verb::Completion(verb) => verb.run(context),

@@ -22,9 +22,10 @@ use tokio::sync::mpsc;
 
 use crate::identity::{IdentityError, SigningRequest};
 use crate::limits::{CALL_TIME, WATCH_QUEUE};
+use crate::policy::Terms;
 use crate::{
     ApiError, CapsuleRecord, CapsuleState, Change, HostRecord, Identity, Issued, Lease, LeaseRequest,
-    LookupKey, Request, Response, TakeoverFrom, WireError,
+    LookupKey, Request, Response, Rule, RuleId, RuleSet, TakeoverFrom, WireError,
 };
 
 pub use joining::join;
@@ -330,6 +331,45 @@ impl Client {
         }
     }
 
+    /// All rules of the policy.
+    ///
+    /// # Errors
+    /// When the directory is away.
+    pub async fn rules(&self) -> Result<RuleSet, ClientError> {
+        match self.call(Request::Rules).await? {
+            Response::Rules(set) => Ok(set),
+            other => Err(self.unexpected("rules", &other)),
+        }
+    }
+
+    /// Makes a rule hold, in the place of one that says the opposite of the same connects. The rule there is, if it says
+    /// the same.
+    ///
+    /// # Errors
+    /// When this host is no operator's, or there are too many rules; when the directory is away.
+    pub async fn set_rule(&self, terms: Terms) -> Result<Rule, ClientError> {
+        match self.call(Request::SetRule(terms)).await? {
+            Response::Rules(RuleSet { mut rules, revision }) => match (rules.pop(), rules.len()) {
+                (Some(rule), 0) => Ok(rule),
+                _ => Err(self.unexpected("set rule", &Response::Rules(RuleSet { rules, revision }))),
+            },
+            other => Err(self.unexpected("set rule", &other)),
+        }
+    }
+
+    /// Ends a rule; says whether there was one.
+    ///
+    /// # Errors
+    /// When this host is no operator's; when the directory is away.
+    pub async fn remove_rule(&self, id: RuleId) -> Result<bool, ClientError> {
+        match self.call(Request::RemoveRule(id)).await {
+            Ok(Response::Done) => Ok(true),
+            Err(ClientError::Refused(ApiError::UnknownRule { .. })) => Ok(false),
+            Ok(other) => Err(self.unexpected("remove rule", &other)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Everything that changes after `from_revision` (0: begin with a snapshot), in order, across lost connections. The
     /// watch ends when the receiver is dropped. A slow receiver holds it back, nothing is left out.
     pub fn watch(&self, from_revision: u64) -> mpsc::Receiver<Change> {
@@ -357,6 +397,7 @@ impl Client {
             Response::Capsule(_) => "a capsule",
             Response::Capsules(_) => "capsules",
             Response::Hosts(_) => "hosts",
+            Response::Rules(_) => "rules",
             Response::Done => "done",
             Response::Error(_) => "an error",
         };

@@ -136,6 +136,20 @@ pub enum ApiError {
         /// The host.
         host: HostName,
     },
+    /// No such rule.
+    #[error("there is no rule {id}")]
+    UnknownRule {
+        /// Its number.
+        id: u64,
+    },
+    /// The policy has as many rules as it may.
+    #[error(
+        "the policy has {limit} rules, the most that are allowed: remove some, or make patterns of several"
+    )]
+    TooManyRules {
+        /// The limit.
+        limit: u64,
+    },
     /// The caller was removed from the mesh.
     #[error("the host {host} was removed from the mesh; it must join again")]
     NotAMember {
@@ -187,6 +201,8 @@ impl ApiError {
             Self::TokenUnknown => 32,
             Self::TokenForAnotherHost { .. } => 33,
             Self::NotAMember { .. } => 34,
+            Self::UnknownRule { .. } => 40,
+            Self::TooManyRules { .. } => 41,
             Self::Unrecognized { code, .. } => *code,
         }
     }

@@ -4,6 +4,7 @@
 //! * [`Request`] and [`Response`]: one request per QUIC bi-stream, length-prefixed; [`Request::Watch`] is one long
 //!   stream of [`Change`]s instead. The domain types here are what callers use; `wire` holds what goes over the line,
 //!   with tagged fields, so that old and new versions understand each other.
+//! * [`policy`]: who may connect to whom, as the directory keeps it and every host judges by it.
 //! * [`identity`]: keys, certificates with SPIFFE names, and the TLS and QUIC settings of the directory and of the links
 //!   between hosts.
 //! * [`Client`] and [`join`].
@@ -23,17 +24,19 @@ pub mod client;
 pub mod frame;
 pub mod identity;
 pub mod limits;
+pub mod policy;
 pub mod token;
 pub mod zone;
 
 pub use client::{Client, ClientError, join};
 pub use error::ApiError;
 pub use identity::{Identity, Membership};
+pub use policy::{Policy, Rule, RuleId};
 pub use record::{
     CapsuleRecord, CapsuleState, HostRecord, OfferRecord, Outcome, OutcomeRecord, SuspensionRecord,
 };
 pub use request::{
-    Change, HeldCapsule, Issued, Lease, LeaseRequest, LookupKey, Request, Response, StaleCapsule,
+    Change, HeldCapsule, Issued, Lease, LeaseRequest, LookupKey, Request, Response, RuleSet, StaleCapsule,
     TakeoverFrom,
 };
 pub use token::Token;
@@ -42,5 +45,5 @@ pub use zone::Zone;
 
 /// What is kept in the directory's store: the same encodings as on the wire.
 pub mod stored {
-    pub use crate::wire::{decode_capsule, encode_capsule};
+    pub use crate::wire::{decode_capsule, decode_rule, encode_capsule, encode_rule};
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, ClaimKeyHash, Generation, HostName, OfferId, Owner};
 
-use crate::{ApiError, CapsuleRecord, CapsuleState, HostRecord};
+use crate::policy::Terms;
+use crate::{ApiError, CapsuleRecord, CapsuleState, HostRecord, Rule, RuleId};
 
 /// One request. Who asks is never in it: that is what the certificate says.
 ///
@@ -139,6 +140,12 @@ pub enum Request {
         /// Whether a person says that the host is gone, though its lease may be good.
         host_is_gone: bool,
     },
+    /// All rules of the policy.
+    Rules,
+    /// A rule is to hold. It takes the place of one that says the opposite of the same connects; for operators' hosts.
+    SetRule(Terms),
+    /// A rule is to hold no more; for operators' hosts.
+    RemoveRule(RuleId),
     /// All changes after a revision, on this stream, for as long as it lasts.
     Watch {
         /// The last revision that the caller has; 0 for none.
@@ -236,10 +243,21 @@ pub enum Response {
     Capsules(Vec<CapsuleRecord>),
     /// To [`Request::Hosts`].
     Hosts(Vec<HostRecord>),
-    /// To [`Request::Remove`] and [`Request::RemoveHost`].
+    /// To [`Request::Rules`]; to [`Request::SetRule`] that rule alone.
+    Rules(RuleSet),
+    /// To [`Request::Remove`], [`Request::RemoveHost`] and [`Request::RemoveRule`].
     Done,
     /// To anything.
     Error(ApiError),
+}
+
+/// Rules at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleSet {
+    /// The revision.
+    pub revision: u64,
+    /// The rules, oldest first.
+    pub rules: Vec<Rule>,
 }
 
 /// One thing that a watch tells, in the order of revisions.
@@ -253,6 +271,8 @@ pub enum Change {
         capsules: Vec<CapsuleRecord>,
         /// All hosts.
         hosts: Vec<HostRecord>,
+        /// All rules of the policy.
+        rules: Vec<Rule>,
     },
     /// A capsule is new or changed.
     Capsule {
@@ -284,6 +304,20 @@ pub enum Change {
         /// The host.
         name: HostName,
     },
+    /// A rule is new.
+    Rule {
+        /// The revision that the change made.
+        revision: u64,
+        /// The rule.
+        rule: Rule,
+    },
+    /// A rule was removed.
+    RuleRemoved {
+        /// The revision that the change made.
+        revision: u64,
+        /// The rule.
+        id: RuleId,
+    },
 }
 
 impl Change {
@@ -294,7 +328,9 @@ impl Change {
             | Self::Capsule { revision, .. }
             | Self::CapsuleRemoved { revision, .. }
             | Self::Host { revision, .. }
-            | Self::HostRemoved { revision, .. } => *revision,
+            | Self::HostRemoved { revision, .. }
+            | Self::Rule { revision, .. }
+            | Self::RuleRemoved { revision, .. } => *revision,
         }
     }
 }
@@ -320,6 +356,9 @@ impl Request {
             Self::Hosts => "hosts",
             Self::RemoveHost { .. } => "remove host",
             Self::TakeOver { .. } => "take over",
+            Self::Rules => "rules",
+            Self::SetRule(_) => "set rule",
+            Self::RemoveRule(_) => "remove rule",
             Self::Watch { .. } => "watch",
         }
     }

@@ -8,10 +8,11 @@ mod message;
 mod record;
 mod request;
 mod response;
+mod rule;
 
 use prost::Message as _;
 
-use crate::{ApiError, CapsuleRecord, Change, Request, Response};
+use crate::{ApiError, CapsuleRecord, Change, Request, Response, Rule};
 
 /// Bytes that are no message of this protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +92,19 @@ pub fn encode_capsule(record: &CapsuleRecord) -> Vec<u8> {
 /// When the bytes are no record.
 pub fn decode_capsule(bytes: &[u8]) -> Result<CapsuleRecord, WireError> {
     record::capsule_from_wire(message::Capsule::decode(bytes)?)
+}
+
+/// A rule as it is kept in the directory's store.
+pub fn encode_rule(record: &Rule) -> Vec<u8> {
+    rule::rule_to_wire(record).encode_to_vec()
+}
+
+/// Reads a rule from the directory's store.
+///
+/// # Errors
+/// When the bytes are no rule.
+pub fn decode_rule(bytes: &[u8]) -> Result<Rule, WireError> {
+    rule::rule_from_wire(message::Rule::decode(bytes)?)
 }
 
 /// The field must be there.

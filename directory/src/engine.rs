@@ -10,10 +10,11 @@
 mod batch;
 mod command;
 mod hosts;
+mod rules;
 
 use std::collections::HashMap;
 
-use directory_api::{ApiError, CapsuleRecord, CapsuleState, LookupKey, Response};
+use directory_api::{ApiError, CapsuleRecord, CapsuleState, LookupKey, Policy, Response};
 use overlay_proto::{CapsuleId, CapsuleName, Generation, HostName};
 
 use crate::lease::Leases;
@@ -78,6 +79,7 @@ impl Engine {
         for record in contents.capsules {
             registry.put_capsule(record);
         }
+        registry.policy = Policy::new(contents.rules);
         self.working = registry;
         self.spent = contents.spent.into_iter().map(|token| (token.nonce, token)).collect();
         self.locator_next = contents.locator_next;
@@ -106,6 +108,8 @@ impl Engine {
                 self.renew_lease(&caller, address, &capsules, now)
             }
             Command::RemoveHost { caller, name, force } => self.remove_host(&caller, &name, force),
+            Command::SetRule { caller, terms } => self.set_rule(&caller, terms, now),
+            Command::RemoveRule { caller, id } => self.remove_rule(&caller, id),
             Command::TakeOver { caller, capsule, takeover } => self.take_over(&caller, capsule, &takeover),
             Command::Register { caller, registration } => self.register(&caller, registration, now),
             Command::Offer { caller, capsule, offer } => {

@@ -52,3 +52,7 @@ pub const STOP_TIME: Duration = Duration::from_secs(3);
 
 /// Longest life of a join token.
 pub const TOKEN_LIFE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Rules of the policy. Hosts read all of them at each connect, which takes some 20 µs with as many, and a snapshot has
+/// about 100 bytes of each.
+pub const RULES_MAX: usize = 1_024;

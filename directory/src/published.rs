@@ -63,7 +63,8 @@ impl Published {
         let revision = view.registry.revision;
         if from == 0 || from < view.history_from || from > revision {
             let (capsules, hosts) = (view.registry.capsules_shown(), view.registry.hosts_shown());
-            return vec![Change::Snapshot { revision, capsules, hosts }];
+            let rules = view.registry.policy.rules().to_vec();
+            return vec![Change::Snapshot { revision, capsules, hosts, rules }];
         }
         let first = view.history.partition_point(|change| change.revision() <= from);
         view.history.range(first..).take(WATCH_BATCH).cloned().collect()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::SystemTime;
 
-use directory_api::{ApiError, CapsuleRecord, CapsuleState, HostRecord, LookupKey};
+use directory_api::{ApiError, CapsuleRecord, CapsuleState, HostRecord, LookupKey, Policy};
 use overlay_proto::{CapsuleId, CapsuleName, HostName, Locators, Owner};
 
 use crate::store::StoredHost;
@@ -14,6 +14,8 @@ use crate::store::StoredHost;
 pub struct Registry {
     /// Rises by one with each change.
     pub revision: u64,
+    /// Who may connect to whom.
+    pub policy: Policy,
     capsules: HashMap<CapsuleId, CapsuleRecord>,
     by_name: BTreeMap<CapsuleName, CapsuleId>,
     by_v4: HashMap<Ipv4Addr, CapsuleId>,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use directory_api::CapsuleRecord;
+use directory_api::{CapsuleRecord, Rule, RuleId};
 use overlay_proto::{CapsuleId, HostName};
 
 pub use embedded::Embedded;
@@ -43,6 +43,8 @@ pub struct Contents {
     pub hosts: Vec<StoredHost>,
     /// Tokens that were used and have not expired, by nonce.
     pub spent: Vec<SpentToken>,
+    /// The rules of the policy, by number.
+    pub rules: Vec<Rule>,
 }
 
 /// What is kept of a host. That it lives is not: that is for it to show.
@@ -86,6 +88,10 @@ pub enum Write {
     TokenSpent(SpentToken),
     /// A used token expired.
     TokenForgotten([u8; 16]),
+    /// A rule is new.
+    Rule(Rule),
+    /// A rule is gone.
+    RuleRemoved(RuleId),
 }
 
 /// Why a store failed.

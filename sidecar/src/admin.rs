@@ -4,6 +4,7 @@
 mod forward;
 mod listen;
 mod output;
+mod policy;
 mod preflight;
 mod recover;
 mod views;
@@ -77,6 +78,12 @@ async fn dispatch(
         Request::Resolve { name } => Body::of(&views::resolve(sidecar, &name).await?),
         Request::Sessions { name } => Body::of(&views::sessions(sidecar, name.as_deref()).await?),
         Request::Inspect { name } => Body::of(&views::inspect(sidecar, &name).await?),
+        Request::PolicyShow { name } => Body::of(&policy::show(sidecar, name.as_deref()).await?),
+        Request::PolicySet { allow, from, to, ports } => {
+            Body::of(&policy::set(sidecar, allow, &from, &to, ports.as_deref()).await?)
+        }
+        Request::PolicyRemove { id } => Body::of(&policy::remove(sidecar, id).await?),
+        Request::PolicyTest { from, to, port } => Body::of(&policy::test(sidecar, &from, &to, port).await?),
         Request::Run(run) => Body::of(&lifecycle::run(sidecar, run).await?),
         Request::Start { name } => Body::of(&lifecycle::start(sidecar, &local(sidecar, &name)?).await?),
         Request::Stop { name, timeout_s } => {

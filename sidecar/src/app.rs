@@ -209,6 +209,14 @@ async fn assemble(
     }));
     let taker = Taker(Arc::downgrade(&sidecar), tokio::runtime::Handle::current());
     switchboard.complete(around, Arc::new(taker));
+    let (judged, nudged) = (table.clone(), Arc::downgrade(&sidecar));
+    places.policy().on_change(move || {
+        judged.policy_changed();
+        // Connects that wait for a suspended capsule look again.
+        if let Some(sidecar) = nudged.upgrade() {
+            sidecar.places.nudge();
+        }
+    });
     places.on_change(move |id| table.place_changed(id));
     tokio::spawn(places::follow(places));
     moving::clear(&sidecar.data);

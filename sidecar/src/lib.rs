@@ -2,7 +2,7 @@
 //! persistent QUIC links to other hosts, and moves capsules between hosts while their connections stay open.
 //!
 //! The modules in the order of the data's way: [`intercept`] (programs) → [`session`] (halves) → [`link`] (hosts);
-//! [`places`] knows where everyone is, [`capsule`] runs programs, [`moving`] moves them, [`admin`] takes verbs.
+//! [`places`] knows where everyone is, [`policy`] who may connect to whom, [`capsule`] runs programs, [`moving`] moves them, [`admin`] takes verbs.
 //! `app` wires them together; two runtimes keep the data plane free of everything slow.
 
 pub mod app;
@@ -19,6 +19,7 @@ pub mod switchboard;
 
 pub mod finder;
 pub mod places;
+pub mod policy;
 
 pub mod capsule;
 

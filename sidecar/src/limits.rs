@@ -201,3 +201,7 @@ pub const FEW_FILES: usize = 8;
 
 /// Rounds of private files that are sent while the capsule runs, at most.
 pub const FILE_ROUNDS: usize = 4;
+
+/// Time between two questions for the policy that denied connects cause: short against what a program that may connect
+/// since a moment ago notices, long enough that capsules that are denied again and again don't load the directory.
+pub const POLICY_ASK_PAUSE: Duration = Duration::from_millis(20);

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::bail;
 use directory_api::{
-    ApiError, CapsuleRecord, CapsuleState, Change, Client, ClientError, HostRecord, LookupKey,
+    ApiError, CapsuleRecord, CapsuleState, Change, Client, ClientError, HostRecord, LookupKey, Rule, RuleId,
 };
 use overlay_proto::{CapsuleId, CapsuleName, HostName};
 use tokio::sync::watch;
 
 use crate::finder::Finder;
 use crate::limits::TOMBSTONES;
+use crate::policy::Enforcement;
 
 /// This host's picture of the mesh.
 #[derive(Clone)]
@@ -23,12 +24,20 @@ struct Inner {
     known: RwLock<Known>,
     changes: watch::Sender<u64>,
     on_change: OnceLock<OnChange>,
+    policy: Enforcement,
     directory: Client,
     finder: Finder,
 }
 
 /// Told of every capsule whose record changed.
 type OnChange = Box<dyn Fn(CapsuleId) + Send + Sync>;
+
+/// What a change of the watch does to the policy.
+enum PolicyChange {
+    All(u64, Vec<Rule>),
+    Put(u64, Rule),
+    Removed(u64, RuleId),
+}
 
 #[derive(Default)]
 struct Known {
@@ -86,7 +95,8 @@ impl Places {
     pub fn new(directory: Client, finder: Finder) -> Self {
         let known = RwLock::default();
         let (changes, on_change) = (watch::Sender::new(0), OnceLock::new());
-        Self(Arc::new(Inner { known, changes, on_change, directory, finder }))
+        let policy = Enforcement::new(directory.clone());
+        Self(Arc::new(Inner { known, changes, on_change, policy, directory, finder }))
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Known> {
@@ -107,11 +117,12 @@ impl Places {
 
     /// Takes a change of the watch.
     fn apply(&self, change: Change) {
-        let mut touched = Vec::new();
+        let (mut touched, mut policy) = (Vec::new(), None);
         {
             let mut known = self.0.known.write().expect("no panics under this lock");
             match change {
-                Change::Snapshot { capsules, hosts, .. } => {
+                Change::Snapshot { revision, capsules, hosts, rules } => {
+                    policy = Some(PolicyChange::All(revision, rules));
                     let there: HashSet<CapsuleId> = capsules.iter().map(|record| record.id).collect();
                     let gone: Vec<_> =
                         known.capsules.keys().filter(|id| !there.contains(id)).copied().collect();
@@ -143,7 +154,16 @@ impl Places {
                 Change::HostRemoved { name, .. } => {
                     known.hosts.remove(&name);
                 }
+                Change::Rule { revision, rule } => policy = Some(PolicyChange::Put(revision, rule)),
+                Change::RuleRemoved { revision, id } => policy = Some(PolicyChange::Removed(revision, id)),
             }
+        }
+        // After the records: who is judged is known.
+        match policy {
+            Some(PolicyChange::All(revision, rules)) => self.0.policy.begin(revision, rules),
+            Some(PolicyChange::Put(revision, rule)) => self.0.policy.put(revision, rule),
+            Some(PolicyChange::Removed(revision, id)) => self.0.policy.remove(revision, id),
+            None => {}
         }
         self.0.finder.forget_all();
         self.tell(touched);
@@ -267,6 +287,11 @@ impl Places {
             Some(record) => Ok(record.address),
             None => bail!("the directory knows no host {host}; see: capsule hosts"),
         }
+    }
+
+    /// Who may connect to whom.
+    pub fn policy(&self) -> &Enforcement {
+        &self.0.policy
     }
 
     /// The directory's own client.

@@ -71,6 +71,7 @@ async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> String {
     let (granted, limit) = (budget.granted() as f64, budget.limits().host_bytes as f64);
     gauge("capsule_buffer_granted_bytes", "Memory that the sessions' receive buffers may take.", granted);
     gauge("capsule_buffer_limit_bytes", "The budget of the sessions' receive buffers.", limit);
+    policy_metrics(&sidecar, &mut text);
     let _ = writeln!(
         text,
         "# HELP capsule_sessions Halves of sessions on this host, by state.\n# TYPE capsule_sessions gauge"
@@ -81,6 +82,27 @@ async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> String {
     }
     link_metrics(&sidecar, &mut text);
     text
+}
+
+/// What the policy did on this host.
+fn policy_metrics(sidecar: &Sidecar, text: &mut String) {
+    use std::fmt::Write;
+    let policy = sidecar.places.policy();
+    let counted = policy.totals().counted();
+    let denied = "capsule_policy_denied_connects_total";
+    let _ = writeln!(text, "# HELP {denied} Connects that the policy denied.\n# TYPE {denied} counter");
+    for (direction, count) in [("in", counted.denied_in), ("out", counted.denied_out)] {
+        let _ = writeln!(text, "{denied}{{direction=\"{direction}\"}} {count}");
+    }
+    let ended = "capsule_policy_ended_sessions_total";
+    let _ =
+        writeln!(text, "# HELP {ended} Sessions that a change of the policy ended.\n# TYPE {ended} counter");
+    let _ = writeln!(text, "{ended} {}", counted.ended);
+    if let Some(rules) = policy.rules() {
+        let name = "capsule_policy_rules";
+        let _ = writeln!(text, "# HELP {name} Rules known to this host.\n# TYPE {name} gauge");
+        let _ = writeln!(text, "{name} {}", rules.len());
+    }
 }
 
 /// The counters of each link, which begin at zero with every new link to a host.

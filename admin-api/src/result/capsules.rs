@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{moves::MoveResult, words};
+use super::{PolicyCounts, moves::MoveResult, words};
 use crate::{
     request::{EnvVar, Volume},
     timestamp::Timestamp,
@@ -159,6 +159,9 @@ pub struct InspectResult {
     /// The move that brought it here.
     #[serde(default)]
     pub last_move: Option<MoveResult>,
+    /// What the policy did to it.
+    #[serde(default)]
+    pub policy: PolicyCounts,
 }
 
 /// The answer to `run` and `start`: the program has started.

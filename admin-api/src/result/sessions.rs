@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CapsuleState, words};
+use super::{CapsuleState, PolicyCounts, words};
 
 words! {
     /// What a session is doing.
@@ -35,6 +35,9 @@ words! {
 pub struct SessionsResult {
     /// Oldest first. A session between two capsules is listed once for each.
     pub sessions: Vec<SessionView>,
+    /// What the policy did to those who have none.
+    #[serde(default)]
+    pub policy: PolicyCounts,
 }
 
 /// One capsule's half of a session.

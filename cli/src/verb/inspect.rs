@@ -1,6 +1,9 @@
 //! `capsule inspect`
 
-use admin_api::{Request, result::InspectResult};
+use admin_api::{
+    Request,
+    result::{InspectResult, PolicyCounts},
+};
 use clap::Args;
 
 use super::ps;
@@ -74,9 +77,28 @@ fn read(answer: &InspectResult, stream: Stream) -> String {
     line("processes", number(answer.processes));
     line("pid on host", number(answer.pid.map(u64::from)));
     line("shim pid", number(answer.shim_pid.map(u64::from)));
+    line("policy", policed(&answer.policy));
     if let Some(last) = &answer.last_move {
         let paused = amounts::milliseconds(last.blackout_ms);
         line("last move", format!("{} {} {}, paused {paused}", last.from, stream.arrow(), last.to));
     }
     table.render()
+}
+
+/// What the policy did; nothing when it did nothing.
+fn policed(counts: &PolicyCounts) -> String {
+    let mut words = Vec::new();
+    for (count, what) in [
+        (counts.denied_in, "connects to it denied"),
+        (counts.denied_out, "of its connects denied"),
+        (counts.ended_sessions, "sessions ended"),
+    ] {
+        if count > 0 {
+            words.push(format!("{count} {what}"));
+        }
+    }
+    if let Some(last) = &counts.last_denied {
+        words.push(format!("last {} to {} at port {}, {}", last.from, last.to, last.port, last.because));
+    }
+    words.join("; ")
 }

@@ -2,7 +2,7 @@
 
 use admin_api::{
     Request,
-    result::{CapsuleState, SessionState, SessionView, SessionsResult},
+    result::{CapsuleState, PolicyCounts, SessionState, SessionView, SessionsResult},
 };
 use clap::Args;
 
@@ -64,7 +64,16 @@ fn table(answer: &SessionsResult, stream: Stream, with_capsule: bool) -> String 
         ]);
         table.row(cells);
     }
-    table.render()
+    table.render() + &denied(&answer.policy)
+}
+
+/// One line when there are connects that got no session.
+fn denied(policy: &PolicyCounts) -> String {
+    let (incoming, outgoing) = (policy.denied_in, policy.denied_out);
+    if incoming + outgoing == 0 {
+        return String::new();
+    }
+    format!("! the policy denied {incoming} connects in and {outgoing} out; see: capsule policy show\n")
 }
 
 fn peer(session: &SessionView) -> String {

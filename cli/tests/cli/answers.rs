@@ -37,7 +37,11 @@ async fn an_empty_list_is_a_list() {
     let fake = FakeSidecar::start();
     for (arguments, answer, expected) in [
         (["--json", "ps"], result(&PsResult::default()), json!({"capsules": []})),
-        (["sessions", "--json"], result(&SessionsResult::default()), json!({"sessions": []})),
+        (
+            ["sessions", "--json"],
+            result(&SessionsResult::default()),
+            json!({"sessions": [], "policy": {"denied_in": 0, "denied_out": 0, "ended_sessions": 0, "last_denied": null}}),
+        ),
         (["hosts", "--json"], result(&HostsResult::default()), json!({"hosts": []})),
     ] {
         let (_, output) = fake.answer(&arguments, &[answer]).await;
@@ -112,7 +116,7 @@ async fn sessions_tell_both_ends() {
         buffer_limit_bytes: 262_144,
         age_s: 7200,
     };
-    let answer = [result(&SessionsResult { sessions: vec![session] })];
+    let answer = [result(&SessionsResult { sessions: vec![session], ..SessionsResult::default() })];
     let (request, output) = fake.answer(&["sessions", "db"], &answer).await;
     assert_eq!(request, Request::Sessions { name: Some("db".into()) });
     let row = text(&output.stdout).lines().nth(1).unwrap();

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::call::Shared;
 use crate::limits::{BACKOFF_FIRST, BACKOFF_MAX, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 use crate::wire::{WatchPiece, piece_from_wire};
-use crate::{ApiError, CapsuleRecord, Change, HostRecord, Request, WireError, frame};
+use crate::{ApiError, CapsuleRecord, Change, HostRecord, Request, Rule, WireError, frame};
 
 /// Why a stream of changes ended.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,7 @@ enum Ended {
 struct Gathered {
     capsules: Vec<CapsuleRecord>,
     hosts: Vec<HostRecord>,
+    rules: Vec<Rule>,
 }
 
 /// Watches until nobody listens, from the last revision after each break.
@@ -84,14 +85,15 @@ impl Gathered {
         match piece {
             WatchPiece::Change(change) => Ok(Some(change)),
             WatchPiece::Refused(refusal) => Err(Ended::Refused(refusal)),
-            WatchPiece::Snapshot { piece: Change::Snapshot { revision, capsules, hosts }, last } => {
+            WatchPiece::Snapshot { piece: Change::Snapshot { revision, capsules, hosts, rules }, last } => {
                 self.capsules.extend(capsules);
                 self.hosts.extend(hosts);
+                self.rules.extend(rules);
                 if !last {
                     return Ok(None);
                 }
-                let Self { capsules, hosts } = std::mem::take(self);
-                Ok(Some(Change::Snapshot { revision, capsules, hosts }))
+                let Self { capsules, hosts, rules } = std::mem::take(self);
+                Ok(Some(Change::Snapshot { revision, capsules, hosts, rules }))
             }
             WatchPiece::Snapshot { piece, .. } => Ok(Some(piece)),
         }

@@ -38,6 +38,9 @@ pub(super) fn to_wire(refusal: &ApiError) -> wire::Error {
         ApiError::QuotaExceeded { owner, limit } => {
             wire::Error { subject: owner.clone(), number: *limit, ..blank }
         }
+        ApiError::UnknownRule { id: number } | ApiError::TooManyRules { limit: number } => {
+            wire::Error { number: *number, ..blank }
+        }
         ApiError::WrongKey
         | ApiError::TokenUsed
         | ApiError::TokenExpired
@@ -85,6 +88,8 @@ pub(super) fn from_wire(refusal: wire::Error) -> Result<ApiError, WireError> {
         32 => ApiError::TokenUnknown,
         33 => ApiError::TokenForAnotherHost { host: host(&refusal.host)? },
         34 => ApiError::NotAMember { host: host(&refusal.host)? },
+        40 => ApiError::UnknownRule { id: refusal.number },
+        41 => ApiError::TooManyRules { limit: refusal.number },
         code => ApiError::Unrecognized { code, message: refusal.message },
     })
 }

@@ -109,7 +109,7 @@ pub(super) struct Error {
 pub(super) struct Request {
     #[prost(
         oneof = "RequestKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 31, 32"
     )]
     pub kind: Option<RequestKind>,
 }
@@ -154,6 +154,12 @@ pub(super) enum RequestKind {
     Withdraw(Suspension),
     #[prost(message, tag = "19")]
     Resume(Suspension),
+    #[prost(message, tag = "30")]
+    Rules(Empty),
+    #[prost(message, tag = "31")]
+    SetRule(Terms),
+    #[prost(uint64, tag = "32")]
+    RemoveRule(u64),
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -273,7 +279,7 @@ pub(super) struct TakeOver {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Response {
-    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7, 30")]
     pub kind: Option<ResponseKind>,
 }
 
@@ -294,6 +300,8 @@ pub(super) enum ResponseKind {
     Hosts(Hosts),
     #[prost(message, tag = "7")]
     Done(Empty),
+    #[prost(message, tag = "30")]
+    Rules(Rules),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -342,10 +350,46 @@ pub(super) struct Hosts {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Rules {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub rules: Vec<Rule>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Rule {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, optional, tag = "2")]
+    pub terms: Option<Terms>,
+    #[prost(uint64, tag = "3")]
+    pub set_at_ms: u64,
+    #[prost(string, tag = "4")]
+    pub set_by: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Terms {
+    /// 1 allow, 2 deny.
+    #[prost(uint32, tag = "1")]
+    pub effect: u32,
+    /// `OWNER/NAME`, either with `*`.
+    #[prost(string, tag = "2")]
+    pub from: String,
+    #[prost(string, tag = "3")]
+    pub to: String,
+    #[prost(uint32, tag = "4")]
+    pub port_first: u32,
+    #[prost(uint32, tag = "5")]
+    pub port_last: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct WatchEvent {
     #[prost(uint64, tag = "1")]
     pub revision: u64,
-    #[prost(oneof = "WatchKind", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "WatchKind", tags = "2, 3, 4, 5, 6, 7, 30, 31")]
     pub kind: Option<WatchKind>,
 }
 
@@ -364,6 +408,10 @@ pub(super) enum WatchKind {
     HostRemoved(String),
     #[prost(message, tag = "7")]
     Error(Error),
+    #[prost(message, tag = "30")]
+    Rule(Rule),
+    #[prost(uint64, tag = "31")]
+    RuleRemoved(u64),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -374,6 +422,8 @@ pub(super) struct SnapshotPiece {
     pub hosts: Vec<Host>,
     #[prost(bool, tag = "3")]
     pub last: bool,
+    #[prost(message, repeated, tag = "30")]
+    pub rules: Vec<Rule>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -153,11 +153,11 @@ pub(super) fn state_from_wire(state: u32) -> Result<CapsuleState, WireError> {
     }
 }
 
-fn time_to_wire(time: SystemTime) -> u64 {
+pub(super) fn time_to_wire(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn time_from_wire(milliseconds: u64) -> Result<SystemTime, WireError> {
+pub(super) fn time_from_wire(milliseconds: u64) -> Result<SystemTime, WireError> {
     needed(UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds)), "time")
 }

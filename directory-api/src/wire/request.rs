@@ -4,8 +4,9 @@ use overlay_proto::{CapsuleId, ClaimKey, ClaimKeyHash, Generation, OfferId};
 
 use super::message as wire;
 use super::record::{state_from_wire, state_to_wire};
+use super::rule::{terms_from_wire, terms_to_wire};
 use super::{WireError, bytes, needed, parsed};
-use crate::{HeldCapsule, LeaseRequest, LookupKey, Request, TakeoverFrom};
+use crate::{HeldCapsule, LeaseRequest, LookupKey, Request, RuleId, TakeoverFrom};
 
 pub(super) fn to_wire(request: &Request) -> wire::Request {
     use wire::RequestKind as Kind;
@@ -68,6 +69,9 @@ pub(super) fn to_wire(request: &Request) -> wire::Request {
                 file,
             })
         }
+        Request::Rules => Kind::Rules(wire::Empty {}),
+        Request::SetRule(terms) => Kind::SetRule(terms_to_wire(terms)),
+        Request::RemoveRule(id) => Kind::RemoveRule(id.number()),
         Request::Watch { from_revision } => Kind::Watch(*from_revision),
     };
     wire::Request { kind: Some(kind) }
@@ -140,6 +144,9 @@ pub(super) fn from_wire(request: wire::Request) -> Result<Request, WireError> {
             },
             host_is_gone: takeover.host_is_gone,
         },
+        Kind::Rules(wire::Empty {}) => Request::Rules,
+        Kind::SetRule(terms) => Request::SetRule(terms_from_wire(&terms)?),
+        Kind::RemoveRule(id) => Request::RemoveRule(RuleId::new(id)),
         Kind::Watch(from_revision) => Request::Watch { from_revision },
     })
 }

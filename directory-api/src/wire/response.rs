@@ -8,9 +8,10 @@ use prost::Message as _;
 
 use super::message as wire;
 use super::record::{capsule_from_wire, capsule_to_wire, host_from_wire, host_to_wire};
+use super::rule::{rule_from_wire, rule_to_wire};
 use super::{WatchPiece, WireError, bytes, error, needed, parsed};
 use crate::limits::{CHAIN_LENGTH_MAX, SNAPSHOT_CHUNK_RECORDS};
-use crate::{ApiError, Change, Issued, Lease, Response, StaleCapsule};
+use crate::{ApiError, Change, Issued, Lease, Response, RuleId, RuleSet, StaleCapsule};
 
 pub(super) fn to_wire(response: &Response) -> wire::Response {
     use wire::ResponseKind as Kind;
@@ -34,6 +35,10 @@ pub(super) fn to_wire(response: &Response) -> wire::Response {
         Response::Hosts(records) => {
             Kind::Hosts(wire::Hosts { hosts: records.iter().map(host_to_wire).collect() })
         }
+        Response::Rules(set) => Kind::Rules(wire::Rules {
+            revision: set.revision,
+            rules: set.rules.iter().map(rule_to_wire).collect(),
+        }),
         Response::Done => Kind::Done(wire::Empty {}),
     };
     wire::Response { kind: Some(kind) }
@@ -56,6 +61,10 @@ pub(super) fn from_wire(response: wire::Response) -> Result<Response, WireError>
         Kind::Hosts(records) => {
             Response::Hosts(records.hosts.into_iter().map(host_from_wire).collect::<Result<_, _>>()?)
         }
+        Kind::Rules(set) => Response::Rules(RuleSet {
+            revision: set.revision,
+            rules: set.rules.into_iter().map(rule_from_wire).collect::<Result<_, _>>()?,
+        }),
         Kind::Done(wire::Empty {}) => Response::Done,
     })
 }
@@ -97,8 +106,8 @@ fn stale_from_wire(stale: wire::Stale) -> Result<StaleCapsule, WireError> {
 pub(super) fn pieces_to_wire(change: &Change) -> Vec<Vec<u8>> {
     use wire::WatchKind as Kind;
     let kind = match change {
-        Change::Snapshot { capsules, hosts, .. } => {
-            return snapshot_pieces(change.revision(), capsules, hosts);
+        Change::Snapshot { capsules, hosts, rules, .. } => {
+            return snapshot_pieces(change.revision(), capsules, hosts, rules);
         }
         Change::Capsule { record, .. } => Kind::Capsule(capsule_to_wire(record)),
         Change::CapsuleRemoved { id, name, .. } => {
@@ -106,6 +115,8 @@ pub(super) fn pieces_to_wire(change: &Change) -> Vec<Vec<u8>> {
         }
         Change::Host { record, .. } => Kind::Host(host_to_wire(record)),
         Change::HostRemoved { name, .. } => Kind::HostRemoved(name.to_string()),
+        Change::Rule { rule, .. } => Kind::Rule(rule_to_wire(rule)),
+        Change::RuleRemoved { id, .. } => Kind::RuleRemoved(id.number()),
     };
     vec![wire::WatchEvent { revision: change.revision(), kind: Some(kind) }.encode_to_vec()]
 }
@@ -120,8 +131,15 @@ fn snapshot_pieces(
     revision: u64,
     capsules: &[crate::CapsuleRecord],
     hosts: &[crate::HostRecord],
+    rules: &[crate::Rule],
 ) -> Vec<Vec<u8>> {
     let mut pieces = Vec::new();
+    for chunk in rules.chunks(SNAPSHOT_CHUNK_RECORDS) {
+        pieces.push(wire::SnapshotPiece {
+            rules: chunk.iter().map(rule_to_wire).collect(),
+            ..Default::default()
+        });
+    }
     for chunk in hosts.chunks(SNAPSHOT_CHUNK_RECORDS) {
         pieces.push(wire::SnapshotPiece {
             hosts: chunk.iter().map(host_to_wire).collect(),
@@ -149,6 +167,7 @@ pub(crate) fn piece_from_wire(message: &[u8]) -> Result<WatchPiece, WireError> {
                 revision,
                 capsules: piece.capsules.into_iter().map(capsule_from_wire).collect::<Result<_, _>>()?,
                 hosts: piece.hosts.into_iter().map(host_from_wire).collect::<Result<_, _>>()?,
+                rules: piece.rules.into_iter().map(rule_from_wire).collect::<Result<_, _>>()?,
             },
         },
         Kind::Capsule(record) => {
@@ -163,6 +182,8 @@ pub(crate) fn piece_from_wire(message: &[u8]) -> Result<WatchPiece, WireError> {
         Kind::HostRemoved(name) => {
             WatchPiece::Change(Change::HostRemoved { revision, name: parsed(&name, "name")? })
         }
+        Kind::Rule(rule) => WatchPiece::Change(Change::Rule { revision, rule: rule_from_wire(rule)? }),
+        Kind::RuleRemoved(id) => WatchPiece::Change(Change::RuleRemoved { revision, id: RuleId::new(id) }),
         Kind::Error(refusal) => WatchPiece::Refused(error::from_wire(refusal)?),
     })
 }

@@ -2,8 +2,10 @@ use overlay_proto::{CapsuleId, ClaimKeyHash, Generation, Locators, OfferId};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::policy::{Effect, Terms};
 use crate::{ApiError, CapsuleState, Issued, LeaseRequest, LookupKey, OfferRecord, Outcome, OutcomeRecord};
 use crate::{HeldCapsule, HostRecord, Lease, StaleCapsule, SuspensionRecord, TakeoverFrom};
+use crate::{RuleId, RuleSet};
 
 fn capsule() -> CapsuleRecord {
     CapsuleRecord {
@@ -39,6 +41,20 @@ fn outcome() -> OutcomeRecord {
         outcome: Outcome::Revoked,
         generation: Generation::new(2),
         host: "a".parse().unwrap(),
+    }
+}
+
+fn rule() -> Rule {
+    Rule {
+        id: RuleId::new(41),
+        terms: Terms {
+            effect: Effect::Deny,
+            from: "*/web-*".parse().unwrap(),
+            to: "me/db".parse().unwrap(),
+            ports: "5432-5440".parse().unwrap(),
+        },
+        set_at: UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
+        set_by: "a".parse().unwrap(),
     }
 }
 
@@ -103,6 +119,9 @@ fn requests_are_read_back() {
         take_over(TakeoverFrom::Kept, true),
         take_over(TakeoverFrom::Copy(offer), false),
         take_over(TakeoverFrom::File(generation), true),
+        Request::Rules,
+        Request::SetRule(rule().terms),
+        Request::RemoveRule(RuleId::new(41)),
         Request::Watch { from_revision: 0 },
         Request::Watch { from_revision: 77 },
     ];
@@ -128,12 +147,14 @@ fn responses_are_read_back() {
         Response::Capsule(Box::new(capsule())),
         Response::Capsules(vec![capsule(), CapsuleRecord { offer: None, last_outcome: None, ..capsule() }]),
         Response::Hosts(vec![host()]),
+        Response::Rules(RuleSet { revision: 9, rules: vec![rule()] }),
         Response::Done,
     ];
     for response in responses {
         assert_eq!(Response::decode(&response.encode()), Ok(response));
     }
     assert_eq!(decode_capsule(&encode_capsule(&capsule())), Ok(capsule()));
+    assert_eq!(decode_rule(&encode_rule(&rule())), Ok(rule()));
 }
 
 #[test]
@@ -165,6 +186,8 @@ fn refusals_are_read_back_and_have_codes_of_their_own() {
         ApiError::LocatorsExhausted,
         ApiError::HostAlive { host: host.clone() },
         ApiError::NotAMember { host },
+        ApiError::UnknownRule { id: 7 },
+        ApiError::TooManyRules { limit: 8 },
         ApiError::StoreFailed,
         ApiError::Stopping,
         ApiError::Unrecognized { code: 999, message: text() },
@@ -180,12 +203,12 @@ fn refusals_are_read_back_and_have_codes_of_their_own() {
 #[test]
 fn a_snapshot_comes_in_pieces_and_ends() {
     let capsules = vec![capsule(); 600];
-    let change = Change::Snapshot { revision: 9, capsules, hosts: vec![host()] };
+    let change = Change::Snapshot { revision: 9, capsules, hosts: vec![host()], rules: vec![rule(); 257] };
     let pieces: Vec<_> = change.encode().iter().map(|piece| piece_from_wire(piece).unwrap()).collect();
-    assert_eq!(pieces.len(), 1 + 3 + 1);
+    assert_eq!(pieces.len(), 2 + 1 + 3 + 1);
     let lasts: Vec<_> =
         pieces.iter().map(|piece| matches!(piece, WatchPiece::Snapshot { last: true, .. })).collect();
-    assert_eq!(lasts, [false, false, false, false, true]);
+    assert_eq!(lasts, [false, false, false, false, false, false, true]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use directory_api::identity::{IdentityError, provider};
 use directory_api::token::TokenError;
-use directory_api::{ApiError, Identity, Issued, LeaseRequest, Request, Response, Token};
+use directory_api::{ApiError, Identity, Issued, LeaseRequest, Request, Response, RuleSet, Token};
 use overlay_proto::{CapsuleId, HostName};
 use tracing::{info, warn};
 
@@ -64,6 +64,7 @@ impl Answers {
             }
             Request::List => return Ok(Response::Capsules(self.published.read(|all| all.capsules_shown()))),
             Request::Hosts => return Ok(Response::Hosts(self.published.read(|all| all.hosts_shown()))),
+            Request::Rules => return Ok(Response::Rules(self.rules())),
             Request::RenewCertificate { csr } => return self.renew_certificate(&caller, &csr),
             Request::Join { .. } | Request::Watch { .. } => {
                 return Err(ApiError::Denied {
@@ -96,6 +97,14 @@ impl Answers {
                 Command::SetState { caller, capsule, generation, state }
             }
             Request::Remove { capsule, generation } => Command::Remove { caller, capsule, generation },
+            Request::SetRule(terms) => {
+                info!(%caller, rule = %terms, "setting a rule");
+                Command::SetRule { caller, terms }
+            }
+            Request::RemoveRule(id) => {
+                info!(%caller, rule = %id, "removing a rule");
+                Command::RemoveRule { caller, id }
+            }
             Request::RemoveHost { name, force } => {
                 warn!(%caller, host = %name, force, "removing a host");
                 Command::RemoveHost { caller, name, force }
@@ -143,6 +152,10 @@ impl Answers {
             info!("renewed the directory's own certificate");
         }
         Ok(())
+    }
+
+    fn rules(&self) -> RuleSet {
+        self.published.read(|all| RuleSet { revision: all.revision, rules: all.policy.rules().to_vec() })
     }
 
     fn renew_certificate(&self, caller: &HostName, csr: &[u8]) -> Result<Response, ApiError> {

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use directory_api::{CapsuleRecord, Change};
+use directory_api::{CapsuleRecord, Change, Rule, RuleId};
 use overlay_proto::{CapsuleId, CapsuleName, HostName};
 
 use crate::registry::{HostEntry, Registry};
@@ -32,6 +32,10 @@ pub enum Update {
     Host(HostEntry),
     /// A host is gone.
     HostRemoved(HostName),
+    /// A rule is new.
+    Rule(Rule),
+    /// A rule is gone.
+    RuleRemoved(RuleId),
     /// A host was seen.
     Seen(HostName, SystemTime),
 }
@@ -78,6 +82,20 @@ impl Batch {
         self.revise(revision);
     }
 
+    pub(super) fn rule(&mut self, revision: u64, rule: Rule) {
+        self.writes.push(Write::Rule(rule.clone()));
+        self.updates.push(Update::Rule(rule.clone()));
+        self.changes.push(Change::Rule { revision, rule });
+        self.revise(revision);
+    }
+
+    pub(super) fn rule_removed(&mut self, revision: u64, id: RuleId) {
+        self.writes.push(Write::RuleRemoved(id));
+        self.updates.push(Update::RuleRemoved(id));
+        self.changes.push(Change::RuleRemoved { revision, id });
+        self.revise(revision);
+    }
+
     pub(super) fn seen(&mut self, host: &HostName, now: SystemTime) {
         self.updates.push(Update::Seen(host.clone(), now));
     }
@@ -97,6 +115,8 @@ impl Registry {
             Update::CapsuleRemoved(id) => drop(self.remove_capsule(id)),
             Update::Host(entry) => self.put_host(entry),
             Update::HostRemoved(name) => self.remove_host(&name),
+            Update::Rule(rule) => self.policy.put(rule),
+            Update::RuleRemoved(id) => drop(self.policy.remove(id)),
             Update::Seen(name, now) => self.touch(&name, now),
         }
     }

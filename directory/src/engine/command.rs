@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
 
-use directory_api::{CapsuleState, HeldCapsule, Token};
+use directory_api::policy::Terms;
+use directory_api::{CapsuleState, HeldCapsule, RuleId, Token};
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, Generation, HostName, OfferId, Owner};
 
 use crate::placement::{NewOffer, NewSuspension, Takeover};
@@ -55,6 +56,20 @@ pub enum Command {
         capsule: CapsuleId,
         /// How.
         takeover: Takeover,
+    },
+    /// A rule is to hold.
+    SetRule {
+        /// Who says so.
+        caller: HostName,
+        /// What it says.
+        terms: Terms,
+    },
+    /// A rule is to hold no more.
+    RemoveRule {
+        /// Who says so.
+        caller: HostName,
+        /// Which.
+        id: RuleId,
     },
     /// A new capsule.
     Register {

@@ -1,10 +1,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
+use directory_api::policy::{Effect, Ports, Terms};
 use directory_api::{Change, HeldCapsule, Lease, StaleCapsule, TakeoverFrom, Token};
 use overlay_proto::{ClaimKey, OfferId};
 
 use super::*;
+use crate::limits::RULES_MAX;
 use crate::placement::{NewOffer, Takeover};
 use crate::store::{Memory, Store as _};
 
@@ -288,4 +290,61 @@ fn what_was_committed_is_all_that_a_restart_needs() {
     assert_eq!(again.registry().lookup(&LookupKey::Id(db.id)).unwrap(), db, "hosts have a fresh lease");
     let used = again.handle(desk.spend("a", 1, 7), desk.now);
     assert_eq!(used, Err(ApiError::TokenUsed));
+}
+
+fn terms(effect: Effect, from: &str, to: &str) -> Terms {
+    Terms { effect, from: from.parse().unwrap(), to: to.parse().unwrap(), ports: Ports::ALL }
+}
+
+#[test]
+fn operators_make_rules_and_each_says_one_thing() {
+    let mut desk = Desk::with_hosts();
+    desk.run(desk.spend("guest", 3, 3)).unwrap();
+    let set = |caller: &str, terms| Command::SetRule { caller: name(caller), terms };
+    let allow = terms(Effect::Allow, "bob/*", "ann/db");
+    assert!(matches!(desk.run(set("guest", allow.clone())), Err(ApiError::Denied { .. })));
+    assert_eq!(
+        desk.run(set("stranger", allow.clone())),
+        Err(ApiError::NotAMember { host: name("stranger") })
+    );
+    desk.changes.clear();
+    let Ok(Response::Rules(first)) = desk.run(set("a", allow.clone())) else { panic!("no rule") };
+    let rule = first.rules[0].clone();
+    assert_eq!((rule.id.number(), &rule.terms, &rule.set_by), (first.revision, &allow, &name("a")));
+    assert!(matches!(&desk.changes[..], [Change::Rule { rule: told, .. }] if *told == rule));
+    desk.run(set("b", allow)).unwrap();
+    assert_eq!(desk.changes.len(), 1, "the same again is no change");
+
+    let deny = terms(Effect::Deny, "bob/*", "ann/db");
+    desk.run(set("b", deny.clone())).unwrap();
+    assert!(
+        matches!(&desk.changes[1..], [Change::RuleRemoved { id, .. }, Change::Rule { .. }] if *id == rule.id)
+    );
+    let kept = desk.store.load().unwrap().rules;
+    assert_eq!(kept.iter().map(|rule| &rule.terms).collect::<Vec<_>>(), [&deny]);
+    let contents = desk.store.load().unwrap();
+    let again = Engine::new(desk.engine.rules.clone(), contents, LEASE, desk.now);
+    assert_eq!(again.registry().policy.rules(), kept, "a restart keeps it");
+
+    let remove = |caller: &str, id| Command::RemoveRule { caller: name(caller), id };
+    assert!(matches!(desk.run(remove("guest", kept[0].id)), Err(ApiError::Denied { .. })));
+    assert_eq!(desk.run(remove("a", rule.id)), Err(ApiError::UnknownRule { id: rule.id.number() }));
+    desk.run(remove("a", kept[0].id)).unwrap();
+    assert!(desk.engine.registry().policy.rules().is_empty());
+}
+
+#[test]
+fn the_policy_has_an_end() {
+    let mut desk = Desk::with_hosts();
+    let set = |number: usize| Command::SetRule {
+        caller: name("a"),
+        terms: terms(Effect::Allow, "bob/*", &format!("ann/db-{number}")),
+    };
+    for number in 0..RULES_MAX {
+        desk.engine.handle(set(number), desk.now).unwrap();
+    }
+    let limit = u64::try_from(RULES_MAX).unwrap();
+    assert_eq!(desk.engine.handle(set(RULES_MAX), desk.now), Err(ApiError::TooManyRules { limit }));
+    let opposite = Command::SetRule { caller: name("a"), terms: terms(Effect::Deny, "bob/*", "ann/db-0") };
+    desk.engine.handle(opposite, desk.now).unwrap();
 }

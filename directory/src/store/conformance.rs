@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use directory_api::policy::{Effect, Terms};
 use directory_api::{CapsuleRecord, CapsuleState};
 use overlay_proto::{CapsuleId, Generation, Locators};
 
@@ -43,6 +44,20 @@ fn token(number: u8) -> SpentToken {
     }
 }
 
+fn rule(number: u64) -> Rule {
+    Rule {
+        id: RuleId::new(number),
+        terms: Terms {
+            effect: Effect::Allow,
+            from: "*/web-*".parse().unwrap(),
+            to: "me/db".parse().unwrap(),
+            ports: "5432".parse().unwrap(),
+        },
+        set_at: UNIX_EPOCH + Duration::from_secs(8),
+        set_by: "a".parse().unwrap(),
+    }
+}
+
 /// `reopen` gives the store as another process would find it.
 fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
     assert_eq!(store.load().unwrap(), Contents::default());
@@ -55,6 +70,8 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         Write::Host(host("a", None)),
         Write::TokenSpent(token(2)),
         Write::TokenSpent(token(1)),
+        Write::Rule(rule(6)),
+        Write::Rule(rule(5)),
     ];
     store.commit(&writes).unwrap();
     let expected = Contents {
@@ -63,6 +80,7 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         capsules: vec![capsule(1), capsule(2)],
         hosts: vec![host("a", None), host("b", Some("[fd00::1]:4433"))],
         spent: vec![token(1), token(2)],
+        rules: vec![rule(5), rule(6)],
     };
     assert_eq!(store.load().unwrap(), expected);
     let mut store = reopen(store);
@@ -77,6 +95,8 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         Write::Host(host("a", Some("192.0.2.1:1"))),
         Write::HostRemoved("b".parse().unwrap()),
         Write::TokenForgotten([2; 16]),
+        Write::RuleRemoved(RuleId::new(5)),
+        Write::RuleRemoved(RuleId::new(4)),
         Write::Revision(8),
     ];
     store.commit(&writes).unwrap();
@@ -87,6 +107,7 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         capsules: vec![moved],
         hosts: vec![host("a", Some("192.0.2.1:1"))],
         spent: vec![token(1)],
+        rules: vec![rule(6)],
     };
     assert_eq!(reopen(store).load().unwrap(), expected);
 }

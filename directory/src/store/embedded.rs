@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use directory_api::stored::{decode_capsule, encode_capsule};
+use directory_api::stored::{decode_capsule, decode_rule, encode_capsule, encode_rule};
 use prost::Message as _;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
@@ -19,6 +19,8 @@ const CAPSULES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("capsul
 const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 /// Used tokens by nonce.
 const SPENT: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("spent_tokens");
+/// Rules of the policy by number.
+const RULES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rules");
 
 const REVISION: &str = "revision";
 const LOCATOR_NEXT: &str = "locator_next";
@@ -66,6 +68,7 @@ impl Embedded {
         transaction.open_table(CAPSULES).map_err(|error| store.failed(error))?;
         transaction.open_table(HOSTS).map_err(|error| store.failed(error))?;
         transaction.open_table(SPENT).map_err(|error| store.failed(error))?;
+        transaction.open_table(RULES).map_err(|error| store.failed(error))?;
         transaction.commit().map_err(|error| store.failed(error))?;
         Ok(store)
     }
@@ -129,6 +132,11 @@ impl Store for Embedded {
             let (nonce, row) = row.map_err(|error| self.failed(error))?;
             contents.spent.push(self.spent(nonce.value(), row.value())?);
         }
+        let rules = read.open_table(RULES).map_err(|error| self.failed(error))?;
+        for row in rules.iter().map_err(|error| self.failed(error))? {
+            let (_, row) = row.map_err(|error| self.failed(error))?;
+            contents.rules.push(decode_rule(row.value()).map_err(|_| self.unreadable("rule"))?);
+        }
         Ok(contents)
     }
 
@@ -144,6 +152,7 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
     let mut capsules = transaction.open_table(CAPSULES)?;
     let mut hosts = transaction.open_table(HOSTS)?;
     let mut spent = transaction.open_table(SPENT)?;
+    let mut rules = transaction.open_table(RULES)?;
     for write in writes {
         match write {
             Write::Revision(revision) => drop(meta.insert(REVISION, revision)?),
@@ -164,6 +173,8 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
                 spent.insert(token.nonce.as_slice(), row.encode_to_vec().as_slice())?;
             }
             Write::TokenForgotten(nonce) => drop(spent.remove(nonce.as_slice())?),
+            Write::Rule(rule) => drop(rules.insert(rule.id.number(), encode_rule(rule).as_slice())?),
+            Write::RuleRemoved(id) => drop(rules.remove(id.number())?),
         }
     }
     Ok(())

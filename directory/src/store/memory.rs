@@ -21,12 +21,13 @@ impl Store for Memory {
         if std::mem::take(&mut self.fails) {
             return Err(StoreError::Told);
         }
-        let Contents { revision, locator_next, capsules, hosts, spent } = &mut self.contents;
+        let Contents { revision, locator_next, capsules, hosts, spent, rules } = &mut self.contents;
         let mut capsules_by_id: BTreeMap<_, _> =
             capsules.drain(..).map(|record| (record.id, record)).collect();
         let mut hosts_by_name: BTreeMap<_, _> =
             hosts.drain(..).map(|host| (host.name.clone(), host)).collect();
         let mut spent_by_nonce: BTreeMap<_, _> = spent.drain(..).map(|token| (token.nonce, token)).collect();
+        let mut rules_by_id: BTreeMap<_, _> = rules.drain(..).map(|rule| (rule.id, rule)).collect();
         for write in writes.iter().cloned() {
             match write {
                 Write::Revision(value) => *revision = value,
@@ -37,11 +38,14 @@ impl Store for Memory {
                 Write::HostRemoved(name) => drop(hosts_by_name.remove(&name)),
                 Write::TokenSpent(token) => drop(spent_by_nonce.insert(token.nonce, token)),
                 Write::TokenForgotten(nonce) => drop(spent_by_nonce.remove(&nonce)),
+                Write::Rule(rule) => drop(rules_by_id.insert(rule.id, rule)),
+                Write::RuleRemoved(id) => drop(rules_by_id.remove(&id)),
             }
         }
         capsules.extend(capsules_by_id.into_values());
         hosts.extend(hosts_by_name.into_values());
         spent.extend(spent_by_nonce.into_values());
+        rules.extend(rules_by_id.into_values());
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ async fn changes_come_in_order_after_a_snapshot() {
     let (a, b) = (directory.host("a", 1).await, directory.host("b", 2).await);
     let first = a.register("first").await;
     let mut watch = b.client.watch(0);
-    let Change::Snapshot { revision, capsules, hosts } = next(&mut watch).await else {
+    let Change::Snapshot { revision, capsules, hosts, .. } = next(&mut watch).await else {
         panic!("no snapshot")
     };
     assert_eq!((capsules, hosts.len()), (vec![first.clone()], 2));

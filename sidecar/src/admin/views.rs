@@ -12,7 +12,7 @@ use admin_api::{ErrorView, Timestamp};
 use directory_api::{self as directory, CapsuleRecord, HostRecord};
 use overlay_proto::{CapsuleId, Role};
 
-use super::record;
+use super::{policy, record};
 use crate::capsule::Capsule;
 use crate::moving::superseded;
 use crate::sidecar::Sidecar;
@@ -210,7 +210,7 @@ pub(super) async fn sessions(
         buffer_limit_bytes: session.limit_bytes,
         age_s: session.facts.began.elapsed().unwrap_or_default().as_secs(),
     });
-    Ok(SessionsResult { sessions: sessions.collect() })
+    Ok(SessionsResult { sessions: sessions.collect(), policy: policy::counts(sidecar, own) })
 }
 
 /// Everything about one capsule on this host.
@@ -240,6 +240,7 @@ pub(super) async fn inspect(sidecar: &Arc<Sidecar>, name: &str) -> Result<Inspec
         result.buffer_granted_bytes = Some(budget.granted_to(&record.id));
         result.buffer_limit_bytes = Some(budget.limits().capsule_bytes);
         result.last_move = file.last_move;
+        result.policy = policy::counts(sidecar, Some(record.id));
     }
     Ok(result)
 }

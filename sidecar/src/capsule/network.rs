@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::keeper::Keeper;
 use super::quiet::Quiet;
+use crate::policy::Counts;
 use crate::session::{Facts, Keeping, Program, Records, Slots};
 
 /// Port of the interception listener: privileged and unlikely, since a program of the capsule can reach it.
@@ -36,6 +37,7 @@ pub struct Network {
     connecting: AtomicUsize,
     keeper: Keeper,
     slots: Arc<Slots>,
+    policed: Counts,
 }
 
 /// Who the capsule is.
@@ -103,6 +105,7 @@ impl Network {
             connecting: AtomicUsize::new(0),
             keeper,
             slots,
+            policed: Counts::default(),
         });
         Ok((network, records))
     }
@@ -189,6 +192,11 @@ impl Network {
     /// Where halves of this capsule are on record.
     pub fn slots(&self) -> &Arc<Slots> {
         &self.slots
+    }
+
+    /// What the policy did to it on this host, since the sidecar's start or its arrival.
+    pub fn policed(&self) -> &Counts {
+        &self.policed
     }
 
     /// Puts a half on record whose socket the shim holds as `held`; `None` when there are too many, which is told.

@@ -26,6 +26,7 @@ use crate::limits::{
 };
 use crate::link::Link;
 use crate::places::Places;
+use crate::policy::Denial;
 use crate::session::{Facts, Keeping, OpenedRecord, Program, Record, Routes, Slot, Socket, Table};
 use crate::watched::{Watched, watch};
 
@@ -450,6 +451,10 @@ impl Dial {
                 return Err(Verdict::Unreachable);
             }
             if peer.suspension.is_some() {
+                // Nobody is there who would say so.
+                if self.is_denied(&peer, true).await {
+                    return Err(Verdict::Unreachable);
+                }
                 match self.around.routes.patience().suspended_connects {
                     SuspendedConnects::Refuse => return Err(Verdict::Unreachable),
                     // The program's own kernel gave up in its own time.
@@ -480,8 +485,10 @@ impl Dial {
                             });
                         }
                         Some(OpenOutcome::Refused) => return Err(Verdict::Refuse),
+                        Some(OpenOutcome::Unreachable) => return Err(Verdict::Unreachable),
                         Some(OpenOutcome::Denied) if self.was_outdated(opener_generation).await => {}
-                        Some(OpenOutcome::Unreachable | OpenOutcome::Denied) => {
+                        Some(OpenOutcome::Denied) => {
+                            self.is_denied(&peer, false).await;
                             return Err(Verdict::Unreachable);
                         }
                         // The program's own kernel gives up in its own time.
@@ -513,6 +520,23 @@ impl Dial {
         self.network.generation() != generation
             || self.around.places.refresh(&own).await.is_ok()
                 && self.around.places.capsule(&own).is_some_and(newer)
+    }
+
+    /// Whether the policy, as this host knows it, forbids the connect, which is counted then. The host of the peer
+    /// decides; this is for when it can't, and for telling why it did.
+    async fn is_denied(&self, peer: &CapsuleRecord, ask: bool) -> bool {
+        let places = &self.around.places;
+        let Some(own) = places.capsule(&self.network.id()) else { return false };
+        let port = self.destination.port();
+        let judged = match ask {
+            true => places.policy().judge_now(&own, peer, port).await,
+            false => places.policy().judge(&own, peer, port),
+        };
+        let Some(judgement) = judged.filter(|judgement| !judgement.is_allowed()) else { return false };
+        let denial = Denial { from: own.id, to: peer.id, port, at: SystemTime::now(), judgement };
+        self.network.policed().denied_out(denial.clone());
+        places.policy().totals().denied_out(denial);
+        true
     }
 
     /// Sends OPEN and waits for the ANSWER; `None` when the link went down meanwhile.

@@ -14,6 +14,7 @@ use super::connect::Surroundings;
 use crate::capsule::network::{Network, Networks};
 use crate::limits::{DELIVER_TIMEOUT, SUPERSEDE_TIMEOUT};
 use crate::link::Link;
+use crate::policy::Denial;
 use crate::session::{Event, Facts, Program, Socket};
 use crate::watched::watch;
 
@@ -74,6 +75,12 @@ async fn dial(
     if !may_open(around, link, open).await {
         tracing::warn!(host = %link.host, capsule = %open.opener, "refused: the capsule is not placed on that host");
         return Some(OpenOutcome::Denied);
+    }
+    match may_connect(around, &network, open).await {
+        Some(true) => {}
+        Some(false) => return Some(OpenOutcome::Denied),
+        // The directory has not told the rules since this sidecar began.
+        None => return Some(OpenOutcome::Wait),
     }
     // Held until the session has begun: a capsule does not leave in between.
     let Some(_dialling) = network.quiet().dialling() else { return Some(OpenOutcome::Wait) };
@@ -158,6 +165,24 @@ async fn may_open(around: &Surroundings, link: &Link, open: &Open) -> bool {
     }
     // The watch may be late: ask before refusing.
     around.places.refresh(&open.opener).await.is_ok() && placed()
+}
+
+/// Whether the policy allows a session; `None` while it is not known.
+async fn may_connect(around: &Surroundings, network: &Network, open: &Open) -> Option<bool> {
+    if around.places.capsule(&open.acceptor).is_none() {
+        let _ = around.places.refresh(&open.acceptor).await;
+    }
+    let (from, to) = (around.places.capsule(&open.opener)?, around.places.capsule(&open.acceptor)?);
+    let port = open.destination.port();
+    let judgement = around.places.policy().judge_now(&from, &to, port).await?;
+    if judgement.is_allowed() {
+        return Some(true);
+    }
+    tracing::debug!(session = %open.session, from = %from.name, to = %to.name, port, %judgement, "refused by the policy");
+    let denial = Denial { from: from.id, to: to.id, port, at: SystemTime::now(), judgement };
+    network.policed().denied_in(denial.clone());
+    around.places.policy().totals().denied_in(denial);
+    Some(false)
 }
 
 /// Dials a program in its capsule's network.

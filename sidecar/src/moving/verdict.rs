@@ -241,6 +241,8 @@ pub(crate) fn is_final(refusal: &ApiError) -> bool {
         | ApiError::NotAMember { .. }
         | ApiError::StoreFailed
         | ApiError::Stopping
+        | ApiError::UnknownRule { .. }
+        | ApiError::TooManyRules { .. }
         | ApiError::Unrecognized { .. } => false,
     }
 }

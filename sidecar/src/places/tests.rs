@@ -46,7 +46,8 @@ fn changed(record: CapsuleRecord) -> Change {
 }
 
 fn snapshot(capsules: Vec<CapsuleRecord>, hosts: &[&str]) -> Change {
-    Change::Snapshot { revision: 0, capsules, hosts: hosts.iter().map(|name| host_record(name)).collect() }
+    let hosts = hosts.iter().map(|name| host_record(name)).collect();
+    Change::Snapshot { revision: 0, capsules, hosts, rules: vec![] }
 }
 
 /// Places whose directory never answers, and every capsule of which was told that it changed.

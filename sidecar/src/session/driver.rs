@@ -42,6 +42,8 @@ pub enum Event {
     LinkDown(u64),
     /// The directory's record of the peer or of our capsule changed.
     PlaceChanged,
+    /// The policy changed.
+    PolicyChanged,
     /// The directory was asked for the peer's record.
     Asked,
     /// The program has accepted its connection.
@@ -112,6 +114,10 @@ pub(super) struct Driver {
     away_since: Option<Instant>,
     looks: Looks,
     unanswered: Unanswered,
+    /// The state of the policy by which the session was last judged.
+    judged: Option<u64>,
+    /// The policy has ended the session; that is done once.
+    forbidden: bool,
 }
 
 impl Driver {
@@ -146,12 +152,15 @@ impl Driver {
             away_since: None,
             looks: Looks::default(),
             unanswered: Unanswered::default(),
+            judged: None,
+            forbidden: false,
         }
     }
 
     /// Runs until the session is over or the half was parked.
     pub(super) async fn run(mut self) -> Stopped {
         loop {
+            self.obey_policy();
             self.act();
             if self.linger.as_ref().is_some_and(|linger| linger.is_over(&self.program)) {
                 return Stopped::Over(self.keeping);
@@ -282,6 +291,8 @@ impl Driver {
                 }
             }
             Event::PlaceChanged => self.on_place_changed(),
+            // Every turn of the loop looks at it.
+            Event::PolicyChanged => {}
             Event::Asked => self.refresh_generations(),
             Event::Accepted => self.seen_accepted(),
             Event::Hold(agreed) => {
@@ -383,6 +394,8 @@ impl Driver {
     }
 
     fn on_place_changed(&mut self) {
+        // The peer may be known only now.
+        self.judged = None;
         match self.routes.peer(&self.facts.peer) {
             PeerPlace::Removed => self.half.peer_gone(),
             PeerPlace::At(host) => {
@@ -395,6 +408,22 @@ impl Driver {
             PeerPlace::Suspended if self.link.is_some() => self.detach(),
             PeerPlace::Suspended | PeerPlace::Unknown => {}
         }
+    }
+
+    /// Ends a session that the policy forbids: both programs see a reset. The server's side decides.
+    fn obey_policy(&mut self) {
+        let changes = self.routes.policy_changes();
+        let over = self.forbidden || self.linger.is_some();
+        if self.half.role() != Role::Acceptor || over || self.judged == Some(changes) {
+            return;
+        }
+        self.judged = Some(changes);
+        let Some(judgement) = self.routes.forbids(&self.facts) else { return };
+        tracing::info!(session = %self.half.id(), capsule = %self.facts.own, peer = %self.facts.peer,
+            port = self.facts.local.port(), %judgement, "a session is ended by the policy");
+        self.forbidden = true;
+        self.routes.ended_by_policy(&self.facts.own);
+        self.half.peer_gone();
     }
 
     /// Notes since when the other side is away.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use directory_api::CapsuleRecord;
+use directory_api::policy::Judgement;
 use overlay_proto::{CapsuleId, Frame, Generation, HostName, Role};
 
 use super::programs::{Processes, Programs};
@@ -159,6 +160,27 @@ impl Routes {
             Role::Opener => (own, peer),
             Role::Acceptor => (peer, own),
         })
+    }
+
+    /// How often the policy changed.
+    pub fn policy_changes(&self) -> u64 {
+        self.places.policy().changes()
+    }
+
+    /// Whether the policy forbids a session whose server is on this host. What is not known yet forbids nothing: the
+    /// half is told when it is.
+    pub fn forbids(&self, facts: &Facts) -> Option<Judgement> {
+        let (client, server) = (self.places.capsule(&facts.peer)?, self.places.capsule(&facts.own)?);
+        let judgement = self.places.policy().judge(&client, &server, facts.local.port())?;
+        (!judgement.is_allowed()).then_some(judgement)
+    }
+
+    /// Counts a session that the policy ended.
+    pub fn ended_by_policy(&self, own: &CapsuleId) {
+        self.places.policy().totals().ended();
+        if let Some(network) = self.networks.of(own) {
+            network.policed().ended();
+        }
     }
 
     /// Finds a link to the peer's host, however long it takes.

@@ -276,6 +276,16 @@ impl Table {
         }
     }
 
+    /// Tells the halves of servers that the policy changed. One whose mailbox is full looks at the policy before it
+    /// empties it.
+    pub fn policy_changed(&self) {
+        let servers: Vec<_> =
+            self.entries().halves.keys().filter(|key| key.1 == Role::Acceptor).copied().collect();
+        for key in servers {
+            let _ = self.tell(&key, Event::PolicyChanged);
+        }
+    }
+
     fn tell_all(&self, which: impl Fn(&Entry) -> bool, event: impl Fn() -> Event) {
         for entry in self.entries().halves.values().filter(|entry| which(entry)) {
             let _ = entry.mailbox.try_send(event());
