@@ -217,6 +217,8 @@ async fn assemble(
             sidecar.places.nudge();
         }
     });
+    let expelling = sidecar.links.clone();
+    places.on_host_removed(move |host| expelling.expel(host));
     places.on_change(move |id| table.place_changed(id));
     tokio::spawn(places::follow(places));
     moving::clear(&sidecar.data);

@@ -205,3 +205,9 @@ pub const FILE_ROUNDS: usize = 4;
 /// Time between two questions for the policy that denied connects cause: short against what a program that may connect
 /// since a moment ago notices, long enough that capsules that are denied again and again don't load the directory.
 pub const POLICY_ASK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Time between two questions for a host that is not known here: hosts that were removed may knock as often as they like.
+pub const MEMBER_ASK_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long that question may take: less than whoever dials waits ([`DIAL_TIMEOUT`]).
+pub const MEMBER_CALL: Duration = Duration::from_secs(2);

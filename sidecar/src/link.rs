@@ -14,6 +14,7 @@ mod stream;
 mod table;
 mod tie;
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -29,6 +30,8 @@ pub use table::{Links, Parts};
 
 /// What a link tells the rest of the sidecar. Calls are made from the link's tasks and must not block.
 pub trait Upcalls: Send + Sync + 'static {
+    /// Whether a host, which has proved that it is the one, may have a link.
+    fn admits<'a>(&'a self, host: &'a HostName) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
     /// A link came up.
     fn up(&self, link: &Arc<Link>);
     /// A link is gone; nothing more arrives on it.

@@ -1,5 +1,8 @@
 //! Where capsules and hosts are, as the directory last said: filled by its watch, so that nothing waits for a TTL.
 
+pub(crate) mod asking;
+mod members;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock, RwLock};
@@ -12,6 +15,7 @@ use directory_api::{
 use overlay_proto::{CapsuleId, CapsuleName, HostName};
 use tokio::sync::watch;
 
+use self::asking::Asking;
 use crate::finder::Finder;
 use crate::limits::TOMBSTONES;
 use crate::policy::Enforcement;
@@ -25,12 +29,17 @@ struct Inner {
     changes: watch::Sender<u64>,
     on_change: OnceLock<OnChange>,
     policy: Enforcement,
+    on_host_removed: OnceLock<OnHostRemoved>,
+    asking: Asking,
     directory: Client,
     finder: Finder,
 }
 
 /// Told of every capsule whose record changed.
 type OnChange = Box<dyn Fn(CapsuleId) + Send + Sync>;
+
+/// Told of every host that is no longer one of the mesh.
+type OnHostRemoved = Box<dyn Fn(&HostName) + Send + Sync>;
 
 /// What a change of the watch does to the policy.
 enum PolicyChange {
@@ -96,7 +105,17 @@ impl Places {
         let known = RwLock::default();
         let (changes, on_change) = (watch::Sender::new(0), OnceLock::new());
         let policy = Enforcement::new(directory.clone());
-        Self(Arc::new(Inner { known, changes, on_change, policy, directory, finder }))
+        let (on_host_removed, asking) = (OnceLock::new(), Asking::default());
+        Self(Arc::new(Inner {
+            known,
+            changes,
+            on_change,
+            policy,
+            on_host_removed,
+            asking,
+            directory,
+            finder,
+        }))
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Known> {
@@ -117,7 +136,7 @@ impl Places {
 
     /// Takes a change of the watch.
     fn apply(&self, change: Change) {
-        let (mut touched, mut policy) = (Vec::new(), None);
+        let (mut touched, mut policy, mut removed) = (Vec::new(), None, Vec::new());
         {
             let mut known = self.0.known.write().expect("no panics under this lock");
             match change {
@@ -136,7 +155,10 @@ impl Places {
                             touched.push(id);
                         }
                     }
-                    known.hosts = hosts.into_iter().map(|host| (host.name.clone(), host)).collect();
+                    let hosts: HashMap<_, _> =
+                        hosts.into_iter().map(|host| (host.name.clone(), host)).collect();
+                    removed.extend(known.hosts.keys().filter(|name| !hosts.contains_key(*name)).cloned());
+                    known.hosts = hosts;
                 }
                 Change::Capsule { record, .. } => {
                     let id = record.id;
@@ -153,6 +175,7 @@ impl Places {
                 }
                 Change::HostRemoved { name, .. } => {
                     known.hosts.remove(&name);
+                    removed.push(name);
                 }
                 Change::Rule { revision, rule } => policy = Some(PolicyChange::Put(revision, rule)),
                 Change::RuleRemoved { revision, id } => policy = Some(PolicyChange::Removed(revision, id)),
@@ -166,6 +189,7 @@ impl Places {
             None => {}
         }
         self.0.finder.forget_all();
+        self.tell_removed(&removed);
         self.tell(touched);
     }
 

@@ -10,9 +10,9 @@ use std::time::SystemTime;
 use directory_api::policy::{Judgement, Party};
 use directory_api::{CapsuleRecord, Client, Policy, Rule, RuleId, RuleSet};
 use overlay_proto::CapsuleId;
-use tokio::time::Instant;
 
 use crate::limits::POLICY_ASK_PAUSE;
+use crate::places::asking::Asking;
 
 /// The policy, and what this host did by it since the sidecar's start.
 pub struct Enforcement {
@@ -20,8 +20,7 @@ pub struct Enforcement {
     /// Rises with every change, so that a half sees that it has not been judged by the newest rules.
     changes: AtomicU64,
     on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// When the directory was last asked; held while it is, so that one question serves all who wait.
-    asked: tokio::sync::Mutex<Option<Instant>>,
+    asking: Asking,
     directory: Client,
     totals: Counts,
 }
@@ -75,7 +74,7 @@ impl Enforcement {
             known: RwLock::default(),
             changes: AtomicU64::new(0),
             on_change: OnceLock::new(),
-            asked: tokio::sync::Mutex::default(),
+            asking: Asking::default(),
             directory,
             totals: Counts::default(),
         }
@@ -178,20 +177,13 @@ impl Enforcement {
 
     /// Asks the directory, unless somebody has since this call began.
     async fn refresh(&self) {
-        let began = Instant::now();
-        let mut asked = self.asked.lock().await;
-        if let Some(at) = *asked {
-            if at > began {
-                return;
+        let question = async {
+            match self.directory.rules().await {
+                Ok(set) => self.take(set),
+                Err(error) => tracing::debug!(%error, "the directory was asked for the policy in vain"),
             }
-            // Capsules that connect in vain again and again cost the directory no more than this.
-            tokio::time::sleep_until(at + POLICY_ASK_PAUSE).await;
-        }
-        *asked = Some(Instant::now());
-        match self.directory.rules().await {
-            Ok(set) => self.take(set),
-            Err(error) => tracing::debug!(%error, "the directory was asked for the policy in vain"),
-        }
+        };
+        self.asking.ask(POLICY_ASK_PAUSE, question).await;
     }
 }
 

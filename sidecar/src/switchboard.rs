@@ -1,8 +1,9 @@
 //! What arrives on links, handed to who is concerned.
 
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use overlay_proto::{Frame, Role, StreamHeader};
+use overlay_proto::{Frame, HostName, Role, StreamHeader};
 
 use crate::capsule::network::Networks;
 use crate::intercept::connect::Surroundings;
@@ -37,6 +38,15 @@ impl Switchboard {
 }
 
 impl Upcalls for Switchboard {
+    fn admits<'a>(&'a self, host: &'a HostName) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
+        Box::pin(async move {
+            match self.around.get() {
+                Some(around) => around.places.is_member(host).await,
+                None => false,
+            }
+        })
+    }
+
     fn up(&self, _link: &Arc<Link>) {
         // Who looks for a way to that host has one.
         if let Some(around) = self.around.get() {

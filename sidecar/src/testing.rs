@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,9 +71,16 @@ pub(crate) enum Told {
     Request(quinn::RecvStream),
 }
 
+/// A host that was removed from the mesh of the tests, and has a certificate.
+pub(crate) const REMOVED: &str = "removed";
+
 struct Recorder(mpsc::UnboundedSender<Told>);
 
 impl Upcalls for Recorder {
+    fn admits<'a>(&'a self, host: &'a HostName) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
+        Box::pin(std::future::ready(host.as_str() != REMOVED))
+    }
+
     fn up(&self, link: &Arc<Link>) {
         let _ = self.0.send(Told::Up(link.clone()));
     }

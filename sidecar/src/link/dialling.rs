@@ -140,12 +140,15 @@ impl Links {
         if found != host {
             bail!("{address} is host {found}");
         }
+        self.check_member(&host, &connection).await?;
         let (mut send, mut receive) = connection.open_bi().await?;
         self.greet(&mut send, id, known).await?;
         let mut buffer = BytesMut::new();
         let greeting = control::read_hello(&mut receive, &mut buffer).await?;
         check_hello(&greeting)?;
         let dial = Dial::made(self.0.me.clone(), id, known, &greeting);
-        self.establish(host, dial, connection, send, receive, buffer)
+        let link = self.establish(host, dial, connection, send, receive, buffer)?;
+        self.check_still_member(&link).await?;
+        Ok(link)
     }
 }

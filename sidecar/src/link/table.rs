@@ -20,6 +20,9 @@ use super::tie::{Dial, stays};
 use super::{Carrier, Link, Upcalls, control};
 use crate::limits::{DIAL_TIMEOUT, LINK_FRAMES, LINK_SILENCE_MARGIN, LINK_TURNS};
 
+/// What a host is told that is not, or no longer, one of the mesh.
+const NOT_A_MEMBER: &str = "not a host of this mesh";
+
 /// Version of the wire that this sidecar speaks.
 const VERSION: u32 = 1;
 
@@ -166,6 +169,7 @@ impl Links {
     async fn accept_one(self, incoming: quinn::Incoming) -> anyhow::Result<()> {
         let connection = incoming.await?;
         let host = identity::peer_host(&connection)?;
+        self.check_member(&host, &connection).await?;
         let (mut send, mut receive) = tokio::time::timeout(DIAL_TIMEOUT, connection.accept_bi()).await??;
         let mut buffer = BytesMut::new();
         let greeting =
@@ -173,8 +177,38 @@ impl Links {
         check_hello(&greeting)?;
         self.greet(&mut send, 0, 0).await?;
         let dial = Dial::accepted(host.clone(), &greeting);
-        self.establish(host, dial, connection, send, receive, buffer)?;
-        Ok(())
+        let link = self.establish(host, dial, connection, send, receive, buffer)?;
+        self.check_still_member(&link).await
+    }
+
+    /// Refuses a host that is not one of the mesh, or is no longer.
+    pub(super) async fn check_member(
+        &self,
+        host: &HostName,
+        connection: &quinn::Connection,
+    ) -> anyhow::Result<()> {
+        if self.0.upcalls.admits(host).await {
+            return Ok(());
+        }
+        connection.close(quinn::VarInt::from_u32(0), NOT_A_MEMBER.as_bytes());
+        bail!("host {host} is not one of the mesh: it was removed, or the directory can't be asked")
+    }
+
+    /// It may have been removed while the link came up, when there was none to end.
+    pub(super) async fn check_still_member(&self, link: &Link) -> anyhow::Result<()> {
+        if self.0.upcalls.admits(&link.host).await {
+            return Ok(());
+        }
+        link.close(NOT_A_MEMBER);
+        bail!("host {} was removed from the mesh", link.host)
+    }
+
+    /// Ends the link to a host that was removed from the mesh.
+    pub fn expel(&self, host: &HostName) {
+        if let Some(link) = self.existing(host).filter(|link| !link.is_local()) {
+            tracing::warn!(%host, serial = link.serial, "the host was removed from the mesh; its link is ended");
+            link.close(NOT_A_MEMBER);
+        }
     }
 
     /// The id of the newest link to a host.

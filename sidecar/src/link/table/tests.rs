@@ -4,7 +4,7 @@ use overlay_proto::SessionId;
 use tokio::time::timeout;
 
 use super::*;
-use crate::testing::{Ca, Node, SOON, Told, header, host};
+use crate::testing::{Ca, Node, REMOVED, SOON, Told, header, host};
 
 /// A frame that can be told from others.
 fn cancel(number: u8) -> Frame {
@@ -375,4 +375,21 @@ fn greetings_need_a_common_version() {
         assert!(check_hello(&hello(version_min, version_max)).is_err());
     }
     assert!(check_hello(&Frame::Ping).is_err());
+}
+
+#[tokio::test]
+async fn a_host_that_was_removed_gets_no_link_and_loses_the_one_it_has() {
+    let ca = Ca::new();
+    let (mut a, b, removed) = (ca.node("a"), ca.node("b"), ca.node(REMOVED));
+    let refused = removed.links.to(&host("a"), a.address).await.unwrap_err();
+    assert!(refused.why.contains(NOT_A_MEMBER), "{refused}");
+    assert!(a.links.to(&host(REMOVED), removed.address).await.is_err());
+    a.nothing_more().await;
+
+    let link = b.links.to(&host("a"), a.address).await.unwrap();
+    let back = a.up().await;
+    a.links.expel(&host("b"));
+    assert!(back.is_down());
+    assert_eq!(down(&mut a).await.serial, back.serial);
+    timeout(SOON, link.gone()).await.unwrap();
 }
