@@ -48,7 +48,8 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let metrics = Arc::new(Metrics::default());
     let rules = Rules { pools: data.pools, owner_capsules_max: config.owner_capsules_max };
     let engine = Engine::new(rules, store.load()?, config.lease(), now());
-    let Started { writer, published, mut ended } = Writer::start(engine, store, metrics.clone())?;
+    let Started { writer, published, mut ended } =
+        Writer::start(engine, store, data.audit()?, metrics.clone())?;
 
     let identity = ca.own_identity(SystemTime::now())?;
     let server = directory_server(&identity, &TransportSettings::directory())?;

@@ -52,6 +52,18 @@ pub enum Verb {
         #[arg(long)]
         no_operator: bool,
     },
+    /// Print who changed what, oldest first; works while the directory serves
+    Audit {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// How many of the last entries
+        #[arg(long, default_value_t = 1000)]
+        last: usize,
+        /// One JSON document: {"entries":[…]}
+        #[arg(long)]
+        json: bool,
+    },
     /// Serve hosts and resolvers, in the foreground
     Serve {
         /// Where the directory keeps everything

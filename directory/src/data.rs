@@ -5,6 +5,7 @@
 //!  DIR/ca.pem       the CA's certificate        DIR/ca.key      its key
 //!  DIR/token.key    signs join tokens           DIR/store.redb  the facts
 //!  DIR/serve.json   where the running directory listens
+//!  DIR/audit.log    who changed what
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -20,6 +21,7 @@ use directory_api::{Token, Zone};
 use overlay_proto::HostName;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{self, By, Entry, Log};
 use crate::ca::{self, Ca};
 use crate::limits::TOKEN_LIFE_MAX;
 use crate::locators::Pools;
@@ -80,6 +82,9 @@ impl Data {
             locators6: data.pools.v6.to_string(),
         };
         data.write("mesh.json", &serde_json::to_string_pretty(&file)?)?;
+        let text = format!("made, locators {} and {}", data.pools.v4, data.pools.v6);
+        let entry = Entry::new(SystemTime::now(), &By::Operator, "init", "mesh", &data.zone, text);
+        data.audit()?.append(&[entry])?;
         Ok(data)
     }
 
@@ -115,6 +120,17 @@ impl Data {
         Ok(Embedded::open(&self.file("store.redb"))?)
     }
 
+    /// Opens the audit log.
+    pub fn audit(&self) -> Result<Log> {
+        Log::open(&self.path).with_context(|| format!("cannot open the audit log in {}", self.path.display()))
+    }
+
+    /// The last entries of the audit log, oldest first.
+    pub fn audited(&self, count: usize) -> Result<Vec<Entry>> {
+        audit::read(&self.path, count)
+            .with_context(|| format!("cannot read the audit log in {}", self.path.display()))
+    }
+
     /// The key that signs tokens.
     pub fn token_key(&self) -> Result<[u8; 32]> {
         let text = self.read("token.key")?;
@@ -138,6 +154,10 @@ impl Data {
             nonce: random()?,
             ca_hash: ca_hash(ca),
         };
+        let rights = if operator { "operator" } else { "no operator" };
+        let text = format!("{rights}, good for {} s", life.as_secs());
+        let entry = Entry::new(SystemTime::now(), &By::Operator, "token", "host", &token.host, text);
+        self.audit()?.append(&[entry]).context("cannot write the audit log; no token was made")?;
         Ok(token.sign(&self.token_key()?))
     }
 

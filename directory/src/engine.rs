@@ -91,6 +91,11 @@ impl Engine {
         &self.working
     }
 
+    /// What will have to be committed and then published.
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
     /// What has to be committed and then published.
     pub fn take_batch(&mut self) -> Batch {
         std::mem::take(&mut self.batch)

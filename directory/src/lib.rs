@@ -3,13 +3,14 @@
 //! ```text
 //!             ┌──────── api (QUIC, mTLS) ── answer ──┬─► published ◄── handler (DNS) ── zone
 //!   hosts ────┤                                      │      ▲  └────── http
-//!             └──────── watch ◄── published          └─► writer ── engine ── store
+//!             └──────── watch ◄── published          └─► writer ── engine ── audit, store
 //!                                                           (placement, lease, locators: pure)
 //! ```
 
 pub mod api;
 pub mod app;
 pub mod arguments;
+pub mod audit;
 pub mod ca;
 pub mod config;
 pub mod data;

@@ -56,3 +56,9 @@ pub const TOKEN_LIFE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Rules of the policy. Hosts read all of them at each connect, which takes some 20 µs with as many, and a snapshot has
 /// about 100 bytes of each.
 pub const RULES_MAX: usize = 1_024;
+
+/// Bytes of one file of the audit log, about 80,000 entries; a fresh one is begun behind that.
+pub const AUDIT_FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Files of the audit log, all together.
+pub const AUDIT_FILES_MAX: usize = 8;

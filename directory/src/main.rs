@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use capsule_directory::arguments::{Arguments, Verb};
+use capsule_directory::audit::Entry;
 use capsule_directory::config::{Config, Flags};
 use capsule_directory::data::Data;
 use capsule_directory::locators::Pools;
@@ -32,6 +33,7 @@ fn run(verb: Verb) -> Result<()> {
             let token = Data::open(&data)?.token(host, ttl, !no_operator)?;
             writeln!(std::io::stdout(), "{token}").context("cannot print the token")
         }
+        Verb::Audit { data, last, json } => print_audit(&Data::open(&data)?.audited(last)?, json),
         Verb::Serve { data, config: file, dns, api, http, check_config } => {
             let config = Config::load(file.as_deref(), &Flags { api, dns, http }).context("bad settings")?;
             if check_config {
@@ -48,5 +50,20 @@ fn run(verb: Verb) -> Result<()> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(capsule_directory::app::serve(Data::open(&data)?, config))
         }
+    }
+}
+
+fn print_audit(entries: &[Entry], json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let mut print = || -> std::io::Result<()> {
+        if json {
+            return writeln!(out, "{}", serde_json::json!({ "entries": entries }));
+        }
+        entries.iter().try_for_each(|entry| writeln!(out, "{entry}"))
+    };
+    match print() {
+        // Whoever read has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot print the audit log"),
     }
 }

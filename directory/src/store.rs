@@ -116,6 +116,9 @@ pub enum StoreError {
         /// What it is.
         what: &'static str,
     },
+    /// Who changes what could not be written down, so nothing was changed.
+    #[error("the audit log cannot be written: {0}")]
+    Audit(std::io::Error),
     /// A test wants it to fail.
     #[cfg(test)]
     #[error("told to fail")]

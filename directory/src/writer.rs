@@ -8,11 +8,12 @@ use directory_api::{ApiError, Response};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
+use crate::audit::{self, By, Entry, Log};
 use crate::engine::{Command, Engine, Now};
 use crate::limits::{COMMIT_BATCH, WRITER_QUEUE};
 use crate::metrics::Metrics;
 use crate::published::Published;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Write};
 
 /// A handle on the writer; the thread ends when all handles are gone and everything was answered.
 #[derive(Debug, Clone)]
@@ -40,6 +41,7 @@ pub struct Started {
 struct Thread<S> {
     engine: Engine,
     store: S,
+    audit: Log,
     published: Arc<Published>,
     metrics: Arc<Metrics>,
 }
@@ -53,13 +55,14 @@ impl Writer {
     pub fn start<S: Store + 'static>(
         mut engine: Engine,
         mut store: S,
+        audit: Log,
         metrics: Arc<Metrics>,
     ) -> Result<Started, StartError> {
         store.commit(&engine.take_batch().writes)?;
         let published = Arc::new(Published::new(engine.registry().clone()));
         let (jobs, queue) = mpsc::channel(WRITER_QUEUE);
         let (end, ended) = oneshot::channel();
-        let thread = Thread { engine, store, published: published.clone(), metrics };
+        let thread = Thread { engine, store, audit, published: published.clone(), metrics };
         std::thread::Builder::new().name("writer".into()).spawn(move || {
             // Nobody waits for it when the process stops for another reason.
             let _ = end.send(thread.run(queue));
@@ -100,10 +103,14 @@ impl<S: Store> Thread<S> {
 
     fn carry_out(&mut self, jobs: &mut Vec<Job>) -> Result<(), StoreError> {
         let now = Now { wall: SystemTime::now(), clock: Instant::now() };
-        let handle = |job: Job| (self.engine.handle(job.command, now), job.answer);
-        let answers: Vec<_> = jobs.drain(..).map(handle).collect();
+        let (mut answers, mut entries) = (Vec::with_capacity(jobs.len()), Vec::new());
+        for job in jobs.drain(..) {
+            let (by, verb, first) = (job.command.by(), job.command.verb(), self.engine.batch().updates.len());
+            answers.push((self.engine.handle(job.command, now), job.answer));
+            entries.extend(audit::entries(now.wall, &by, verb, self.engine.batch(), first));
+        }
         let batch = self.engine.take_batch();
-        if let Err(error) = self.commit(&batch.writes) {
+        if let Err(error) = self.make_durable(&batch.writes, &entries, now) {
             error!(%error, commands = answers.len(), "cannot commit; nothing was changed");
             for (_, answer) in answers {
                 let _ = answer.send(Err(ApiError::StoreFailed));
@@ -119,7 +126,25 @@ impl<S: Store> Thread<S> {
         Ok(())
     }
 
-    fn commit(&mut self, writes: &[crate::store::Write]) -> Result<(), StoreError> {
+    /// Writes down who did it, and then does it.
+    fn make_durable(&mut self, writes: &[Write], entries: &[Entry], now: Now) -> Result<(), StoreError> {
+        self.audit.append(entries).map_err(StoreError::Audit)?;
+        self.commit(writes).inspect_err(|error| {
+            if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+                let range = [first, last].map(|entry| entry.revision.unwrap_or_default());
+                let text = format!(
+                    "not committed, nothing holds of revisions {} to {}: {error}",
+                    range[0], range[1]
+                );
+                let undone = Entry::new(now.wall, &By::Directory, "undo", "mesh", "store", text);
+                if let Err(error) = self.audit.append(&[undone]) {
+                    error!(%error, "the audit log does not say that changes were undone");
+                }
+            }
+        })
+    }
+
+    fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
         if writes.is_empty() {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
 
 mod serve {
+    mod auditing;
     mod dns;
     mod joining;
     mod placing;

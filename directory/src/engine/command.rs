@@ -7,6 +7,7 @@ use directory_api::policy::Terms;
 use directory_api::{CapsuleState, HeldCapsule, RuleId, Token};
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, Generation, HostName, OfferId, Owner};
 
+use crate::audit::By;
 use crate::placement::{NewOffer, NewSuspension, Takeover};
 
 /// The time on both clocks.
@@ -173,4 +174,50 @@ pub struct Registration {
     pub owner: Owner,
     /// Drawn by the host.
     pub nonce: [u8; 16],
+}
+
+impl Command {
+    /// Who wants it.
+    pub fn by(&self) -> By {
+        match self {
+            Self::Spend { token, .. } => By::Joining(token.host.clone()),
+            Self::Expire => By::Directory,
+            Self::RenewLease { caller, .. }
+            | Self::RemoveHost { caller, .. }
+            | Self::TakeOver { caller, .. }
+            | Self::SetRule { caller, .. }
+            | Self::RemoveRule { caller, .. }
+            | Self::Register { caller, .. }
+            | Self::Offer { caller, .. }
+            | Self::Claim { caller, .. }
+            | Self::Revoke { caller, .. }
+            | Self::Suspend { caller, .. }
+            | Self::Withdraw { caller, .. }
+            | Self::Resume { caller, .. }
+            | Self::SetState { caller, .. }
+            | Self::Remove { caller, .. } => By::Host(caller.clone()),
+        }
+    }
+
+    /// A short word for it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Spend { .. } => "join",
+            Self::Expire => "lease over",
+            Self::RenewLease { .. } => "renew lease",
+            Self::RemoveHost { .. } => "remove host",
+            Self::TakeOver { .. } => "take over",
+            Self::SetRule { .. } => "set rule",
+            Self::RemoveRule { .. } => "remove rule",
+            Self::Register { .. } => "register",
+            Self::Offer { .. } => "offer",
+            Self::Claim { .. } => "claim",
+            Self::Revoke { .. } => "revoke",
+            Self::Suspend { .. } => "suspend",
+            Self::Withdraw { .. } => "withdraw",
+            Self::Resume { .. } => "resume",
+            Self::SetState { .. } => "set state",
+            Self::Remove { .. } => "remove",
+        }
+    }
 }

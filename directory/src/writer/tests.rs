@@ -6,7 +6,8 @@ use overlay_proto::CapsuleId;
 use super::*;
 use crate::engine::{Registration, Rules};
 use crate::locators::Pools;
-use crate::store::{Contents, Memory, Write};
+use crate::store::{Contents, Memory};
+use crate::testing::Scratch;
 
 /// Fails when told to, and counts commits.
 struct Told {
@@ -34,6 +35,7 @@ struct Bench {
     started: Started,
     fail: Arc<std::sync::atomic::AtomicBool>,
     commits: Arc<std::sync::atomic::AtomicUsize>,
+    scratch: Scratch,
 }
 
 async fn bench(pause: Duration) -> Bench {
@@ -44,7 +46,9 @@ async fn bench(pause: Duration) -> Bench {
     let now = Now { wall: SystemTime::now(), clock: Instant::now() };
     let rules = Rules { pools, owner_capsules_max: 1000 };
     let engine = Engine::new(rules, Contents::default(), Duration::from_secs(10), now);
-    let started = Writer::start(engine, store, Arc::default()).unwrap();
+    let scratch = Scratch::new("writer");
+    let audit = Log::open(scratch.path()).unwrap();
+    let started = Writer::start(engine, store, audit, Arc::default()).unwrap();
     let token = Token {
         zone: "capsule.internal".parse().unwrap(),
         host: "a".parse().unwrap(),
@@ -54,7 +58,7 @@ async fn bench(pause: Duration) -> Bench {
         ca_hash: [0; 32],
     };
     started.writer.run(Command::Spend { token, key_hash: [0; 32] }).await.unwrap();
-    Bench { started, fail, commits }
+    Bench { started, fail, commits, scratch }
 }
 
 fn register(number: u8) -> Command {
@@ -81,6 +85,36 @@ async fn a_failed_commit_changes_nothing() {
     };
     assert_eq!(record.locators.v4.to_string(), "10.88.0.1", "the address was not used up");
     assert_eq!(bench.started.published.read(|all| all.lookup(&named)).unwrap(), *record);
+    // Both are on record, and that the first came to nothing.
+    let audited = audit::read(bench.scratch.path(), 10).unwrap();
+    let told: Vec<_> = audited.iter().map(|entry| (entry.by.as_str(), entry.verb.as_str())).collect();
+    let (by_a, undone) = (("host a", "register"), ("directory", "undo"));
+    assert_eq!(told, [("joining a", "join"), by_a, undone, by_a]);
+    assert!(audited[2].text.contains("not committed"), "{audited:?}");
+}
+
+#[tokio::test]
+async fn every_change_is_on_record_and_nothing_else() {
+    let bench = bench(Duration::ZERO).await;
+    let Response::Capsule(record) = bench.started.writer.run(register(1)).await.unwrap() else {
+        panic!("no record")
+    };
+    let remove = |caller: &str| Command::Remove {
+        caller: caller.parse().unwrap(),
+        capsule: record.id,
+        generation: record.generation,
+    };
+    // Repeated, and refused: no changes.
+    bench.started.writer.run(register(1)).await.unwrap();
+    bench.started.writer.run(remove("b")).await.unwrap_err();
+    bench.started.writer.run(Command::Expire).await.unwrap();
+    bench.started.writer.run(remove("a")).await.unwrap();
+    let audited = audit::read(bench.scratch.path(), 10).unwrap();
+    let told: Vec<_> = audited.iter().map(|entry| (entry.verb.as_str(), entry.name.as_str())).collect();
+    assert_eq!(told, [("join", "a"), ("register", "c1"), ("remove", "c1")]);
+    let revision = bench.started.published.read(|all| all.revision);
+    assert_eq!(audited[2].revision, Some(revision));
+    assert!(audited[1].text.contains("stopped at a, generation 1; owner me"), "{}", audited[1].text);
 }
 
 #[tokio::test]
