@@ -194,7 +194,8 @@ impl Current {
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
             .map_err(|error| IdentityError::Key(error.to_string()))?;
         let key = provider().key_provider.load_private_key(key)?;
-        let valid = validity(&chain)?;
+        let leaf = chain.first().ok_or_else(|| IdentityError::Certificate("there is none".into()))?;
+        let valid = validity(leaf)?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Ok(()) => {}
@@ -243,15 +244,32 @@ fn named(chain: &[CertificateDer<'_>]) -> Result<(Subject, Zone), IdentityError>
     subject::of_certificate(leaf).map_err(|error| IdentityError::Certificate(error.to_string()))
 }
 
-fn validity(chain: &[CertificateDer<'_>]) -> Result<Validity, IdentityError> {
+/// When a certificate is good.
+///
+/// # Errors
+/// When it is broken.
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<Validity, IdentityError> {
     let broken = || IdentityError::Certificate("unreadable dates".into());
-    let leaf = chain.first().ok_or_else(broken)?;
-    let (_, leaf) = x509_parser::parse_x509_certificate(leaf).map_err(|_| broken())?;
+    let (_, read) = x509_parser::parse_x509_certificate(certificate).map_err(|_| broken())?;
     let time = |timestamp: i64| Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).ok()?));
     Ok(Validity {
-        not_before: time(leaf.validity().not_before.timestamp()).ok_or_else(broken)?,
-        not_after: time(leaf.validity().not_after.timestamp()).ok_or_else(broken)?,
+        not_before: time(read.validity().not_before.timestamp()).ok_or_else(broken)?,
+        not_after: time(read.validity().not_after.timestamp()).ok_or_else(broken)?,
     })
+}
+
+/// Whether a certificate is for a key.
+///
+/// # Errors
+/// When the certificate is broken.
+pub fn certificate_has_key(
+    certificate: &CertificateDer<'_>,
+    key: &rcgen::KeyPair,
+) -> Result<bool, IdentityError> {
+    use rcgen::PublicKeyData as _;
+    let broken = |_| IdentityError::Certificate("unreadable".into());
+    let (_, read) = x509_parser::parse_x509_certificate(certificate).map_err(broken)?;
+    Ok(read.public_key().subject_public_key.data.as_ref() == key.der_bytes())
 }
 
 #[cfg(test)]

@@ -36,6 +36,18 @@ pub enum Verb {
         /// Where IPv6 locators come from
         #[arg(long, default_value = "fd88::/64")]
         locators6: Prefix<Ipv6Addr>,
+        /// Encrypt the key of the CA's root with the passphrase on this file's first line
+        #[arg(long, value_name = "FILE")]
+        ca_passphrase_file: Option<PathBuf>,
+    },
+    /// Make another issuer, which signs hosts' certificates; restart the directory to use it
+    RenewIssuer {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// What the key of the CA's root is encrypted with
+        #[arg(long, value_name = "FILE")]
+        ca_passphrase_file: Option<PathBuf>,
     },
     /// Print a one-time token with which a host can join; works while the directory serves
     Token {

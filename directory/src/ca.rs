@@ -1,8 +1,19 @@
 //! The certificate authority: makes itself once, then signs keys for names that the directory decided on.
+//!
+//! ```text
+//!  root (ca.pem, 20 years) ── signs ──► issuer (issuer.pem, 2 years) ── signs ──► hosts, the directory
+//!  its key may lie encrypted, or elsewhere      its key lies beside the store
+//! ```
+//!
+//! Hosts trust the root, and show the issuer's certificate with their own. A mesh that was made before there were issuers
+//! has a root that may not have one, and signs with it.
 
 use std::time::{Duration, SystemTime};
 
-use directory_api::identity::{IdentityError, Subject, certificate_parameters, certificates, read_request};
+use directory_api::identity::{
+    IdentityError, Subject, Validity, certificate_has_key, certificate_parameters, certificates,
+    read_request, validity,
+};
 use directory_api::{Identity, Zone};
 use overlay_proto::HostName;
 use rcgen::{
@@ -13,6 +24,8 @@ use rustls::pki_types::CertificateDer;
 
 /// How long the CA itself is good.
 const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
+/// How long an issuer is good. Nothing that it signs outlives it.
+const ISSUER_LIFE: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 /// How long the directory's own certificate is good; it is renewed at two thirds.
 const SERVER_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Certificates begin in the past, for hosts whose clocks are behind.
@@ -22,7 +35,18 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
 pub struct Ca {
     zone: Zone,
     issuer: Issuer<'static, KeyPair>,
+    /// The issuer's certificate, unless the root itself signs.
+    intermediate: Option<CertificateDer<'static>>,
+    valid: Validity,
     certificate: CertificateDer<'static>,
+}
+
+/// A key and the certificate that goes with it, PEM.
+pub struct Pair {
+    /// The private key.
+    pub key: String,
+    /// The certificate.
+    pub certificate: String,
 }
 
 /// A new host's key, that it proved to have.
@@ -34,22 +58,52 @@ pub struct Request {
     parameters: rcgen::CertificateSigningRequestParams,
 }
 
-/// Makes a CA; gives its key and its certificate, PEM.
+/// Makes a root.
 ///
 /// # Errors
 /// When the crypto library fails.
-pub fn create(zone: &Zone, now: SystemTime) -> Result<(String, String), IdentityError> {
-    let mut parameters = CertificateParams::default();
-    let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, format!("capsule mesh {zone}"));
-    parameters.distinguished_name = name;
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    parameters.not_before = (now - CLOCK_TOLERANCE).into();
-    parameters.not_after = (now + CA_LIFE).into();
+pub fn create(zone: &Zone, now: SystemTime) -> Result<Pair, IdentityError> {
+    let parameters = authority(format!("capsule mesh {zone}"), 1, now, now + CA_LIFE);
     let key = KeyPair::generate()?;
     let certificate = parameters.self_signed(&key)?;
-    Ok((key.serialize_pem(), certificate.pem()))
+    Ok(Pair { key: key.serialize_pem(), certificate: certificate.pem() })
+}
+
+/// Makes an issuer, signed by the root.
+///
+/// # Errors
+/// When the root's key or certificate are broken, or do not belong together.
+pub fn create_issuer(zone: &Zone, root: &Pair, now: SystemTime) -> Result<Pair, IdentityError> {
+    let certificate = one_certificate(&root.certificate)?;
+    let root_key = KeyPair::from_pem(&root.key)?;
+    if !certificate_has_key(&certificate, &root_key)? {
+        return Err(IdentityError::Mismatch);
+    }
+    let until = (now + ISSUER_LIFE).min(validity(&certificate)?.not_after);
+    let mut parameters = authority(format!("capsule mesh {zone}, issuer"), 0, now, until);
+    parameters.use_authority_key_identifier_extension = true;
+    let issuer = Issuer::from_ca_cert_der(&certificate, root_key)?;
+    let key = KeyPair::generate()?;
+    let signed = parameters.signed_by(&key, &issuer)?;
+    Ok(Pair { key: key.serialize_pem(), certificate: signed.pem() })
+}
+
+/// What a certificate says that signs others, of which `below` more levels may sign again.
+fn authority(name: String, below: u8, now: SystemTime, until: SystemTime) -> CertificateParams {
+    let mut parameters = CertificateParams::default();
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    parameters.distinguished_name = distinguished;
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    parameters.not_before = (now - CLOCK_TOLERANCE).into();
+    parameters.not_after = until.into();
+    parameters
+}
+
+fn one_certificate(pem: &str) -> Result<CertificateDer<'static>, IdentityError> {
+    let certificate = certificates(pem)?.into_iter().next();
+    certificate.ok_or_else(|| IdentityError::Certificate("there is none".into()))
 }
 
 /// Reads a host's signing request and checks that it has the key.
@@ -66,24 +120,47 @@ pub fn read(csr: &[u8]) -> Result<Request, IdentityError> {
 }
 
 impl Ca {
-    /// Takes up the CA that [`create`] made.
+    /// Takes up the root that [`create`] made, which signs itself.
     ///
     /// # Errors
     /// When key or certificate are broken.
-    pub fn load(zone: Zone, key_pem: &str, certificate_pem: &str) -> Result<Self, IdentityError> {
-        let certificate = certificates(certificate_pem)?.into_iter().next();
-        let certificate =
-            certificate.ok_or_else(|| IdentityError::Certificate("no CA certificate".into()))?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(key_pem)?)?;
-        Ok(Self { zone, issuer, certificate })
+    pub fn root(zone: Zone, root: &Pair) -> Result<Self, IdentityError> {
+        let certificate = one_certificate(&root.certificate)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(&root.key)?)?;
+        let valid = validity(&certificate)?;
+        Ok(Self { zone, issuer, intermediate: None, valid, certificate })
     }
 
-    /// The CA's certificate.
+    /// Takes up the issuer that [`create_issuer`] made for the root of this certificate.
+    ///
+    /// # Errors
+    /// When key or certificates are broken.
+    pub fn issuer(zone: Zone, issuer: &Pair, root_certificate: &str) -> Result<Self, IdentityError> {
+        let certificate = one_certificate(root_certificate)?;
+        let intermediate = one_certificate(&issuer.certificate)?;
+        let valid = validity(&intermediate)?;
+        let issuer = Issuer::from_ca_cert_der(&intermediate, KeyPair::from_pem(&issuer.key)?)?;
+        Ok(Self { zone, issuer, intermediate: Some(intermediate), valid, certificate })
+    }
+
+    /// When what signs is good.
+    pub fn validity(&self) -> Validity {
+        self.valid
+    }
+
+    /// Whether another issuer is wanted: two thirds of its time have passed.
+    pub fn is_due(&self, now: SystemTime) -> bool {
+        let whole = self.valid.not_after.duration_since(self.valid.not_before).unwrap_or_default();
+        self.intermediate.is_some() && now >= self.valid.not_before + whole * 2 / 3
+    }
+
+    /// The root's certificate, which hosts trust.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
-    /// Certifies a host's key. Only the key is taken from the request; names, time and use are the directory's.
+    /// Certifies a host's key, and gives all certificates up to the root. Only the key is taken from the request; names,
+    /// time and use are the directory's.
     ///
     /// # Errors
     /// When the crypto library fails.
@@ -92,9 +169,10 @@ impl Ca {
         mut request: Request,
         life: Duration,
         now: SystemTime,
-    ) -> Result<CertificateDer<'static>, IdentityError> {
+    ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
         request.parameters.params = self.parameters(&Subject::Host(request.host), life, now)?;
-        Ok(request.parameters.signed_by(&self.issuer)?.der().clone())
+        let leaf = request.parameters.signed_by(&self.issuer)?.der().clone();
+        Ok(std::iter::once(leaf).chain(self.intermediate.clone()).collect())
     }
 
     /// A fresh identity for the directory itself. Its chain ends with the CA, by which new hosts know it.
@@ -122,7 +200,8 @@ impl Ca {
     ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
         let parameters = self.parameters(&Subject::Directory, SERVER_LIFE, now)?;
         let leaf = parameters.signed_by(key, &self.issuer)?;
-        Ok(vec![leaf.der().clone(), self.certificate.clone()])
+        let above = self.intermediate.iter().chain([&self.certificate]).cloned();
+        Ok(std::iter::once(leaf.der().clone()).chain(above).collect())
     }
 
     fn parameters(
@@ -137,7 +216,7 @@ impl Ca {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         parameters.use_authority_key_identifier_extension = true;
         parameters.not_before = (now - CLOCK_TOLERANCE).into();
-        parameters.not_after = (now + life).into();
+        parameters.not_after = (now + life).min(self.valid.not_after).into();
         Ok(parameters)
     }
 }

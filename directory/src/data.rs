@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  DIR/mesh.json    zone and locator pools; written last, so that it stands for a finished init
-//!  DIR/ca.pem       the CA's certificate        DIR/ca.key      its key
+//!  DIR/ca.pem       the root's certificate      DIR/ca.key      its key, or DIR/ca.key.age, the same encrypted
+//!  DIR/issuer.pem   the issuer's certificate    DIR/issuer.key  its key
 //!  DIR/token.key    signs join tokens           DIR/store.redb  the facts
 //!  DIR/serve.json   where the running directory listens
 //!  DIR/audit.log    who changed what
@@ -22,9 +23,10 @@ use overlay_proto::HostName;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, By, Entry, Log};
-use crate::ca::{self, Ca};
+use crate::ca::{self, Ca, Pair};
 use crate::limits::TOKEN_LIFE_MAX;
 use crate::locators::Pools;
+use crate::sealed::{self, Passphrase};
 use crate::store::Embedded;
 
 /// A data directory that `init` made.
@@ -59,7 +61,7 @@ const VERSION: u32 = 1;
 
 impl Data {
     /// Makes a new directory: CA, token key, empty store.
-    pub fn init(path: &Path, zone: Zone, pools: Pools) -> Result<Self> {
+    pub fn init(path: &Path, zone: Zone, pools: Pools, passphrase: Option<&Passphrase>) -> Result<Self> {
         let data = Self { path: path.to_owned(), zone, pools };
         let mesh = data.file("mesh.json");
         if fs::exists(&mesh).with_context(|| mesh.display().to_string())? {
@@ -70,10 +72,14 @@ impl Data {
             .mode(0o700)
             .create(path)
             .with_context(|| format!("cannot make {}", path.display()))?;
-        let (key, certificate) = ca::create(&data.zone, SystemTime::now())?;
-        data.write("ca.key", &key)?;
-        data.write("ca.pem", &certificate)?;
-        data.write("token.key", &data_encoding::HEXLOWER.encode(&random::<32>()?))?;
+        let root = ca::create(&data.zone, SystemTime::now())?;
+        match passphrase {
+            Some(passphrase) => data.write("ca.key.age", sealed::seal(&root.key, passphrase)?)?,
+            None => data.write("ca.key", &root.key)?,
+        }
+        data.write("ca.pem", &root.certificate)?;
+        data.write_issuer(&ca::create_issuer(&data.zone, &root, SystemTime::now())?)?;
+        data.write("token.key", data_encoding::HEXLOWER.encode(&random::<32>()?))?;
         Embedded::open(&data.file("store.redb"))?;
         let file = MeshFile {
             version: VERSION,
@@ -81,7 +87,7 @@ impl Data {
             locators: data.pools.v4.to_string(),
             locators6: data.pools.v6.to_string(),
         };
-        data.write("mesh.json", &serde_json::to_string_pretty(&file)?)?;
+        data.write("mesh.json", serde_json::to_string_pretty(&file)?)?;
         let text = format!("made, locators {} and {}", data.pools.v4, data.pools.v6);
         let entry = Entry::new(SystemTime::now(), &By::Operator, "init", "mesh", &data.zone, text);
         data.audit()?.append(&[entry])?;
@@ -108,11 +114,49 @@ impl Data {
         read().with_context(|| format!("{} is broken", mesh.display()))
     }
 
-    /// Takes up the CA.
+    /// Takes up the CA: its issuer, or of a mesh that has none the root.
     pub fn ca(&self) -> Result<Ca> {
-        let (key, certificate) = (self.read("ca.key")?, self.read("ca.pem")?);
-        Ca::load(self.zone.clone(), &key, &certificate)
-            .with_context(|| self.file("ca.pem").display().to_string())
+        let (root, zone) = (self.read("ca.pem")?, self.zone.clone());
+        if !self.has("issuer.pem")? {
+            let root = Pair { key: self.read("ca.key")?, certificate: root };
+            return Ca::root(zone, &root).with_context(|| self.file("ca.pem").display().to_string());
+        }
+        let issuer = Pair { key: self.read("issuer.key")?, certificate: self.read("issuer.pem")? };
+        Ca::issuer(zone, &issuer, &root).with_context(|| self.file("issuer.pem").display().to_string())
+    }
+
+    /// Makes another issuer, in the place of the one there is. What that one signed stays good.
+    pub fn renew_issuer(&self, passphrase: Option<&Passphrase>) -> Result<()> {
+        if !self.has("issuer.pem")? {
+            bail!(
+                "the root of this mesh was made to sign by itself, until {} is made anew",
+                self.path.display()
+            );
+        }
+        let sealed = self.file("ca.key.age");
+        let key = match (self.has("ca.key")?, passphrase) {
+            (true, _) => self.read("ca.key")?,
+            (false, Some(passphrase)) => sealed::unseal(&self.read_bytes("ca.key.age")?, passphrase)
+                .with_context(|| sealed.display().to_string())?,
+            (false, None) => bail!("{} is encrypted: --ca-passphrase-file FILE", sealed.display()),
+        };
+        let root = Pair { key, certificate: self.read("ca.pem")? };
+        let issuer = ca::create_issuer(&self.zone, &root, SystemTime::now())?;
+        let entry =
+            Entry::new(SystemTime::now(), &By::Operator, "renew issuer", "mesh", &self.zone, "made".into());
+        self.audit()?.append(&[entry]).context("cannot write the audit log; no issuer was made")?;
+        self.write_issuer(&issuer)
+    }
+
+    /// The key first: whoever dies in between has an old certificate that does not fit, and does this again.
+    fn write_issuer(&self, issuer: &Pair) -> Result<()> {
+        self.write("issuer.key", &issuer.key)?;
+        self.write("issuer.pem", &issuer.certificate)
+    }
+
+    fn has(&self, name: &str) -> Result<bool> {
+        let path = self.file(name);
+        fs::exists(&path).with_context(|| path.display().to_string())
     }
 
     /// Opens the store.
@@ -163,7 +207,7 @@ impl Data {
 
     /// Says where the running directory listens; with port 0, nobody else knows.
     pub fn announce(&self, listening: &Listening) -> Result<()> {
-        self.write("serve.json", &serde_json::to_string(listening)?)
+        self.write("serve.json", serde_json::to_string(listening)?)
     }
 
     /// Takes back what an earlier process announced.
@@ -186,14 +230,19 @@ impl Data {
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
+    fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let path = self.file(name);
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
     /// Writes a file, for its owner's eyes only, so that a crash leaves the old content or the new.
-    fn write(&self, name: &str, text: &str) -> Result<()> {
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<()> {
         let path = self.file(name);
         let write = || -> io::Result<()> {
             let fresh = self.file(&format!("{name}.new"));
             let mut file =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            file.write_all(text.as_bytes())?;
+            file.write_all(content.as_ref())?;
             file.sync_all()?;
             fs::rename(&fresh, &path)?;
             File::open(&self.path)?.sync_all()

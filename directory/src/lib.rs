@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod placement;
 pub mod published;
 pub mod registry;
+pub mod sealed;
 pub mod store;
 pub mod writer;
 pub mod zone;

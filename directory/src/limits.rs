@@ -62,3 +62,9 @@ pub const AUDIT_FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Files of the audit log, all together.
 pub const AUDIT_FILES_MAX: usize = 8;
+
+/// Characters that the passphrase of the root's key needs: with scrypt in front of them, more than anybody can try.
+pub const PASSPHRASE_CHARACTERS_MIN: usize = 12;
+
+/// Largest work that opening the root's key may take, log2: some ten seconds. age makes files that take about one.
+pub const SCRYPT_LOG_N_MAX: u8 = 22;

@@ -11,6 +11,7 @@ use capsule_directory::audit::Entry;
 use capsule_directory::config::{Config, Flags};
 use capsule_directory::data::Data;
 use capsule_directory::locators::Pools;
+use capsule_directory::sealed::Passphrase;
 
 fn main() -> ExitCode {
     match run(Arguments::parse().verb) {
@@ -24,9 +25,17 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Init { data, zone, locators, locators6 } => {
-            let made = Data::init(&data, zone, Pools { v4: locators, v6: locators6 })?;
+        Verb::Init { data, zone, locators, locators6, ca_passphrase_file: file } => {
+            let passphrase = file.as_deref().map(Passphrase::read).transpose()?;
+            let pools = Pools { v4: locators, v6: locators6 };
+            let made = Data::init(&data, zone, pools, passphrase.as_ref())?;
             eprintln!("made the mesh {} in {}", made.zone, data.display());
+            Ok(())
+        }
+        Verb::RenewIssuer { data, ca_passphrase_file: file } => {
+            let passphrase = file.as_deref().map(Passphrase::read).transpose()?;
+            Data::open(&data)?.renew_issuer(passphrase.as_ref())?;
+            eprintln!("made another issuer; restart the directory to use it");
             Ok(())
         }
         Verb::Token { data, host, ttl, no_operator } => {

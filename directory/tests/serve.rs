@@ -4,6 +4,7 @@
 
 mod serve {
     mod auditing;
+    mod authority;
     mod dns;
     mod joining;
     mod placing;

@@ -147,6 +147,13 @@ impl Answers {
 
     pub(super) fn renew_own_certificate(&self) -> Result<(), IdentityError> {
         let now = SystemTime::now();
+        if self.ca.is_due(now) {
+            let ends = self.ca.validity().not_after.duration_since(now).unwrap_or_default();
+            warn!(
+                days = ends.as_secs() / 86_400,
+                "the issuer ends, and with it every certificate: capsule-directory renew-issuer, then restart"
+            );
+        }
         if self.identity.is_due(now) {
             self.ca.renew_own(&self.identity, now)?;
             info!("renewed the directory's own certificate");
@@ -168,10 +175,10 @@ impl Answers {
     }
 
     fn issue(&self, request: ca::Request) -> Result<Response, ApiError> {
-        let leaf = self.ca.certify(request, self.certificate_life, SystemTime::now());
-        let leaf = leaf.map_err(|error| bad_request(&error))?;
+        let chain = self.ca.certify(request, self.certificate_life, SystemTime::now());
+        let chain = chain.map_err(|error| bad_request(&error))?;
         Ok(Response::Issued(Issued {
-            chain: vec![leaf.to_vec()],
+            chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
             ca: self.ca.certificate().to_vec(),
             api: self.api.clone(),
             dns: self.dns.clone(),

@@ -36,12 +36,29 @@ impl Directory {
 
     /// As [`Directory::start`], with settings.
     pub(super) fn start_with(config: &'static str) -> Self {
+        Self::start_by(config, None)
+    }
+
+    /// As [`Directory::start`], with the root's key under a passphrase.
+    pub(super) fn start_sealed(passphrase: &str) -> Self {
+        Self::start_by("", Some(passphrase))
+    }
+
+    fn start_by(config: &'static str, passphrase: Option<&str>) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let data = std::env::temp_dir().join(format!("capsule-serve-{}-{number}", std::process::id()));
         let unbound: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut directory = Self { data, child: None, api: unbound, dns: unbound, http: unbound, config };
-        let made = directory.run(&["init", "--zone", "capsule.internal"]);
+        let file = std::env::temp_dir().join(format!("capsule-serve-{}-{number}.key", std::process::id()));
+        let mut init = vec!["init", "--zone", "capsule.internal"];
+        let name = file.display().to_string();
+        if let Some(passphrase) = passphrase {
+            std::fs::write(&file, passphrase).unwrap();
+            init.extend(["--ca-passphrase-file", &name]);
+        }
+        let made = directory.run(&init);
+        let _ = std::fs::remove_file(&file);
         assert!(made.status.success(), "{made:?}");
         directory.serve();
         directory
@@ -51,6 +68,11 @@ impl Directory {
     pub(super) fn run(&self, arguments: &[&str]) -> std::process::Output {
         let (verb, rest) = arguments.split_first().unwrap();
         Command::new(BINARY).arg(verb).arg("--data").arg(&self.data).args(rest).output().unwrap()
+    }
+
+    /// Runs a command to its end, as it is.
+    pub(super) fn command(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(BINARY).args(arguments).output().unwrap()
     }
 
     /// Serves again, at the same addresses.
