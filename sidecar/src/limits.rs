@@ -206,6 +206,9 @@ pub const FILE_ROUNDS: usize = 4;
 /// since a moment ago notices, long enough that capsules that are denied again and again don't load the directory.
 pub const POLICY_ASK_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long that question may take: a connect that is denied while the directory is away waits no longer.
+pub const POLICY_CALL: Duration = Duration::from_secs(1);
+
 /// Time between two questions for a host that is not known here: hosts that were removed may knock as often as they like.
 pub const MEMBER_ASK_PAUSE: Duration = Duration::from_millis(100);
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use self::asking::Asking;
 use crate::finder::Finder;
-use crate::limits::TOMBSTONES;
+use crate::limits::{POLICY_CALL, TOMBSTONES};
 use crate::policy::Enforcement;
 
 /// This host's picture of the mesh.
@@ -104,7 +104,7 @@ impl Places {
     pub fn new(directory: Client, finder: Finder) -> Self {
         let known = RwLock::default();
         let (changes, on_change) = (watch::Sender::new(0), OnceLock::new());
-        let policy = Enforcement::new(directory.clone());
+        let policy = Enforcement::new(directory.with_call_time(POLICY_CALL));
         let (on_host_removed, asking) = (OnceLock::new(), Asking::default());
         Self(Arc::new(Inner {
             known,
