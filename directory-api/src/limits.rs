@@ -38,8 +38,8 @@ pub const MTU_MAX: u16 = 6_500;
 /// November 2026).
 pub const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 
-/// Longest join token, characters.
-pub const TOKEN_CHARACTERS_MAX: usize = 1024;
+/// Longest join token, characters: the longest zone, host and eight owners need 1,250.
+pub const TOKEN_CHARACTERS_MAX: usize = 2048;
 
 /// Longest certificate chain, certificates.
 pub const CHAIN_LENGTH_MAX: usize = 4;

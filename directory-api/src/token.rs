@@ -10,7 +10,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::BASE64URL_NOPAD;
-use overlay_proto::HostName;
+use overlay_proto::{HostName, Owner};
 use prost::Message as _;
 
 use crate::limits::TOKEN_CHARACTERS_MAX;
@@ -29,6 +29,8 @@ pub struct Token {
     pub host: HostName,
     /// Whether verbs forwarded from that host are taken.
     pub operator: bool,
+    /// Whose capsules the host may register; empty: anybody's.
+    pub owners: Vec<Owner>,
     /// Until when it is good.
     pub expires_at: SystemTime,
     /// Makes the token the only one of its kind.
@@ -55,6 +57,7 @@ impl Token {
             zone: self.zone.to_string(),
             host: self.host.to_string(),
             operator: self.operator,
+            owners: self.owners.iter().map(ToString::to_string).collect(),
             expires_at_s: self.expires_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             nonce: self.nonce.to_vec(),
             ca_hash: self.ca_hash.to_vec(),
@@ -101,11 +104,13 @@ fn split(text: &str) -> Result<(Vec<u8>, [u8; MAC_BYTES]), TokenError> {
 
 fn parse(payload: &[u8]) -> Result<Token, TokenError> {
     let payload = TokenPayload::decode(payload).map_err(|_| TokenError::Malformed)?;
+    let owners: Result<_, _> = payload.owners.iter().map(|owner| owner.parse()).collect();
     let expires_at = UNIX_EPOCH.checked_add(Duration::from_secs(payload.expires_at_s));
     Ok(Token {
         zone: payload.zone.parse().map_err(|_| TokenError::Malformed)?,
         host: payload.host.parse().map_err(|_| TokenError::Malformed)?,
         operator: payload.operator,
+        owners: owners.map_err(|_| TokenError::Malformed)?,
         expires_at: expires_at.ok_or(TokenError::Malformed)?,
         nonce: payload.nonce.try_into().map_err(|_| TokenError::Malformed)?,
         ca_hash: payload.ca_hash.try_into().map_err(|_| TokenError::Malformed)?,
@@ -121,6 +126,7 @@ mod tests {
             zone: "capsule.internal".parse().unwrap(),
             host: "a".parse().unwrap(),
             operator: true,
+            owners: vec!["ann".parse().unwrap()],
             expires_at: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
             nonce: [7; 16],
             ca_hash: [9; 32],

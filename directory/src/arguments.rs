@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use directory_api::Zone;
-use overlay_proto::HostName;
+use overlay_proto::{HostName, Owner};
 
 use crate::locators::Prefix;
 
@@ -63,6 +63,9 @@ pub enum Verb {
         /// Refuse verbs that this host forwards, except reads
         #[arg(long)]
         no_operator: bool,
+        /// Whose capsules the host may run anew (may be repeated); without it anybody's
+        #[arg(long, value_name = "OWNER")]
+        owner: Vec<Owner>,
     },
     /// Print who changed what, oldest first; works while the directory serves
     Audit {

@@ -19,12 +19,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, anyhow, bail};
 use directory_api::identity::{ca_hash, certificates, provider};
 use directory_api::{Token, Zone};
-use overlay_proto::HostName;
+use overlay_proto::{HostName, Owner};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, By, Entry, Log};
 use crate::ca::{self, Ca, Pair};
-use crate::limits::TOKEN_LIFE_MAX;
+use crate::limits::{TOKEN_LIFE_MAX, TOKEN_OWNERS_MAX};
 use crate::locators::Pools;
 use crate::sealed::{self, Passphrase};
 use crate::store::Embedded;
@@ -184,7 +184,16 @@ impl Data {
     }
 
     /// Makes a join token. Touches neither the store nor a running directory.
-    pub fn token(&self, host: HostName, life: Duration, operator: bool) -> Result<String> {
+    pub fn token(
+        &self,
+        host: HostName,
+        life: Duration,
+        operator: bool,
+        owners: Vec<Owner>,
+    ) -> Result<String> {
+        if owners.len() > TOKEN_OWNERS_MAX {
+            bail!("a token names at most {TOKEN_OWNERS_MAX} owners");
+        }
         if life.is_zero() || life > TOKEN_LIFE_MAX {
             bail!("a token lives between 1 s and {} days", TOKEN_LIFE_MAX.as_secs() / 86_400);
         }
@@ -194,12 +203,14 @@ impl Data {
             zone: self.zone.clone(),
             host,
             operator,
+            owners,
             expires_at: SystemTime::now() + life,
             nonce: random()?,
             ca_hash: ca_hash(ca),
         };
         let rights = if operator { "operator" } else { "no operator" };
-        let text = format!("{rights}, good for {} s", life.as_secs());
+        let whose = audit::owners(&token.owners);
+        let text = format!("{rights}, {whose}, good for {} s", life.as_secs());
         let entry = Entry::new(SystemTime::now(), &By::Operator, "token", "host", &token.host, text);
         self.audit()?.append(&[entry]).context("cannot write the audit log; no token was made")?;
         Ok(token.sign(&self.token_key()?))

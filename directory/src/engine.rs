@@ -79,6 +79,9 @@ impl Engine {
         for record in contents.capsules {
             registry.put_capsule(record);
         }
+        for (name, owners) in contents.host_owners {
+            registry.put_host_owners(name, owners);
+        }
         registry.policy = Policy::new(contents.rules);
         self.working = registry;
         self.spent = contents.spent.into_iter().map(|token| (token.nonce, token)).collect();
@@ -178,6 +181,13 @@ impl Engine {
             return Err(ApiError::NameTaken { name: new.name.to_string() });
         }
         check_name(&new.name)?;
+        if self.working.host_owners(caller).is_some_and(|owners| !owners.contains(&new.owner)) {
+            let reason = format!(
+                "the host {caller} may not run capsules of {}: its token names other owners",
+                new.owner
+            );
+            return Err(ApiError::Denied { reason });
+        }
         if self.working.owned_by(&new.owner) >= self.rules.owner_capsules_max {
             let limit = u64::try_from(self.rules.owner_capsules_max).unwrap_or(u64::MAX);
             return Err(ApiError::QuotaExceeded { owner: new.owner.to_string(), limit });

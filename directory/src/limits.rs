@@ -68,3 +68,6 @@ pub const PASSPHRASE_CHARACTERS_MIN: usize = 12;
 
 /// Largest work that opening the root's key may take, log2: some ten seconds. age makes files that take about one.
 pub const SCRYPT_LOG_N_MAX: u8 = 22;
+
+/// Owners that one join token may name, entries: as many fit into the longest token, however long their names are.
+pub const TOKEN_OWNERS_MAX: usize = 8;

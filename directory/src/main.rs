@@ -38,8 +38,8 @@ fn run(verb: Verb) -> Result<()> {
             eprintln!("made another issuer; restart the directory to use it");
             Ok(())
         }
-        Verb::Token { data, host, ttl, no_operator } => {
-            let token = Data::open(&data)?.token(host, ttl, !no_operator)?;
+        Verb::Token { data, host, ttl, no_operator, owner } => {
+            let token = Data::open(&data)?.token(host, ttl, !no_operator, owner)?;
             writeln!(std::io::stdout(), "{token}").context("cannot print the token")
         }
         Verb::Audit { data, last, json } => print_audit(&Data::open(&data)?.audited(last)?, json),

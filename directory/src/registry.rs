@@ -21,6 +21,8 @@ pub struct Registry {
     by_v4: HashMap<Ipv4Addr, CapsuleId>,
     by_v6: HashMap<Ipv6Addr, CapsuleId>,
     hosts: BTreeMap<HostName, HostEntry>,
+    /// Of hosts that may not register everybody's capsules.
+    owners: HashMap<HostName, Vec<Owner>>,
 }
 
 /// A host: what the store keeps of it, and what is only known here.
@@ -69,6 +71,20 @@ impl Registry {
     /// Takes a host out.
     pub fn remove_host(&mut self, name: &HostName) {
         self.hosts.remove(name);
+        self.owners.remove(name);
+    }
+
+    /// Says whose capsules a host may register; none: anybody's.
+    pub fn put_host_owners(&mut self, name: HostName, owners: Vec<Owner>) {
+        match owners.is_empty() {
+            true => drop(self.owners.remove(&name)),
+            false => drop(self.owners.insert(name, owners)),
+        }
+    }
+
+    /// Whose capsules a host may register, if not anybody's.
+    pub fn host_owners(&self, name: &HostName) -> Option<&[Owner]> {
+        self.owners.get(name).map(Vec::as_slice)
     }
 
     /// Notes when a host was seen.

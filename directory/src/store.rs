@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use directory_api::{CapsuleRecord, Rule, RuleId};
-use overlay_proto::{CapsuleId, HostName};
+use overlay_proto::{CapsuleId, HostName, Owner};
 
 pub use embedded::Embedded;
 #[cfg(test)]
@@ -43,6 +43,8 @@ pub struct Contents {
     pub hosts: Vec<StoredHost>,
     /// Tokens that were used and have not expired, by nonce.
     pub spent: Vec<SpentToken>,
+    /// Whose capsules a host may register, of hosts that may not register anybody's; by name.
+    pub host_owners: Vec<(HostName, Vec<Owner>)>,
     /// The rules of the policy, by number.
     pub rules: Vec<Rule>,
 }
@@ -82,8 +84,10 @@ pub enum Write {
     CapsuleRemoved(CapsuleId),
     /// A host, new or changed.
     Host(StoredHost),
-    /// A host is gone.
+    /// A host is gone, and what is kept beside it.
     HostRemoved(HostName),
+    /// Whose capsules a host may register; none: anybody's.
+    HostOwners(HostName, Vec<Owner>),
     /// A token was used.
     TokenSpent(SpentToken),
     /// A used token expired.

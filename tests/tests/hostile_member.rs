@@ -166,7 +166,8 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, ClientError>) -> ApiError {
 fn as_member(mesh: &Mesh, lies: impl AsyncFnOnce(Hostile) + Send) {
     let (evil, directory) = (mesh.host("evil"), mesh.directory());
     let data = directory.host().data().display().to_string();
-    let line = ["token", "--data", &data, "--host", "evil", "--no-operator"];
+    let owners = ["--owner", "root", "--owner", "eve"];
+    let line = [&["token", "--data", &data, "--host", "evil", "--no-operator"][..], &owners].concat();
     let token = directory.command(&line).ok().stdout;
     evil.join_with(directory, token.trim()).ok();
     evil.inside(|| {
@@ -267,6 +268,10 @@ fn it_places_and_commands_nothing_but_its_own() {
         let taken =
             directory.register("redis".parse().expect("a name"), "root".parse().expect("an owner")).await;
         assert_eq!(refusal(taken), ApiError::NameTaken { name: "redis".into() });
+        // Nor may it call a capsule ann's, to get at hers.
+        let ann = "ann".parse().expect("an owner");
+        let disguised = directory.register("disguised".parse().expect("a name"), ann).await;
+        assert!(matches!(refusal(disguised), ApiError::Denied { .. }));
         let wish =
             SigningRequest::generate(&evil.membership.zone, &"a".parse().expect("a name")).expect("a key");
         let answer = evil.ask_raw(&Request::RenewCertificate { csr: wish.csr_der().to_vec() }).await;

@@ -448,4 +448,7 @@ pub(crate) struct TokenPayload {
     pub nonce: Vec<u8>,
     #[prost(bytes = "vec", tag = "6")]
     pub ca_hash: Vec<u8>,
+    /// Empty: anybody's.
+    #[prost(string, repeated, tag = "7")]
+    pub owners: Vec<String>,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use directory_api::{CapsuleRecord, Change};
-use overlay_proto::{CapsuleId, HostName};
+use overlay_proto::{CapsuleId, HostName, Owner};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Batch, Update};
@@ -74,6 +74,7 @@ pub fn entries(at: SystemTime, by: &By, verb: &str, batch: &Batch, first: usize)
         | Update::CapsuleRemoved(_)
         | Update::Host(_)
         | Update::HostRemoved(_)
+        | Update::HostOwners(..)
         | Update::Rule(_)
         | Update::RuleRemoved(_)
         | Update::Seen(..) => None,
@@ -87,10 +88,22 @@ pub fn entries(at: SystemTime, by: &By, verb: &str, batch: &Batch, first: usize)
         Update::CapsuleRemoved(id) => entry("capsule", &name_of(batch, *id), format!("removed; id {id}")),
         Update::Host(host_entry) => entry("host", &host_entry.name, host(host_entry)),
         Update::HostRemoved(name) => entry("host", name, "removed".into()),
+        Update::HostOwners(name, whose) => entry("host", name, owners(whose)),
         Update::Rule(rule) => entry("rule", &rule.id, rule.terms.to_string()),
         Update::RuleRemoved(id) => entry("rule", id, "removed".into()),
     };
     updates.iter().filter_map(of).collect()
+}
+
+/// Whose capsules a host may register.
+pub fn owners(owners: &[Owner]) -> String {
+    match owners {
+        [] => "capsules of anybody".to_owned(),
+        owners => {
+            let names: Vec<_> = owners.iter().map(Owner::as_str).collect();
+            format!("capsules of {}", names.join(", "))
+        }
+    }
 }
 
 fn capsule(record: &CapsuleRecord) -> String {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use directory_api::{CapsuleRecord, Change, Rule, RuleId};
-use overlay_proto::{CapsuleId, CapsuleName, HostName};
+use overlay_proto::{CapsuleId, CapsuleName, HostName, Owner};
 
 use crate::registry::{HostEntry, Registry};
 use crate::store::Write;
@@ -32,6 +32,8 @@ pub enum Update {
     Host(HostEntry),
     /// A host is gone.
     HostRemoved(HostName),
+    /// Whose capsules a host may register; none: anybody's.
+    HostOwners(HostName, Vec<Owner>),
     /// A rule is new.
     Rule(Rule),
     /// A rule is gone.
@@ -82,6 +84,12 @@ impl Batch {
         self.revise(revision);
     }
 
+    /// No watcher needs to know: the directory alone goes by it.
+    pub(super) fn host_owners(&mut self, name: HostName, owners: Vec<Owner>) {
+        self.writes.push(Write::HostOwners(name.clone(), owners.clone()));
+        self.updates.push(Update::HostOwners(name, owners));
+    }
+
     pub(super) fn rule(&mut self, revision: u64, rule: Rule) {
         self.writes.push(Write::Rule(rule.clone()));
         self.updates.push(Update::Rule(rule.clone()));
@@ -115,6 +123,7 @@ impl Registry {
             Update::CapsuleRemoved(id) => drop(self.remove_capsule(id)),
             Update::Host(entry) => self.put_host(entry),
             Update::HostRemoved(name) => self.remove_host(&name),
+            Update::HostOwners(name, owners) => self.put_host_owners(name, owners),
             Update::Rule(rule) => self.policy.put(rule),
             Update::RuleRemoved(id) => drop(self.policy.remove(id)),
             Update::Seen(name, now) => self.touch(&name, now),

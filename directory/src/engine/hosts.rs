@@ -27,6 +27,10 @@ impl Engine {
         let spent = SpentToken { nonce: token.nonce, expires_at: token.expires_at, key_hash };
         self.batch.write(Write::TokenSpent(spent.clone()));
         self.spent.insert(token.nonce, spent);
+        if self.working.host_owners(&token.host).unwrap_or_default() != token.owners {
+            self.working.put_host_owners(token.host.clone(), token.owners.clone());
+            self.batch.host_owners(token.host.clone(), token.owners.clone());
+        }
         let entry = match self.working.host(&token.host) {
             Some(entry) => HostEntry { operator: token.operator, ..entry.clone() },
             None => HostEntry {

@@ -61,6 +61,7 @@ impl Desk {
             zone: "capsule.internal".parse().unwrap(),
             host: name(host),
             operator: host != "guest",
+            owners: if host == "guest" { vec!["ann".parse().unwrap()] } else { vec![] },
             expires_at: self.now.wall + Duration::from_secs(60),
             nonce: [nonce; 16],
             ca_hash: [0; 32],
@@ -347,4 +348,28 @@ fn the_policy_has_an_end() {
     assert_eq!(desk.engine.handle(set(RULES_MAX), desk.now), Err(ApiError::TooManyRules { limit }));
     let opposite = Command::SetRule { caller: name("a"), terms: terms(Effect::Deny, "bob/*", "ann/db-0") };
     desk.engine.handle(opposite, desk.now).unwrap();
+}
+
+#[test]
+fn a_host_registers_only_for_the_owners_that_its_token_names() {
+    let mut desk = Desk::with_hosts();
+    desk.run(desk.spend("guest", 3, 3)).unwrap();
+    desk.lease("guest", &[]);
+    let refused = desk.register("guest", "mine", 1);
+    assert!(matches!(&refused, Err(ApiError::Denied { reason }) if reason.contains("of me")), "{refused:?}");
+    let contents = desk.store.load().unwrap();
+    assert_eq!(contents.host_owners, [(name("guest"), vec!["ann".parse().unwrap()])]);
+    desk.engine = Engine::new(desk.engine.rules.clone(), contents, LEASE, desk.now);
+    desk.store.commit(&desk.engine.take_batch().writes).unwrap();
+    assert!(desk.register("guest", "mine", 1).is_err(), "a restart keeps it");
+    let ann = Registration {
+        id: CapsuleId::from_bytes([77; 16]),
+        name: "hers".parse().unwrap(),
+        owner: "ann".parse().unwrap(),
+        nonce: [2; 16],
+    };
+    desk.capsule(Command::Register { caller: name("guest"), registration: ann }).unwrap();
+    desk.register("a", "mine", 3).unwrap();
+    desk.run(remove("a", "guest", true)).unwrap();
+    assert!(desk.store.load().unwrap().host_owners.is_empty());
 }

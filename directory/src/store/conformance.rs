@@ -36,6 +36,14 @@ fn host(name: &str, address: Option<&str>) -> StoredHost {
     }
 }
 
+fn name(text: &str) -> HostName {
+    text.parse().unwrap()
+}
+
+fn owner(text: &str) -> Owner {
+    text.parse().unwrap()
+}
+
 fn token(number: u8) -> SpentToken {
     SpentToken {
         nonce: [number; 16],
@@ -68,6 +76,8 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         Write::Capsule(Box::new(capsule(1))),
         Write::Host(host("b", Some("[fd00::1]:4433"))),
         Write::Host(host("a", None)),
+        Write::HostOwners(name("b"), vec![owner("ann"), owner("bob")]),
+        Write::HostOwners(name("a"), vec![owner("ann")]),
         Write::TokenSpent(token(2)),
         Write::TokenSpent(token(1)),
         Write::Rule(rule(6)),
@@ -80,6 +90,7 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         capsules: vec![capsule(1), capsule(2)],
         hosts: vec![host("a", None), host("b", Some("[fd00::1]:4433"))],
         spent: vec![token(1), token(2)],
+        host_owners: vec![(name("a"), vec![owner("ann")]), (name("b"), vec![owner("ann"), owner("bob")])],
         rules: vec![rule(5), rule(6)],
     };
     assert_eq!(store.load().unwrap(), expected);
@@ -93,7 +104,8 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         Write::CapsuleRemoved(capsule(2).id),
         Write::CapsuleRemoved(capsule(3).id),
         Write::Host(host("a", Some("192.0.2.1:1"))),
-        Write::HostRemoved("b".parse().unwrap()),
+        Write::HostRemoved(name("b")),
+        Write::HostOwners(name("a"), vec![]),
         Write::TokenForgotten([2; 16]),
         Write::RuleRemoved(RuleId::new(5)),
         Write::RuleRemoved(RuleId::new(4)),
@@ -107,6 +119,7 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         capsules: vec![moved],
         hosts: vec![host("a", Some("192.0.2.1:1"))],
         spent: vec![token(1)],
+        host_owners: vec![],
         rules: vec![rule(6)],
     };
     assert_eq!(reopen(store).load().unwrap(), expected);

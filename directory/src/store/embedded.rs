@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use directory_api::stored::{decode_capsule, decode_rule, encode_capsule, encode_rule};
+use overlay_proto::{HostName, Owner};
 use prost::Message as _;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
@@ -19,6 +20,8 @@ const CAPSULES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("capsul
 const HOSTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("hosts");
 /// Used tokens by nonce.
 const SPENT: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("spent_tokens");
+/// Owners of the capsules that a host may register, by its name.
+const HOST_OWNERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("host_owners");
 /// Rules of the policy by number.
 const RULES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rules");
 
@@ -40,6 +43,12 @@ struct HostRow {
     operator: bool,
     #[prost(string, tag = "2")]
     address: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OwnersRow {
+    #[prost(string, repeated, tag = "1")]
+    owners: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -68,6 +77,7 @@ impl Embedded {
         transaction.open_table(CAPSULES).map_err(|error| store.failed(error))?;
         transaction.open_table(HOSTS).map_err(|error| store.failed(error))?;
         transaction.open_table(SPENT).map_err(|error| store.failed(error))?;
+        transaction.open_table(HOST_OWNERS).map_err(|error| store.failed(error))?;
         transaction.open_table(RULES).map_err(|error| store.failed(error))?;
         transaction.commit().map_err(|error| store.failed(error))?;
         Ok(store)
@@ -93,6 +103,13 @@ impl Embedded {
             address => Some(address.parse().map_err(|_| broken())?),
         };
         Ok(StoredHost { name: name.parse().map_err(|_| broken())?, operator: row.operator, address })
+    }
+
+    fn host_owners(&self, name: &str, row: &[u8]) -> Result<(HostName, Vec<Owner>), StoreError> {
+        let broken = || self.unreadable("host's owners");
+        let row = OwnersRow::decode(row).map_err(|_| broken())?;
+        let owners: Result<_, _> = row.owners.iter().map(|owner| owner.parse()).collect();
+        Ok((name.parse().map_err(|_| broken())?, owners.map_err(|_| broken())?))
     }
 
     fn spent(&self, nonce: &[u8], row: &[u8]) -> Result<SpentToken, StoreError> {
@@ -132,6 +149,11 @@ impl Store for Embedded {
             let (nonce, row) = row.map_err(|error| self.failed(error))?;
             contents.spent.push(self.spent(nonce.value(), row.value())?);
         }
+        let owners = read.open_table(HOST_OWNERS).map_err(|error| self.failed(error))?;
+        for row in owners.iter().map_err(|error| self.failed(error))? {
+            let (name, row) = row.map_err(|error| self.failed(error))?;
+            contents.host_owners.push(self.host_owners(name.value(), row.value())?);
+        }
         let rules = read.open_table(RULES).map_err(|error| self.failed(error))?;
         for row in rules.iter().map_err(|error| self.failed(error))? {
             let (_, row) = row.map_err(|error| self.failed(error))?;
@@ -152,6 +174,7 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
     let mut capsules = transaction.open_table(CAPSULES)?;
     let mut hosts = transaction.open_table(HOSTS)?;
     let mut spent = transaction.open_table(SPENT)?;
+    let mut owners_of = transaction.open_table(HOST_OWNERS)?;
     let mut rules = transaction.open_table(RULES)?;
     for write in writes {
         match write {
@@ -166,7 +189,15 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
                 let row = HostRow { operator: host.operator, address };
                 hosts.insert(host.name.as_str(), row.encode_to_vec().as_slice())?;
             }
-            Write::HostRemoved(name) => drop(hosts.remove(name.as_str())?),
+            Write::HostRemoved(name) => {
+                hosts.remove(name.as_str())?;
+                owners_of.remove(name.as_str())?;
+            }
+            Write::HostOwners(name, owners) if owners.is_empty() => drop(owners_of.remove(name.as_str())?),
+            Write::HostOwners(name, owners) => {
+                let row = OwnersRow { owners: owners.iter().map(ToString::to_string).collect() };
+                owners_of.insert(name.as_str(), row.encode_to_vec().as_slice())?;
+            }
             Write::TokenSpent(token) => {
                 let row =
                     SpentRow { expires_at_s: seconds(token.expires_at), key_hash: token.key_hash.to_vec() };

@@ -53,6 +53,7 @@ async fn bench(pause: Duration) -> Bench {
         zone: "capsule.internal".parse().unwrap(),
         host: "a".parse().unwrap(),
         operator: true,
+        owners: vec![],
         expires_at: now.wall + Duration::from_secs(60),
         nonce: [1; 16],
         ca_hash: [0; 32],

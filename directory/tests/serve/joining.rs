@@ -127,3 +127,18 @@ async fn stranger(directory: &Directory, token: &Token, request: Request) -> Res
     let answer = frame::read(&mut receive, 1 << 20).await.unwrap().unwrap();
     Response::decode(&answer).unwrap()
 }
+
+#[tokio::test]
+async fn a_token_may_name_the_owners_whose_capsules_a_host_runs() {
+    let directory = Directory::start();
+    let long = format!("{}-{}", "x".repeat(61), "y");
+    let mut flags = vec!["--owner", "ann"];
+    flags.extend([["--owner", long.as_str()]; 7].concat());
+    let a = directory.joined("a", &flags).await;
+    a.lease(1).await;
+    a.client.register("hers".parse().unwrap(), "ann".parse().unwrap()).await.unwrap();
+    let other = a.client.register("his".parse().unwrap(), "bob".parse().unwrap()).await.unwrap_err();
+    assert!(matches!(refusal(&other), ApiError::Denied { .. }), "{other}");
+    let too_many = directory.run(&[&["token", "--host", "b"][..], &flags, &["--owner", "bob"]].concat());
+    assert_eq!(too_many.status.code(), Some(1), "{too_many:?}");
+}
