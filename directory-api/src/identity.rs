@@ -28,8 +28,8 @@ pub use membership::{Membership, MembershipError};
 pub use signing::{SigningRequest, certificate_parameters, read_request};
 pub use subject::{PeerError, Subject, peer_host, peer_subject};
 pub use tls::{
-    ALPN_DIRECTORY, ALPN_LINK, directory_client, directory_server, joining_client, link_client, link_server,
-    provider,
+    ALPN_DIRECTORY, ALPN_LINK, directory_client, directory_server, dns_server, joining_client, link_client,
+    link_server, provider,
 };
 pub use transport::{TransportSettings, endpoint, restartable_endpoint, udp_socket};
 

@@ -6,23 +6,25 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use directory_api::identity::{TransportSettings, directory_server, restartable_endpoint, udp_socket};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tracing::info;
+use tracing::{error, info};
 
 use crate::api::{self, Answers};
 use crate::config::Config;
 use crate::data::{Data, Listening};
+use crate::dns::signing::Signer;
+use crate::dns::{self, Dns};
 use crate::engine::{Command, Engine, Now, Rules};
-use crate::handler::Dns;
 use crate::http::{self, Pages};
-use crate::limits::{LEASE_TICK, STOP_TIME};
+use crate::limits::{KEYS_TICK, LEASE_TICK, STOP_TIME};
 use crate::metrics::Metrics;
 use crate::published::Published;
 use crate::store::Store as _;
 use crate::writer::{Started, Writer};
+use crate::zone::Zones;
 
 /// UDP buffers of the API's socket, bytes: requests are short, but all hosts renew at once after an outage.
 const API_BUFFER_BYTES: usize = 4 << 20;
@@ -30,7 +32,7 @@ const API_BUFFER_BYTES: usize = 4 << 20;
 /// The sockets, bound before anything is served.
 struct Sockets {
     api: std::net::UdpSocket,
-    dns: (UdpSocket, TcpListener),
+    dns: dns::Sockets,
     http: TcpListener,
     listening: Listening,
 }
@@ -41,6 +43,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let ca = data.ca()?;
     let token_key = data.token_key()?;
+    let signer = Arc::new(Signer::new(&data.zone_keys()?, SystemTime::now())?);
     let store = data.store()?;
     data.withdraw()?;
     let sockets = Sockets::bind(&config).await?;
@@ -57,7 +60,15 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let dns_addresses = advertised(&config.advertise_dns, sockets.listening.dns);
     let servers =
         dns_addresses.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect();
-    let dns = Dns::start(sockets.dns, data.zone.clone(), servers, published.clone(), metrics.clone());
+    let sources = dns::Sources {
+        zones: Arc::new(Zones::new(data.zone.clone(), &data.pools, servers)),
+        published: published.clone(),
+        signer: signer.clone(),
+        metrics: metrics.dns.clone(),
+        identity: identity.clone(),
+        answers_per_second: config.dns_answers_per_second,
+    };
+    let dns = Dns::start(sockets.dns, sources)?;
     let answers = Arc::new(Answers {
         ca,
         identity,
@@ -73,18 +84,20 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     tasks.spawn(api::serve(api_endpoint.clone(), answers.clone()));
     tasks.spawn(api::keep_certified(answers));
     tasks.spawn(http::serve(sockets.http, Arc::new(Pages { published: published.clone(), metrics })));
-    tasks.spawn(tick(writer));
+    tasks.spawn(tick(writer.clone()));
     data.announce(&sockets.listening)?;
     report(&data, &sockets.listening, &published);
 
     let mut lost = None;
     tokio::select! {
+        () = follow_keys(&data, &signer, &dns, &writer) => {}
         _ = terminate.recv() => info!("SIGTERM: stopping"),
         _ = interrupt.recv() => info!("SIGINT: stopping"),
         result = &mut ended => lost = Some(result),
     }
     api::stop(api_endpoint).await;
     dns.stop().await;
+    drop(writer);
     // Drops the last handles on the writer, whose thread then finishes what it has and ends.
     tasks.shutdown().await;
     let result = match lost {
@@ -102,14 +115,16 @@ impl Sockets {
         let refused = |what: &str, address: SocketAddr| format!("cannot listen for {what} at {address}");
         let api =
             udp_socket(config.api, API_BUFFER_BYTES).with_context(|| refused("requests", config.api))?;
-        let dns_udp = UdpSocket::bind(config.dns).await.with_context(|| refused("DNS", config.dns))?;
-        // With port 0, TCP takes the port that UDP got.
-        let dns_address = dns_udp.local_addr()?;
-        let dns_tcp =
-            TcpListener::bind(dns_address).await.with_context(|| refused("DNS over TCP", dns_address))?;
+        let dns = dns::Sockets::bind(config.dns, config.dns_threads(), config.dot, config.doq).await?;
         let http = TcpListener::bind(config.http).await.with_context(|| refused("HTTP", config.http))?;
-        let listening = Listening { api: api.local_addr()?, dns: dns_address, http: http.local_addr()? };
-        Ok(Self { api, dns: (dns_udp, dns_tcp), http, listening })
+        let listening = Listening {
+            api: api.local_addr()?,
+            dns: dns.address()?,
+            http: http.local_addr()?,
+            dot: dns.tls.as_ref().map(TcpListener::local_addr).transpose()?,
+            doq: dns.quic.as_ref().map(tokio::net::UdpSocket::local_addr).transpose()?,
+        };
+        Ok(Self { api, dns, http, listening })
     }
 }
 
@@ -126,12 +141,35 @@ async fn tick(writer: Writer) {
     }
 }
 
+/// Takes up what became of the key file, and makes all signatures anew when their time has come.
+async fn follow_keys(data: &Data, signer: &Signer, dns: &Dns, writer: &Writer) {
+    let mut ticks = interval(KEYS_TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let renewed = data.zone_keys().and_then(|keys| Ok(signer.renew(&keys, SystemTime::now())?));
+        match renewed {
+            Ok(false) => {}
+            Ok(true) => {
+                dns.take_round();
+                info!("the zones are signed anew");
+                // A writer that is lost ends the process by itself.
+                let _ = writer.run(Command::Resign).await;
+            }
+            Err(error) => error!(
+                error = format!("{error:#}"),
+                "cannot take up the keys of the zones; the old ones stay"
+            ),
+        }
+    }
+}
+
 fn advertised(configured: &[SocketAddr], bound: SocketAddr) -> Vec<SocketAddr> {
     if configured.is_empty() { vec![bound] } else { configured.to_vec() }
 }
 
 fn report(data: &Data, listening: &Listening, published: &Published) {
-    let Listening { api, dns, http } = listening;
+    let Listening { api, dns, http, .. } = listening;
     let (capsules, hosts) = published.read(|all| (all.capsules_shown().len(), all.hosts().count()));
     info!(zone = %data.zone, %api, %dns, %http, capsules, hosts, "serving");
 }

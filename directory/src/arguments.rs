@@ -79,6 +79,21 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Print the DS records by which validating resolvers know the zones' keys
+    Ds {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// Replace the key that signs the zones: once to show a new one, once more to sign with it
+    Rollover {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// Replace it without waiting, for a key in wrong hands: resolvers find the zones bogus until they have the new DS
+        #[arg(long)]
+        at_once: bool,
+    },
     /// Serve hosts and resolvers, in the foreground
     Serve {
         /// Where the directory keeps everything
@@ -90,6 +105,12 @@ pub enum Verb {
         /// Where DNS is answered, over UDP and TCP
         #[arg(long)]
         dns: Option<SocketAddr>,
+        /// Where DNS is answered over TLS
+        #[arg(long)]
+        dot: Option<SocketAddr>,
+        /// Where DNS is answered over QUIC
+        #[arg(long)]
+        doq: Option<SocketAddr>,
         /// Where requests are taken, by QUIC
         #[arg(long)]
         api: Option<SocketAddr>,

@@ -9,6 +9,8 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::limits::DNS_THREADS_MAX;
+
 /// The settings of a running directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -17,6 +19,14 @@ pub struct Config {
     pub api: SocketAddr,
     /// Where DNS is answered, over UDP and TCP.
     pub dns: SocketAddr,
+    /// Where DNS is answered over TLS (RFC 7858).
+    pub dot: Option<SocketAddr>,
+    /// Where DNS is answered over QUIC (RFC 9250).
+    pub doq: Option<SocketAddr>,
+    /// Threads that answer DNS over UDP; 0 for one a processor, up to four.
+    pub dns_threads: usize,
+    /// Answers over UDP that one network (/24, /56) gets in a second; 0 for no limit.
+    pub dns_answers_per_second: u32,
     /// Where `/healthz`, `/readyz` and `/metrics` are.
     pub http: SocketAddr,
     /// Where hosts find `api`, when not at the address at which they joined.
@@ -42,15 +52,25 @@ pub struct Flags {
     /// `--dns`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<SocketAddr>,
+    /// `--dot`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dot: Option<SocketAddr>,
+    /// `--doq`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doq: Option<SocketAddr>,
     /// `--http`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<SocketAddr>,
 }
 
 /// The settings that `CAPSULE_…` may give; other variables of that prefix belong to other programs.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 13] = [
     "api",
     "dns",
+    "dot",
+    "doq",
+    "dns_threads",
+    "dns_answers_per_second",
     "http",
     "advertise_api",
     "advertise_dns",
@@ -65,13 +85,17 @@ impl Default for Config {
         Self {
             api: ([0, 0, 0, 0], 4400).into(),
             dns: ([0, 0, 0, 0], 53).into(),
+            dot: None,
+            doq: None,
+            dns_threads: 0,
+            dns_answers_per_second: 5_000,
             http: ([127, 0, 0, 1], 9440).into(),
             advertise_api: vec![],
             advertise_dns: vec![],
             lease_seconds: 15,
             certificate_hours: 24,
             owner_capsules_max: 1024,
-            log: "info".into(),
+            log: "info,hickory_server=warn".into(),
         }
     }
 }
@@ -103,6 +127,16 @@ impl Config {
         Duration::from_secs(self.lease_seconds)
     }
 
+    /// How many threads answer DNS over UDP.
+    pub fn dns_threads(&self) -> usize {
+        /// More do not pay unless DNS is this machine's main work; then the setting says so.
+        const BY_ITSELF_MAX: usize = 4;
+        match self.dns_threads {
+            0 => std::thread::available_parallelism().map_or(1, |count| count.get().min(BY_ITSELF_MAX)),
+            threads => threads,
+        }
+    }
+
     /// The certificates' time.
     pub fn certificate_life(&self) -> Duration {
         Duration::from_secs(self.certificate_hours * 3600)
@@ -117,6 +151,8 @@ impl Config {
         };
         check((1..=3600).contains(&self.lease_seconds), "lease_seconds: 1 to 3600 are allowed");
         check((1..=8760).contains(&self.certificate_hours), "certificate_hours: 1 to 8760 are allowed");
+        let too_many = format!("dns_threads: 0 to {DNS_THREADS_MAX} are allowed");
+        check(self.dns_threads <= DNS_THREADS_MAX, &too_many);
         check(self.owner_capsules_max > 0, "owner_capsules_max: at least 1 is needed");
         check(self.log.parse::<tracing_subscriber::EnvFilter>().is_ok(), "log: not a filter such as `info`");
         let usable =
@@ -161,6 +197,7 @@ mod tests {
                 ("lease_seconds = 0", "lease_seconds"),
                 ("advertise_dns = ['0.0.0.0:53']", "advertise_dns"),
                 ("log = 'a=b=c'", "log"),
+                ("dns_threads = 65", "dns_threads"),
             ] {
                 jail.create_file("d.toml", text)?;
                 let error =

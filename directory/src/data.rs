@@ -5,6 +5,7 @@
 //!  DIR/ca.pem       the root's certificate      DIR/ca.key      its key, or DIR/ca.key.age, the same encrypted
 //!  DIR/issuer.pem   the issuer's certificate    DIR/issuer.key  its key
 //!  DIR/token.key    signs join tokens           DIR/store.redb  the facts
+//!  DIR/dnssec.json  the keys that sign the zones
 //!  DIR/serve.json   where the running directory listens
 //!  DIR/audit.log    who changed what
 //! ```
@@ -24,10 +25,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, By, Entry, Log};
 use crate::ca::{self, Ca, Pair};
+use crate::dns::signing;
 use crate::limits::{TOKEN_LIFE_MAX, TOKEN_OWNERS_MAX};
 use crate::locators::Pools;
 use crate::sealed::{self, Passphrase};
 use crate::store::Embedded;
+use crate::zone_keys::{Step, ZoneKeys};
 
 /// A data directory that `init` made.
 pub struct Data {
@@ -47,6 +50,12 @@ pub struct Listening {
     pub dns: SocketAddr,
     /// Metrics and health.
     pub http: SocketAddr,
+    /// DNS over TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dot: Option<SocketAddr>,
+    /// DNS over QUIC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doq: Option<SocketAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,6 +89,7 @@ impl Data {
         data.write("ca.pem", &root.certificate)?;
         data.write_issuer(&ca::create_issuer(&data.zone, &root, SystemTime::now())?)?;
         data.write("token.key", data_encoding::HEXLOWER.encode(&random::<32>()?))?;
+        data.write_zone_keys(&ZoneKeys::new(signing::generate()?))?;
         Embedded::open(&data.file("store.redb"))?;
         let file = MeshFile {
             version: VERSION,
@@ -181,6 +191,35 @@ impl Data {
         let bytes = data_encoding::HEXLOWER.decode(text.trim().as_bytes()).ok();
         let key = bytes.and_then(|bytes| bytes.try_into().ok());
         key.ok_or_else(|| anyhow!("{} is broken", self.file("token.key").display()))
+    }
+
+    /// The keys that sign the zones. A directory made before there were any gets one.
+    pub fn zone_keys(&self) -> Result<ZoneKeys> {
+        let path = self.file("dnssec.json");
+        if !fs::exists(&path).with_context(|| path.display().to_string())? {
+            self.write_zone_keys(&ZoneKeys::new(signing::generate()?))?;
+        }
+        let keys: ZoneKeys = serde_json::from_str(&self.read("dnssec.json")?)
+            .with_context(|| format!("{} is broken", path.display()))?;
+        if !keys.is_known() {
+            bail!("{} is of a version that this program does not know", path.display());
+        }
+        Ok(keys)
+    }
+
+    /// One step from the present signing key to another. A running directory takes it up within a second or two.
+    pub fn roll_zone_keys(&self, at_once: bool, now: SystemTime) -> Result<Step> {
+        let mut keys = self.zone_keys()?;
+        let fresh = signing::generate()?;
+        let step = keys.roll(|| fresh, now, at_once);
+        if !matches!(step, Step::TooEarly { .. }) {
+            self.write_zone_keys(&keys)?;
+        }
+        Ok(step)
+    }
+
+    fn write_zone_keys(&self, keys: &ZoneKeys) -> Result<()> {
+        self.write("dnssec.json", &serde_json::to_string_pretty(keys)?)
     }
 
     /// Makes a join token. Touches neither the store nor a running directory.

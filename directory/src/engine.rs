@@ -112,6 +112,7 @@ impl Engine {
         match command {
             Command::Spend { token, key_hash } => self.spend(&token, key_hash, now),
             Command::Expire => Ok(self.expire(now)),
+            Command::Resign => Ok(self.resign()),
             Command::RenewLease { caller, address, capsules } => {
                 self.renew_lease(&caller, address, &capsules, now)
             }
@@ -152,6 +153,13 @@ impl Engine {
             }
             Command::Remove { caller, capsule, generation } => self.remove(&caller, capsule, generation),
         }
+    }
+
+    /// The zones' records were signed anew: secondaries learn it by the serial.
+    fn resign(&mut self) -> Response {
+        self.working.revision += 1;
+        self.batch.begin(self.working.revision);
+        Response::Done
     }
 
     /// One step of the placement: from the record that is to the record that it makes.

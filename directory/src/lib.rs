@@ -1,7 +1,7 @@
 //! The directory: gives out locators, knows where every capsule is, answers DNS for the zone, runs the CA.
 //!
 //! ```text
-//!             ┌──────── api (QUIC, mTLS) ── answer ──┬─► published ◄── handler (DNS) ── zone
+//!             ┌──────── api (QUIC, mTLS) ── answer ──┬─► published ◄── dns ── zone
 //!   hosts ────┤                                      │      ▲  └────── http
 //!             └──────── watch ◄── published          └─► writer ── engine ── audit, store
 //!                                                           (placement, lease, locators: pure)
@@ -14,8 +14,8 @@ pub mod audit;
 pub mod ca;
 pub mod config;
 pub mod data;
+pub mod dns;
 pub mod engine;
-pub mod handler;
 pub mod http;
 pub mod lease;
 pub mod limits;
@@ -24,10 +24,12 @@ pub mod metrics;
 pub mod placement;
 pub mod published;
 pub mod registry;
+pub mod reverse_order;
 pub mod sealed;
 pub mod store;
 pub mod writer;
 pub mod zone;
+pub mod zone_keys;
 
 #[cfg(test)]
 mod testing;

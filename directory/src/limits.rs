@@ -29,11 +29,44 @@ pub const JOINING_TIME: Duration = Duration::from_secs(10);
 /// How long a request may take to arrive in full.
 pub const REQUEST_TIME: Duration = Duration::from_secs(10);
 
-/// How long DNS over TCP may be quiet.
+/// How long a DNS client over TCP may be quiet, or take to receive an answer.
 pub const DNS_TCP_IDLE: Duration = Duration::from_secs(10);
 
-/// Answers that may wait for one DNS client over TCP, entries.
-pub const DNS_TCP_RESPONSES: usize = 32;
+/// DNS connections over TCP, and as many again over TLS. Others wait in the kernel's queue.
+pub const DNS_TCP_CONNECTIONS_MAX: usize = 512;
+
+/// How long a DNS client over QUIC may be quiet.
+pub const DNS_QUIC_IDLE: Duration = Duration::from_secs(10);
+
+/// Longest DNS query over UDP, bytes: a question has at most 271, with EDNS options some hundred more.
+pub const DNS_QUERY_BYTES_MAX: usize = 2_048;
+
+/// Most threads that answer DNS over UDP.
+pub const DNS_THREADS_MAX: usize = 64;
+
+/// How often an idle DNS thread looks whether it should stop.
+pub const DNS_STOP_CHECK: Duration = Duration::from_millis(200);
+
+/// Encoded answers kept, entries: two for each of 100,000 capsules. One has some 150 bytes, with signatures 400.
+pub const CACHE_ANSWERS_MAX: usize = 1 << 18;
+
+/// Locks of the answers kept: more than there are threads, so that two rarely want the same.
+pub const CACHE_SHARDS: usize = 64;
+
+/// Signatures kept, entries of about 100 bytes: those of all records of 100,000 capsules.
+pub const SIGNATURES_MAX: usize = 1 << 20;
+
+/// Locks of the signatures kept.
+pub const SIGNATURE_SHARDS: usize = 16;
+
+/// Networks whose rates are told apart, entries of 8 bytes. Two that share one share its rate.
+pub const RATE_NETWORKS: usize = 1 << 16;
+
+/// How much of its rate a network may use up at once.
+pub const RATE_BURST: Duration = Duration::from_secs(2);
+
+/// How often the key file and the signatures' period are looked at.
+pub const KEYS_TICK: Duration = Duration::from_secs(1);
 
 /// Largest DNS answer over UDP, bytes: fits a packet of 1,280 bytes (DNS flag day 2020).
 pub const DNS_UDP_BYTES: u16 = 1_232;

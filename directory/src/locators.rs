@@ -25,6 +25,18 @@ pub struct Prefix<Address> {
     length: u8,
 }
 
+impl<Address: Copy> Prefix<Address> {
+    /// Its first address.
+    pub fn network(&self) -> Address {
+        self.network
+    }
+
+    /// How many bits all its addresses share.
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+}
+
 /// Why a text is no pool.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {

@@ -2,16 +2,20 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 
 use capsule_directory::arguments::{Arguments, Verb};
 use capsule_directory::audit::Entry;
 use capsule_directory::config::{Config, Flags};
 use capsule_directory::data::Data;
+use capsule_directory::dns::signing::delegations;
 use capsule_directory::locators::Pools;
 use capsule_directory::sealed::Passphrase;
+use capsule_directory::zone::Zones;
+use capsule_directory::zone_keys::{ROLLOVER_WAIT, Step};
 
 fn main() -> ExitCode {
     match run(Arguments::parse().verb) {
@@ -43,8 +47,41 @@ fn run(verb: Verb) -> Result<()> {
             writeln!(std::io::stdout(), "{token}").context("cannot print the token")
         }
         Verb::Audit { data, last, json } => print_audit(&Data::open(&data)?.audited(last)?, json),
-        Verb::Serve { data, config: file, dns, api, http, check_config } => {
-            let config = Config::load(file.as_deref(), &Flags { api, dns, http }).context("bad settings")?;
+        Verb::Ds { data } => {
+            let data = Data::open(&data)?;
+            let keys = data.zone_keys()?;
+            let zones = Zones::new(data.zone.clone(), &data.pools, vec![]);
+            let mut out = std::io::stdout().lock();
+            for origin in Zones::ORIGINS {
+                for line in delegations(zones.name(origin), &keys, SystemTime::now())? {
+                    writeln!(out, "{line}")?;
+                }
+            }
+            Ok(())
+        }
+        Verb::Rollover { data: path, at_once } => {
+            let step = Data::open(&path)?.roll_zone_keys(at_once, SystemTime::now())?;
+            let path = path.display();
+            match step {
+                Step::Begun => eprintln!(
+                    "a new key is shown beside the old one, which signs on. Set its DS where the old one's is set \
+                     (capsule-directory ds --data {path}), and in {} s or later: capsule-directory rollover --data {path}",
+                    ROLLOVER_WAIT.as_secs()
+                ),
+                Step::Finished => eprintln!(
+                    "the new key signs; the old one goes by itself. Its DS can be taken away in {} s",
+                    ROLLOVER_WAIT.as_secs()
+                ),
+                Step::TooEarly { wait } => bail!(
+                    "the new key is not known everywhere yet; nothing was changed. Again in {} s",
+                    wait.as_secs()
+                ),
+            }
+            Ok(())
+        }
+        Verb::Serve { data, config: file, dns, dot, doq, api, http, check_config } => {
+            let config =
+                Config::load(file.as_deref(), &Flags { api, dns, dot, doq, http }).context("bad settings")?;
             if check_config {
                 eprintln!("the settings are right");
                 return Ok(());

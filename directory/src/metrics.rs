@@ -1,12 +1,17 @@
 //! What the directory counts, in Prometheus' text form.
 
+mod dns;
+
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use directory_api::CapsuleState;
 
 use crate::registry::Registry;
+
+pub use dns::DnsMetrics;
 
 /// All counters, since the start of the process.
 #[derive(Debug, Default)]
@@ -15,8 +20,8 @@ pub struct Metrics {
     requests: AtomicU64,
     /// Requests refused, among them.
     refusals: AtomicU64,
-    /// DNS queries answered.
-    dns_queries: AtomicU64,
+    /// What DNS counts.
+    pub dns: Arc<DnsMetrics>,
     /// Commits made.
     commits: AtomicU64,
     /// Time spent in them, microseconds.
@@ -30,11 +35,6 @@ impl Metrics {
     pub fn answered(&self, refused: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.refusals.fetch_add(refused.into(), Ordering::Relaxed);
-    }
-
-    /// A DNS query was answered.
-    pub fn dns_answered(&self) {
-        self.dns_queries.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A commit ended.
@@ -65,7 +65,6 @@ impl Metrics {
         let plain = |value: u64| [(String::new(), value as f64)];
         metric("requests_total", "counter", "Requests answered.", &plain(count(&self.requests)));
         metric("refusals_total", "counter", "Requests refused.", &plain(count(&self.refusals)));
-        metric("dns_queries_total", "counter", "DNS queries answered.", &plain(count(&self.dns_queries)));
         metric("commits_total", "counter", "Commits to the store.", &plain(count(&self.commits)));
         let seconds = [(String::new(), count(&self.commit_us) as f64 / 1e6)];
         metric("commit_seconds_total", "counter", "Time spent in commits.", &seconds);
@@ -73,6 +72,7 @@ impl Metrics {
         metric("revision", "gauge", "Number of the last change.", &plain(registry.revision));
         metric("capsules", "gauge", "Capsules by state shown.", &capsules(registry));
         metric("hosts", "gauge", "Hosts by whether their lease is good.", &hosts(registry));
+        self.dns.render(&mut text);
         text
     }
 }

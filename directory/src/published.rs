@@ -1,20 +1,26 @@
 //! What everyone may see: the facts as they are committed, and the changes that led there.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use directory_api::Change;
 use tokio::sync::watch;
 
-use crate::engine::Batch;
+use crate::engine::{Batch, Update};
 use crate::limits::{HISTORY_CHANGES, WATCH_BATCH};
 use crate::registry::Registry;
+use crate::zone::{Depends, Stamp};
 
 /// The committed facts, shared by requests, watchers and DNS.
 #[derive(Debug)]
 pub struct Published {
     view: RwLock<View>,
     revision: watch::Sender<u64>,
+    /// The same, to be read without a lock.
+    present: AtomicU64,
+    /// For each stamp the revision at which a name of that stamp changed last.
+    changed: Box<[AtomicU64]>,
 }
 
 #[derive(Debug)]
@@ -31,7 +37,9 @@ impl Published {
     pub fn new(registry: Registry) -> Self {
         let revision = registry.revision;
         let view = View { registry, history: VecDeque::new(), history_from: revision };
-        Self { view: RwLock::new(view), revision: watch::Sender::new(revision) }
+        let changed = std::iter::repeat_with(|| AtomicU64::new(revision)).take(Stamp::COUNT).collect();
+        let present = AtomicU64::new(revision);
+        Self { view: RwLock::new(view), revision: watch::Sender::new(revision), present, changed }
     }
 
     /// Reads the facts.
@@ -42,9 +50,16 @@ impl Published {
     /// Makes a committed batch visible, all at once.
     pub fn publish(&self, batch: Batch) {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let mut touched = Vec::with_capacity(batch.updates.len());
         for update in batch.updates {
+            touched.extend(stamp(&update, &view.registry));
             view.registry.apply(update);
         }
+        // Before anybody can read the facts anew: an answer made from them has this revision and is good.
+        for stamp in touched {
+            self.changed[stamp.index()].store(view.registry.revision, Ordering::Release);
+        }
+        self.present.store(view.registry.revision, Ordering::Release);
         view.history.extend(batch.changes);
         while view.history.len() > HISTORY_CHANGES {
             if let Some(oldest) = view.history.pop_front() {
@@ -54,6 +69,17 @@ impl Published {
         let revision = view.registry.revision;
         drop(view);
         self.revision.send_replace(revision);
+    }
+
+    /// Whether what was made of these facts at a revision would be made of them still.
+    pub fn is_current(&self, depends: &Depends, revision: u64) -> bool {
+        match depends {
+            Depends::Nothing => true,
+            Depends::Names(stamps) => {
+                stamps.iter().all(|stamp| self.changed[stamp.index()].load(Ordering::Acquire) <= revision)
+            }
+            Depends::Revision => self.present.load(Ordering::Acquire) == revision,
+        }
     }
 
     /// What comes after `from`: some changes, or a snapshot when they are no longer known. Empty when `from` is the
@@ -73,6 +99,17 @@ impl Published {
     /// Tells of every new revision.
     pub fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
+    }
+}
+
+/// The name whose answers an update changes.
+fn stamp(update: &Update, before: &Registry) -> Option<Stamp> {
+    match update {
+        Update::Capsule(record) => Some(Stamp::of(record.name.as_str())),
+        Update::CapsuleRemoved(id) => before.capsule(*id).map(|record| Stamp::of(record.name.as_str())),
+        Update::Host(entry) => Some(Stamp::of(entry.name.as_str())),
+        Update::HostRemoved(name) => Some(Stamp::of(name.as_str())),
+        Update::Revision(_) | Update::Seen(..) => None,
     }
 }
 

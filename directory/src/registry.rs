@@ -1,12 +1,14 @@
 //! All facts in memory, with their indexes; what requests and DNS are answered from. Pure.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::{Bound, RangeBounds};
 use std::time::SystemTime;
 
 use directory_api::{ApiError, CapsuleRecord, CapsuleState, HostRecord, LookupKey, Policy};
 use overlay_proto::{CapsuleId, CapsuleName, HostName, Locators, Owner};
 
+use crate::reverse_order::ReverseOrder;
 use crate::store::StoredHost;
 
 /// The facts at one revision.
@@ -18,8 +20,9 @@ pub struct Registry {
     pub policy: Policy,
     capsules: HashMap<CapsuleId, CapsuleRecord>,
     by_name: BTreeMap<CapsuleName, CapsuleId>,
-    by_v4: HashMap<Ipv4Addr, CapsuleId>,
-    by_v6: HashMap<Ipv6Addr, CapsuleId>,
+    /// In the order that the reverse zone has.
+    by_v4: BTreeMap<ReverseOrder, CapsuleId>,
+    by_v6: BTreeMap<Ipv6Addr, CapsuleId>,
     hosts: BTreeMap<HostName, HostEntry>,
     /// Of hosts that may not register everybody's capsules.
     owners: HashMap<HostName, Vec<Owner>>,
@@ -49,7 +52,7 @@ impl Registry {
     /// Puts a capsule in, or in its older record's place.
     pub fn put_capsule(&mut self, record: CapsuleRecord) {
         self.by_name.insert(record.name.clone(), record.id);
-        self.by_v4.insert(record.locators.v4, record.id);
+        self.by_v4.insert(ReverseOrder::of(record.locators.v4), record.id);
         self.by_v6.insert(record.locators.v6, record.id);
         self.capsules.insert(record.id, record);
     }
@@ -58,7 +61,7 @@ impl Registry {
     pub fn remove_capsule(&mut self, id: CapsuleId) -> Option<CapsuleRecord> {
         let record = self.capsules.remove(&id)?;
         self.by_name.remove(&record.name);
-        self.by_v4.remove(&record.locators.v4);
+        self.by_v4.remove(&ReverseOrder::of(record.locators.v4));
         self.by_v6.remove(&record.locators.v6);
         Some(record)
     }
@@ -104,6 +107,40 @@ impl Registry {
         self.capsules.get(self.by_name.get(name)?)
     }
 
+    /// Names of capsules within a range, in the order that the zone has.
+    pub fn capsule_names<'a>(
+        &'a self,
+        range: (Bound<&str>, Bound<&str>),
+    ) -> impl DoubleEndedIterator<Item = &'a CapsuleName> + use<'a> {
+        self.by_name.range::<str, _>(range).map(|(name, _)| name)
+    }
+
+    /// The hosts within a range of names, in the order that the zone has.
+    pub fn hosts_within<'a>(
+        &'a self,
+        range: (Bound<&str>, Bound<&str>),
+    ) -> impl DoubleEndedIterator<Item = &'a HostEntry> + use<'a> {
+        self.hosts.range::<str, _>(range).map(|(_, host)| host)
+    }
+
+    /// The IPv4 locators in use within a range, in the order that the reverse zone has, and whose they are.
+    pub fn v4_within(
+        &self,
+        range: impl RangeBounds<ReverseOrder>,
+    ) -> impl DoubleEndedIterator<Item = (ReverseOrder, &CapsuleRecord)> {
+        let record = |(key, id): (&ReverseOrder, &CapsuleId)| Some((*key, self.capsules.get(id)?));
+        self.by_v4.range(range).filter_map(record)
+    }
+
+    /// The IPv6 locators in use within a range, and whose they are.
+    pub fn v6_within(
+        &self,
+        range: impl RangeBounds<Ipv6Addr>,
+    ) -> impl DoubleEndedIterator<Item = (Ipv6Addr, &CapsuleRecord)> {
+        let record = |(key, id): (&Ipv6Addr, &CapsuleId)| Some((*key, self.capsules.get(id)?));
+        self.by_v6.range(range).filter_map(record)
+    }
+
     /// A capsule's record as it is shown.
     ///
     /// # Errors
@@ -113,7 +150,7 @@ impl Registry {
             LookupKey::Id(id) => Some(id),
             LookupKey::Name(name) => self.by_name.get(name),
             LookupKey::Locator(locator) => match locator.to_canonical() {
-                IpAddr::V4(v4) => self.by_v4.get(&v4),
+                IpAddr::V4(v4) => self.by_v4.get(&ReverseOrder::of(v4)),
                 IpAddr::V6(v6) => self.by_v6.get(&v6),
             },
         };
@@ -164,7 +201,7 @@ impl Registry {
 
     /// Whether no capsule has these addresses.
     pub fn is_free(&self, locators: &Locators) -> bool {
-        !self.by_v4.contains_key(&locators.v4) && !self.by_v6.contains_key(&locators.v6)
+        !self.by_v4.contains_key(&ReverseOrder::of(locators.v4)) && !self.by_v6.contains_key(&locators.v6)
     }
 
     /// A host.

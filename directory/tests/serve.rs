@@ -6,9 +6,12 @@ mod serve {
     mod auditing;
     mod authority;
     mod dns;
+    mod dns_transports;
+    mod dnssec;
     mod joining;
     mod placing;
     mod process;
+    mod resolver;
     mod restarting;
     mod watching;
 }

@@ -50,6 +50,22 @@ pub fn directory_server(
     server(identity, verifier, ALPN_DIRECTORY, settings)
 }
 
+/// What the directory serves DNS with, over TLS or QUIC: anyone may ask, and knows it by the mesh's CA and the name
+/// [`crate::Zone::directory`].
+///
+/// # Errors
+/// When TLS refuses the identity.
+pub fn dns_server(identity: &Identity, alpn: &[u8]) -> Result<rustls::ServerConfig, IdentityError> {
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Shown(identity.clone())));
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
 /// What a host asks the directory with; the server name is [`crate::Zone::directory`].
 ///
 /// # Errors

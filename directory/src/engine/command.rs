@@ -31,6 +31,8 @@ pub enum Command {
     },
     /// Time has passed.
     Expire,
+    /// The zones were signed anew, by other keys or for another time.
+    Resign,
     /// A host lives.
     RenewLease {
         /// Who.

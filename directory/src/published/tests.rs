@@ -54,3 +54,18 @@ fn history_is_bounded() {
     let batch = published.since(5);
     assert_eq!((batch.len(), batch[0].revision()), (WATCH_BATCH, 6));
 }
+
+#[test]
+fn an_answer_is_good_until_its_names_change() {
+    let published = Published::new(Registry::at(10));
+    let (one, other) = (Depends::on("h11"), Depends::on_both("other", "h12"));
+    for revision in [11, 12] {
+        assert!(published.is_current(&one, 10) == (revision == 11) && published.is_current(&other, 10));
+        assert!(published.is_current(&Depends::Revision, revision - 1));
+        published.publish(step(revision));
+        assert!(!published.is_current(&Depends::Revision, revision - 1));
+        assert!(!published.is_current(&one, 10) && published.is_current(&one, 11));
+    }
+    assert!(!published.is_current(&other, 11) && published.is_current(&other, 12));
+    assert!(published.is_current(&Depends::Nothing, 0));
+}

@@ -11,7 +11,7 @@ use super::process::Directory;
 
 const TIME: Duration = Duration::from_secs(5);
 
-fn question(name: &str, kind: RecordType) -> Message {
+pub(super) fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(rand_id(name), MessageType::Query, OpCode::Query);
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     message
@@ -21,7 +21,7 @@ fn rand_id(name: &str) -> u16 {
     name.bytes().fold(7, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
 }
 
-fn by_udp(server: SocketAddr, question: &Message) -> Message {
+pub(super) fn by_udp(server: SocketAddr, question: &Message) -> Message {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(TIME)).unwrap();
     socket.send_to(&question.to_vec().unwrap(), server).unwrap();
@@ -30,7 +30,7 @@ fn by_udp(server: SocketAddr, question: &Message) -> Message {
     Message::from_vec(&buffer[..length]).unwrap()
 }
 
-fn by_tcp(server: SocketAddr, question: &Message) -> Message {
+pub(super) fn by_tcp(server: SocketAddr, question: &Message) -> Message {
     let mut stream = TcpStream::connect_timeout(&server, TIME).unwrap();
     stream.set_read_timeout(Some(TIME)).unwrap();
     let bytes = question.to_vec().unwrap();
@@ -56,11 +56,11 @@ fn ask(directory: &Directory, name: &str, kind: RecordType) -> Message {
     udp
 }
 
-fn texts(message: &Message) -> Vec<String> {
+pub(super) fn texts(message: &Message) -> Vec<String> {
     message.answers.iter().map(|record| record.data.to_string()).collect()
 }
 
-fn serial(directory: &Directory) -> u32 {
+pub(super) fn serial(directory: &Directory) -> u32 {
     let message = ask(directory, "capsule.internal.", RecordType::SOA);
     match &message.answers[0].data {
         RData::SOA(soa) => soa.serial,
@@ -107,6 +107,8 @@ async fn negative_answers_carry_the_soa() {
         ("db.capsule.internal.", RecordType::MX, ResponseCode::NoError),
         ("hosts.capsule.internal.", RecordType::A, ResponseCode::NoError),
         ("_udp.db.capsule.internal.", RecordType::SRV, ResponseCode::NoError),
+        ("9.9.88.10.in-addr.arpa.", RecordType::PTR, ResponseCode::NXDomain),
+        ("88.10.in-addr.arpa.", RecordType::PTR, ResponseCode::NoError),
     ] {
         let message = ask(&directory, name, kind);
         assert_eq!((message.metadata.response_code, message.answers.len()), (code, 0), "{name}");
@@ -143,6 +145,13 @@ async fn odd_queries_are_answered_in_form() {
     // 16 is BADVERS in an answer with EDNS, and BADSIG elsewhere.
     assert_eq!(u16::from(by_udp(directory.dns, &extended).metadata.response_code), 16);
 
+    // The name comes back as it was written, also from an answer that was kept.
+    for spelling in ["CAPSULE.internal.", "capsule.INTERNAL.", "cApSuLe.InTeRnAl."] {
+        let answer = by_udp(directory.dns, &question(spelling, RecordType::SOA));
+        assert_eq!(answer.queries[0].name().to_string(), spelling);
+        assert_eq!(answer.answers[0].name.to_string(), spelling);
+    }
+
     let strange = Name::from_labels([b"d\xffb".as_slice(), b"capsule", b"internal"]).unwrap();
     let mut message = question("capsule.internal.", RecordType::A);
     message.queries[0].set_name(strange);
@@ -157,9 +166,119 @@ async fn odd_queries_are_answered_in_form() {
     assert!(serial(&directory) > 0);
 }
 
-fn edns(version: u8) -> Edns {
+pub(super) fn edns(version: u8) -> Edns {
     let mut edns = Edns::new();
     edns.set_version(version);
     edns.set_max_payload(4096);
     edns
+}
+
+#[tokio::test]
+async fn locators_have_names() {
+    let directory = Directory::start();
+    let a = directory.host("a", 1001).await;
+    let db = a.register("db").await;
+    for locator in [db.locators.v4.into(), std::net::IpAddr::from(db.locators.v6)] {
+        let name = Name::from(locator).to_string();
+        assert_eq!(texts(&ask(&directory, &name, RecordType::PTR)), ["db.capsule.internal."], "{name}");
+    }
+    a.client.remove(db.id, db.generation).await.unwrap();
+    let name = Name::from(std::net::IpAddr::from(db.locators.v4)).to_string();
+    assert_eq!(ask(&directory, &name, RecordType::PTR).metadata.response_code, ResponseCode::NXDomain);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_cut_and_whole_by_tcp() {
+    let directory = Directory::start();
+    let mut all = question("none.capsule.internal.", RecordType::A);
+    let mut edns = edns(0);
+    edns.set_dnssec_ok(true);
+    edns.set_max_payload(512);
+    all.edns = Some(edns);
+    for _ in 0..2 {
+        let cut = by_udp(directory.dns, &all);
+        assert!(cut.metadata.truncation && cut.authorities.is_empty(), "{cut:?}");
+        let whole = by_tcp(directory.dns, &all);
+        assert!(!whole.metadata.truncation && whole.authorities.len() == 6, "{whole:?}");
+    }
+    let plain = by_udp(directory.dns, &question("capsule.internal.", RecordType::ANY));
+    assert!(!plain.metadata.truncation && plain.answers.len() == 3 && plain.edns.is_none(), "{plain:?}");
+}
+
+#[tokio::test]
+async fn a_flood_from_one_network_is_cut_short() {
+    let directory = Directory::start_with("dns_answers_per_second = 50");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let query = question("capsule.internal.", RecordType::SOA).to_vec().unwrap();
+    for _ in 0..400 {
+        socket.send_to(&query, directory.dns).unwrap();
+    }
+    let (mut whole, mut cut, mut buffer) = (0, 0, [0; 4096]);
+    while let Ok(length) = socket.recv(&mut buffer) {
+        let answer = Message::from_vec(&buffer[..length]).unwrap();
+        if answer.metadata.truncation { cut += 1 } else { whole += 1 }
+    }
+    assert!((100..=200).contains(&whole) && (50..=160).contains(&cut), "{whole} whole, {cut} cut");
+    // The way that can't be forged stays open.
+    assert_eq!(by_tcp(directory.dns, &question("capsule.internal.", RecordType::SOA)).answers.len(), 1);
+}
+
+/// Seeded: mutations of a valid query, and noise.
+#[tokio::test]
+async fn malformed_packets_do_no_harm() {
+    let directory = Directory::start_with("dns_answers_per_second = 0");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut extended = question("db.capsule.internal.", RecordType::A);
+    extended.edns = Some(edns(0));
+    let valid = extended.to_vec().unwrap();
+    let mut state = 0x5eed_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % u64::try_from(below).unwrap()).unwrap()
+    };
+    for round in 0..20_000 {
+        let mut packet = valid.clone();
+        for _ in 0..=random(4) {
+            let at = random(packet.len());
+            match random(4) {
+                0 => packet.truncate(at + 1),
+                1 => packet.extend((0..random(40)).map(|byte| u8::try_from(byte).unwrap())),
+                _ => packet[at] = u8::try_from(random(256)).unwrap(),
+            }
+        }
+        socket.send_to(&packet, directory.dns).unwrap();
+        if round % 500 == 0 {
+            assert!(serial(&directory) > 0, "round {round}");
+        }
+    }
+    // The same over TCP, where a length comes first.
+    for length in [0u16, 1, 11, 12, 40, u16::MAX] {
+        let mut stream = TcpStream::connect_timeout(&directory.dns, TIME).unwrap();
+        stream.write_all(&length.to_be_bytes()).unwrap();
+        stream.write_all(&vec![0xff; usize::from(length).min(4000)]).unwrap();
+    }
+    assert!(serial(&directory) > 0);
+}
+
+#[tokio::test]
+async fn queries_are_counted_by_type_and_code() {
+    let directory = Directory::start();
+    for name in ["capsule.internal.", "capsule.internal.", "none.capsule.internal."] {
+        by_udp(directory.dns, &question(name, RecordType::SOA));
+    }
+    let mut stream = TcpStream::connect_timeout(&directory.http, TIME).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    for line in [
+        "capsule_directory_dns_queries_total{type=\"SOA\",code=\"NOERROR\"} 2",
+        "capsule_directory_dns_queries_total{type=\"SOA\",code=\"NXDOMAIN\"} 1",
+        "capsule_directory_dns_answer_seconds_count 2",
+        "capsule_directory_dns_kept_total 1",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
 }

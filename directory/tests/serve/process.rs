@@ -18,6 +18,9 @@ pub(super) struct Directory {
     pub(super) api: SocketAddr,
     pub(super) dns: SocketAddr,
     pub(super) http: SocketAddr,
+    /// DNS over TLS and over QUIC, where the settings ask for them.
+    pub(super) dot: Option<SocketAddr>,
+    pub(super) doq: Option<SocketAddr>,
     config: &'static str,
 }
 
@@ -49,7 +52,16 @@ impl Directory {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let data = std::env::temp_dir().join(format!("capsule-serve-{}-{number}", std::process::id()));
         let unbound: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let mut directory = Self { data, child: None, api: unbound, dns: unbound, http: unbound, config };
+        let mut directory = Self {
+            data,
+            child: None,
+            api: unbound,
+            dns: unbound,
+            http: unbound,
+            dot: None,
+            doq: None,
+            config,
+        };
         let file = std::env::temp_dir().join(format!("capsule-serve-{}-{number}.key", std::process::id()));
         let mut init = vec!["init", "--zone", "capsule.internal"];
         let name = file.display().to_string();
@@ -95,6 +107,8 @@ impl Directory {
         let listening: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(listening).unwrap()).unwrap();
         let address = |name: &str| listening[name].as_str().unwrap().parse().unwrap();
+        let maybe = |name: &str| listening[name].as_str().map(|address| address.parse().unwrap());
+        (self.dot, self.doq) = (maybe("dot"), maybe("doq"));
         (self.api, self.dns, self.http) = (address("api"), address("dns"), address("http"));
     }
 
@@ -144,6 +158,16 @@ impl Directory {
         let host = self.joined(name, &[]).await;
         host.lease(port).await;
         host
+    }
+
+    /// Waits until the zone shows so many keys.
+    pub(super) fn wait_for_keys(&self, count: usize) {
+        let begin = Instant::now();
+        let question = super::dns::question("capsule.internal.", hickory_proto::rr::RecordType::DNSKEY);
+        while super::dns::by_udp(self.dns, &question).answers.len() != count {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the zone does not show {count} keys");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub(super) fn data(&self) -> &Path {

@@ -1,0 +1,151 @@
+//! DNS over UDP: threads of their own, each with a socket of its own at the same address, among which the kernel shares
+//! out the askers.
+
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use hickory_server::net::xfer::Protocol;
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tracing::{debug, warn};
+
+use crate::limits::{DNS_QUERY_BYTES_MAX, DNS_STOP_CHECK};
+
+use super::rate::{Rate, Verdict};
+use super::responder::Responder;
+
+/// Receive and send buffers of one socket, bytes: what arrives while the thread is not scheduled.
+const SOCKET_BYTES: usize = 1 << 20;
+
+/// Binds one socket for each thread. The first may ask for a free port.
+pub(super) fn bind(address: SocketAddr, threads: usize) -> io::Result<Vec<UdpSocket>> {
+    let first = bind_one(address)?;
+    let address = first.local_addr()?;
+    let others = (1..threads.max(1)).map(|_| bind_one(address));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
+    // Another process can't slip in: it would have to be of the same user and to leave out the TCP port, which is ours alone.
+    socket.set_reuse_port(true)?;
+    socket.set_recv_buffer_size(SOCKET_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BYTES)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Threads that answer.
+pub(super) struct Workers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Worker {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    responder: Arc<Responder>,
+    rate: Arc<Rate>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Workers {
+    /// Starts a thread for each socket.
+    pub(super) fn start(sockets: Vec<UdpSocket>, responder: &Arc<Responder>, rate: Rate) -> io::Result<Self> {
+        let mut workers = Self { stop: Arc::new(AtomicBool::new(false)), threads: vec![] };
+        let rate = Arc::new(rate);
+        for socket in sockets {
+            let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+            let (responder, rate, stop) = (responder.clone(), rate.clone(), workers.stop.clone());
+            let worker = Worker { socket, state, responder, rate, stop };
+            let thread = std::thread::Builder::new().name("dns-udp".into()).spawn(move || worker.run())?;
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    /// Answers what has arrived and ends.
+    pub(super) fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                warn!("a DNS thread broke");
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn run(self) {
+        let mut buffers = vec![[0; DNS_QUERY_BYTES_MAX]; BATCH_SIZE];
+        let mut metas = [RecvMeta::default(); BATCH_SIZE];
+        let mut answer = Vec::with_capacity(DNS_QUERY_BYTES_MAX);
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+            match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut metas) {
+                Ok(count) => {
+                    let now = Instant::now();
+                    for (buffer, meta) in buffers.iter().zip(&metas).take(count) {
+                        // The kernel may have joined packets of one asker, all of one length but the last.
+                        let packets = buffer[..meta.len.min(DNS_QUERY_BYTES_MAX)].chunks(meta.stride.max(1));
+                        packets.for_each(|packet| self.answer(packet, meta, now, &mut answer));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(),
+                // An ICMP error of an earlier answer, for instance.
+                Err(error) => debug!(%error, "cannot receive a DNS query"),
+            }
+        }
+    }
+
+    fn answer(&self, packet: &[u8], meta: &RecvMeta, now: Instant, answer: &mut Vec<u8>) {
+        // Nobody asks from port 0.
+        if meta.addr.port() == 0 {
+            return;
+        }
+        let verdict = self.rate.judge(meta.addr.ip(), now);
+        if verdict == Verdict::Drop {
+            self.responder.metrics.limited();
+            return;
+        }
+        if !self.responder.respond(packet, meta.addr, Protocol::Udp, answer) {
+            return;
+        }
+        if verdict == Verdict::Truncate {
+            self.responder.metrics.limited();
+            truncate(answer);
+        }
+        let transmit = Transmit {
+            destination: meta.addr,
+            ecn: None,
+            contents: answer,
+            segment_size: None,
+            // From the address that was asked, of several that this machine may have.
+            src_ip: meta.dst_ip,
+        };
+        // A full send buffer loses the answer, as the network may: the asker asks again.
+        if let Err(error) = self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
+            debug!(%error, client = %meta.addr, "cannot send a DNS answer");
+        }
+    }
+
+    fn wait(&self) {
+        let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
+        let limit = Timespec { tv_sec: 0, tv_nsec: DNS_STOP_CHECK.subsec_nanos().into() };
+        // An interrupted wait is one that ended early.
+        let _ = poll(&mut sockets, Some(&limit));
+    }
+}
+
+/// Leaves header and question, and says that something is missing.
+fn truncate(answer: &mut Vec<u8>) {
+    let question = super::question::end_of_question(answer);
+    let Some(end) = question else { return };
+    answer.truncate(end);
+    answer[2] |= 2;
+    answer[6..12].fill(0);
+}
