@@ -66,6 +66,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
         signer: signer.clone(),
         metrics: metrics.dns.clone(),
         identity: identity.clone(),
+        secondaries: config.secondaries()?,
         answers_per_second: config.dns_answers_per_second,
     };
     let dns = Dns::start(sockets.dns, sources)?;

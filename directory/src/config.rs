@@ -1,15 +1,16 @@
 //! What `serve` is told: defaults < file < `CAPSULE_…` environment < flags. Nothing else reads the environment.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::DNS_THREADS_MAX;
+use crate::dns::tsig::Secret;
+use crate::limits::{DNS_THREADS_MAX, SECONDARIES_MAX, SECRET_BYTES_MIN};
 
 /// The settings of a running directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub struct Config {
     pub advertise_api: Vec<SocketAddr>,
     /// Where hosts and resolvers find `dns`, as above.
     pub advertise_dns: Vec<SocketAddr>,
+    /// Name servers that get copies of the zones.
+    pub secondaries: Vec<Secondary>,
     /// How long a host may be silent before its capsules are shown lost, seconds.
     pub lease_seconds: u64,
     /// How long hosts' certificates are good, hours.
@@ -41,6 +44,18 @@ pub struct Config {
     pub owner_capsules_max: usize,
     /// Which log lines are written, as `RUST_LOG` says it.
     pub log: String,
+}
+
+/// A name server that gets copies of the zones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secondary {
+    /// Where it is told of changes.
+    pub address: SocketAddr,
+    /// The name of the secret shared with it.
+    pub key_name: String,
+    /// A file with the secret, base64, for HMAC-SHA256.
+    pub key_file: PathBuf,
 }
 
 /// Settings given as flags.
@@ -92,10 +107,11 @@ impl Default for Config {
             http: ([127, 0, 0, 1], 9440).into(),
             advertise_api: vec![],
             advertise_dns: vec![],
+            secondaries: vec![],
             lease_seconds: 15,
             certificate_hours: 24,
             owner_capsules_max: 1024,
-            log: "info,hickory_server=warn".into(),
+            log: "info,hickory_server=warn,hickory_proto=error".into(),
         }
     }
 }
@@ -137,6 +153,24 @@ impl Config {
         }
     }
 
+    /// Reads the secrets shared with the secondaries.
+    pub fn secondaries(&self) -> Result<Vec<(SocketAddr, Secret)>> {
+        let open = |secondary: &Secondary| {
+            let file = secondary.key_file.display();
+            let text = std::fs::read_to_string(&secondary.key_file)
+                .with_context(|| format!("secondaries: cannot read {file}"))?;
+            let secret = data_encoding::BASE64
+                .decode(text.trim().as_bytes())
+                .with_context(|| format!("secondaries: {file} is not base64"))?;
+            if secret.len() < SECRET_BYTES_MIN {
+                bail!("secondaries: the secret in {file} is shorter than {SECRET_BYTES_MIN} bytes");
+            }
+            let secret = Secret::new(&secondary.key_name, secret).context("secondaries: key_name")?;
+            Ok((secondary.address, secret))
+        };
+        self.secondaries.iter().map(open).collect()
+    }
+
     /// The certificates' time.
     pub fn certificate_life(&self) -> Duration {
         Duration::from_secs(self.certificate_hours * 3600)
@@ -153,6 +187,8 @@ impl Config {
         check((1..=8760).contains(&self.certificate_hours), "certificate_hours: 1 to 8760 are allowed");
         let too_many = format!("dns_threads: 0 to {DNS_THREADS_MAX} are allowed");
         check(self.dns_threads <= DNS_THREADS_MAX, &too_many);
+        let too_many = format!("secondaries: at most {SECONDARIES_MAX} are allowed");
+        check(self.secondaries.len() <= SECONDARIES_MAX, &too_many);
         check(self.owner_capsules_max > 0, "owner_capsules_max: at least 1 is needed");
         check(self.log.parse::<tracing_subscriber::EnvFilter>().is_ok(), "log: not a filter such as `info`");
         let usable =

@@ -6,15 +6,19 @@
 //!  tcp, DoT ──────┼─► responder ┤                 ▲
 //!                 │             └─ else: hickory ─┴─ reply ◄─ records, signing ◄─ zone ◄─ published
 //!  DoQ (hickory) ─┘
+//!  tcp, DoT ── transfer (a copy of the facts, to secondaries)          notify ── tells secondaries
 //! ```
 
 mod cache;
+mod notify;
 mod question;
 mod rate;
 mod records;
 mod responder;
 pub mod signing;
 mod tcp;
+mod transfer;
+pub mod tsig;
 mod udp;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -27,11 +31,12 @@ use directory_api::Identity;
 use directory_api::identity::dns_server;
 use hickory_server::server::Server;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::limits::{DNS_QUIC_IDLE, STOP_TIME};
+use crate::limits::{DNS_QUIC_IDLE, STOP_TIME, TRANSFERS_MAX};
 use crate::metrics::DnsMetrics;
 use crate::published::Published;
 use crate::zone::Zones;
@@ -40,6 +45,7 @@ use cache::Cache;
 use rate::Rate;
 use responder::{Handler, Responder};
 use signing::Signer;
+use tsig::Secret;
 
 /// How many ports are tried when any will do.
 const FREE_PORT_ATTEMPTS: usize = 16;
@@ -68,6 +74,8 @@ pub struct Sources {
     pub metrics: Arc<DnsMetrics>,
     /// What DNS over TLS and QUIC shows.
     pub identity: Identity,
+    /// Secondaries: who is told of changes, and the secret by which it may have the zones.
+    pub secondaries: Vec<(SocketAddr, Secret)>,
     /// Answers over UDP that one network gets in a second; 0 for no limit.
     pub answers_per_second: u32,
 }
@@ -144,15 +152,23 @@ impl Dns {
     /// # Errors
     /// When there are no threads to be had, or TLS refuses the identity.
     pub fn start(sockets: Sockets, sources: Sources) -> Result<Self> {
-        let Sources { zones, published, signer, metrics, identity, answers_per_second } = sources;
+        let Sources { zones, published, signer, metrics, identity, secondaries, answers_per_second } =
+            sources;
         let round = AtomicU64::new(signer.round().number());
         let cache = Cache::new();
-        let responder = Arc::new(Responder { zones, published, signer, metrics, cache, round });
+        let secrets = secondaries.iter().map(|(_, secret)| secret.clone()).collect();
+        let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
+        let responder = Responder { zones, published, signer, metrics, cache, secrets, transfers, round };
+        let responder = Arc::new(responder);
         let rate = Rate::new(answers_per_second, Instant::now());
         let workers =
             udp::Workers::start(sockets.udp, &responder, rate).context("cannot start the DNS threads")?;
         let mut streams = JoinSet::new();
         streams.spawn(tcp::serve(sockets.tcp, None, responder.clone()));
+        for (address, secret) in secondaries {
+            let (zones, published) = (responder.zones.clone(), responder.published.clone());
+            streams.spawn(notify::tell(address, secret, zones, published));
+        }
         if let Some(listener) = sockets.tls {
             let config = dns_server(&identity, b"dot")?;
             streams.spawn(tcp::serve(listener, Some(Arc::new(config).into()), responder.clone()));

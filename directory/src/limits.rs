@@ -65,6 +65,28 @@ pub const RATE_NETWORKS: usize = 1 << 16;
 /// How much of its rate a network may use up at once.
 pub const RATE_BURST: Duration = Duration::from_secs(2);
 
+/// Transfers to secondaries under way. Each has a copy of the facts, some 60 MiB with 100,000 capsules.
+pub const TRANSFERS_MAX: usize = 2;
+
+/// Records in one message of a transfer before it is sent, entries: some 12 KiB, for names are compressed against the first
+/// 16 KiB of a message only.
+pub const TRANSFER_MESSAGE_RECORDS: usize = 100;
+
+/// How often at most a secondary is told that the zones changed: it fetches all of them each time.
+pub const NOTIFY_EVERY: Duration = Duration::from_secs(2);
+
+/// How often a secondary that does not answer is told of one change.
+pub const NOTIFY_ATTEMPTS: u32 = 3;
+
+/// How long a secondary may take to answer.
+pub const NOTIFY_TIME: Duration = Duration::from_secs(1);
+
+/// Shortest secret shared with a secondary, bytes: half the length of HMAC-SHA256's output (RFC 8945, section 8).
+pub const SECRET_BYTES_MIN: usize = 16;
+
+/// Secondaries, entries.
+pub const SECONDARIES_MAX: usize = 16;
+
 /// How often the key file and the signatures' period are looked at.
 pub const KEYS_TICK: Duration = Duration::from_secs(1);
 

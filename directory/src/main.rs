@@ -82,6 +82,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Serve { data, config: file, dns, dot, doq, api, http, check_config } => {
             let config =
                 Config::load(file.as_deref(), &Flags { api, dns, dot, doq, http }).context("bad settings")?;
+            config.secondaries().context("bad settings")?;
             if check_config {
                 eprintln!("the settings are right");
                 return Ok(());

@@ -208,14 +208,16 @@ impl View<'_> {
         }
     }
 
-    /// All records of a zone in canonical order, name by name, each with the NSEC that follows from it. The SOA is the
-    /// first.
-    pub fn walk(&self, origin: Origin) -> impl Iterator<Item = Vec<Entry>> {
-        std::iter::successors(Some(Path::new()), move |path| self.tree(origin).after(path)).map(move |path| {
-            let mut entries = self.entries(origin, &path).unwrap_or_default();
-            entries.push(self.link(origin, &path));
-            entries
-        })
+    /// All records of one name, with its NSEC; of the zone's own name the SOA comes first.
+    pub fn owner(&self, origin: Origin, path: &[String]) -> Vec<Entry> {
+        let mut entries = self.entries(origin, path).unwrap_or_default();
+        entries.push(self.link(origin, path));
+        entries
+    }
+
+    /// The name with records that follows in canonical order; the first is the zone's own, whose path is empty.
+    pub fn after(&self, origin: Origin, path: &[String]) -> Option<Path> {
+        self.tree(origin).after(path)
     }
 
     /// The SOA record of a zone.

@@ -13,5 +13,6 @@ mod serve {
     mod process;
     mod resolver;
     mod restarting;
+    mod secondary;
     mod watching;
 }

@@ -96,6 +96,12 @@ pub(super) fn end_of_question(message: &[u8]) -> Option<usize> {
     (message[5] == 1 && rest.len() >= 4).then(|| HEADER + name.len() + 4)
 }
 
+/// The type that a message with one question asks for.
+pub(super) fn question_type(message: &[u8]) -> Option<u16> {
+    let end = end_of_question(message)?;
+    Some(u16::from_be_bytes([message[end - 4], message[end - 3]]))
+}
+
 /// An uncompressed name, with its final zero.
 fn name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut at = 0;

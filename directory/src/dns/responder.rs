@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
@@ -11,6 +11,7 @@ use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
+use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::limits::DNS_UDP_BYTES;
@@ -22,6 +23,7 @@ use super::cache::{Basis, Cache};
 use super::question::{PLAIN_UDP_BYTES, Question};
 use super::records::{kind, name, record};
 use super::signing::{Round, Signer};
+use super::tsig::{Check, Secret, check};
 
 /// Answers every query from the published facts.
 pub(super) struct Responder {
@@ -30,6 +32,9 @@ pub(super) struct Responder {
     pub(super) signer: Arc<Signer>,
     pub(super) metrics: Arc<DnsMetrics>,
     pub(super) cache: Cache,
+    /// Of those to whom zones may be transferred.
+    pub(super) secrets: Vec<Secret>,
+    pub(super) transfers: Arc<Semaphore>,
     /// The signer's round, where the short way reads it without a lock.
     pub(super) round: AtomicU64,
 }
@@ -80,7 +85,11 @@ impl Responder {
         if request.metadata.message_type == MessageType::Response {
             return false;
         }
-        let mut reply = self.reply(&request);
+        let (mut reply, chain) = match check(&self.secrets, query, &request, SystemTime::now()) {
+            Check::Unsigned => (self.reply(&request), None),
+            Check::Good(chain) => (self.reply(&request), Some(chain)),
+            Check::Bad => (Reply::refusal(ResponseCode::NotAuth), None),
+        };
         let asked = request.edns.as_ref().map_or(PLAIN_UDP_BYTES, Edns::max_payload).max(PLAIN_UDP_BYTES);
         if !encode(&request, &mut reply, limit(asked), answer) {
             return false;
@@ -91,6 +100,11 @@ impl Responder {
         }
         if let Some(question) = &question {
             question.make_own(answer);
+        }
+        if let Some(mut chain) = chain
+            && chain.sign(answer, SystemTime::now()).is_none()
+        {
+            return false;
         }
         let kind = question.as_ref().map_or(0, |question| question.kind);
         self.metrics.answered(kind, reply.code.low(), false);

@@ -7,14 +7,15 @@ use hickory_server::net::xfer::Protocol;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::limits::{DNS_TCP_CONNECTIONS_MAX, DNS_TCP_IDLE};
 
 use super::responder::Responder;
+use super::transfer::Transfer;
 
 /// Serves connections until it is dropped.
 pub(super) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, responder: Arc<Responder>) {
@@ -68,6 +69,14 @@ async fn exchange(
     while let Some(length) = timeout(DNS_TCP_IDLE, next_length(&mut stream)).await?? {
         query.resize(length, 0);
         timeout(DNS_TCP_IDLE, stream.read_exact(&mut query)).await??;
+        if let Some(mut transfer) = Transfer::begin(responder, &query, client) {
+            info!(%client, "a zone is transferred");
+            // Signing what was never asked for takes its time; other tasks go on on other threads.
+            while let Some(message) = block_in_place(|| transfer.next_message()) {
+                timeout(DNS_TCP_IDLE, send(&mut stream, &message)).await??;
+            }
+            continue;
+        }
         if responder.respond(&query, client, protocol, &mut answer) {
             timeout(DNS_TCP_IDLE, send(&mut stream, &answer)).await??;
         }

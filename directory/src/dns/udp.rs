@@ -33,7 +33,10 @@ fn bind_one(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
     // Another process can't slip in: it would have to be of the same user and to leave out the TCP port, which is ours alone.
     socket.set_reuse_port(true)?;
-    socket.set_recv_buffer_size(SOCKET_BYTES)?;
+    // Beyond the machine's limit for others, where that is allowed.
+    if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BYTES).is_err() {
+        socket.set_recv_buffer_size(SOCKET_BYTES)?;
+    }
     socket.set_send_buffer_size(SOCKET_BYTES)?;
     socket.bind(&address.into())?;
     Ok(socket.into())

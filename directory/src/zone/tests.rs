@@ -201,6 +201,13 @@ fn labels_that_are_no_text_compare_as_they_should() {
     }
 }
 
+/// All names of a zone with their records, as a transfer goes.
+fn walk(view: &View<'_>, origin: Origin) -> Vec<Vec<Entry>> {
+    std::iter::successors(Some(Path::new()), |path| view.after(origin, path))
+        .map(|path| view.owner(origin, &path))
+        .collect()
+}
+
 /// A registry of many names, some alike.
 fn crowd() -> Registry {
     let mut registry = registry();
@@ -228,7 +235,7 @@ fn the_chain_goes_once_round_in_canonical_order() {
     let (zones, registry) = (zones(), crowd());
     let view = View { zones: &zones, registry: &registry, keys: &[] };
     for origin in Zones::ORIGINS {
-        let names: Vec<_> = view.walk(origin).map(|entries| entries[0].name.clone()).collect();
+        let names: Vec<_> = walk(&view, origin).iter().map(|entries| entries[0].name.clone()).collect();
         let key = |name: &String| name.split('.').rev().map(str::to_owned).collect::<Vec<_>>();
         let mut sorted = names.clone();
         sorted.sort_by_key(key);
@@ -239,7 +246,7 @@ fn the_chain_goes_once_round_in_canonical_order() {
             Data::Nsec { next, .. } => next.clone(),
             other => panic!("{other:?}"),
         };
-        let nexts: Vec<_> = view.walk(origin).map(next).collect();
+        let nexts: Vec<_> = walk(&view, origin).into_iter().map(next).collect();
         assert_eq!(nexts, [&names[1..], &names[..1]].concat(), "{origin:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! DNSSEC, judged by validators that others wrote: `delv` of BIND, and unbound.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -12,6 +13,7 @@ use super::resolver::Unbound;
 const ZONE: &str = "capsule.internal.";
 const V4: &str = "88.10.in-addr.arpa.";
 const V6: &str = "0.0.0.0.0.0.0.0.0.0.0.0.8.8.d.f.ip6.arpa.";
+pub(super) const ZONES: [&str; 3] = [ZONE, V4, V6];
 
 /// The lines that `capsule-directory ds` prints.
 fn delegations(directory: &Directory) -> Vec<String> {
@@ -21,7 +23,7 @@ fn delegations(directory: &Directory) -> Vec<String> {
 }
 
 /// What `delv` says, knowing only the zone's DS.
-fn delv(directory: &Directory, zone: &str, name: &str, kind: &str) -> String {
+pub(super) fn delv(directory: &Directory, server: SocketAddr, zone: &str, name: &str, kind: &str) -> String {
     let anchors: String = delegations(directory)
         .iter()
         .filter(|line| line.starts_with(&format!("{zone} ")))
@@ -34,12 +36,7 @@ fn delv(directory: &Directory, zone: &str, name: &str, kind: &str) -> String {
     let file = directory.data().join("anchors");
     std::fs::write(&file, format!("trust-anchors {{ {anchors} }};")).unwrap();
     let output = Command::new("delv")
-        .args([
-            format!("@{}", directory.dns.ip()),
-            "-p".into(),
-            directory.dns.port().to_string(),
-            "-a".into(),
-        ])
+        .args([format!("@{}", server.ip()), "-p".into(), server.port().to_string(), "-a".into()])
         .arg(&file)
         .args([&format!("+root={zone}"), "-q", name, kind])
         .output()
@@ -84,7 +81,7 @@ async fn delv_validates_what_is_and_what_is_not() {
         (V6, &format!("f.{V6}"), "PTR", "ncache nxdomain"),
         (V6, &format!("0.{V6}"), "PTR", "ncache nxrrset"),
     ] {
-        let said = delv(&directory, zone, name, kind);
+        let said = delv(&directory, directory.dns, zone, name, kind);
         let validated = match expected {
             "; fully validated" => said.contains("; fully validated"),
             negative => said.contains(negative) && said.contains("; negative response, fully validated"),
@@ -100,7 +97,7 @@ async fn unbound_validates_and_follows_a_rollover() {
     a.register("db").await;
     let old = delegations(&directory);
     assert_eq!(old.len(), 3);
-    let unbound = Unbound::start(&directory, &[ZONE, V4, V6], &old);
+    let unbound = Unbound::start(&directory, &ZONES, &old);
     let signed = |unbound: &Unbound, name: &str, kind| -> Message {
         let mut message = question(name, kind);
         let mut edns = edns(0);
@@ -133,7 +130,7 @@ async fn unbound_validates_and_follows_a_rollover() {
     directory.wait_for_keys(2);
     let new: Vec<_> = both.iter().filter(|line| !old.contains(line)).cloned().collect();
     for anchors in [&old, &new] {
-        let unbound = Unbound::start(&directory, &[ZONE, V4, V6], anchors);
+        let unbound = Unbound::start(&directory, &ZONES, anchors);
         assert_eq!(code(&unbound, "db.capsule.internal.", RecordType::A), (ResponseCode::NoError, true));
     }
     // Too early for the new one to sign; then without waiting.
@@ -145,9 +142,9 @@ async fn unbound_validates_and_follows_a_rollover() {
     assert!(directory.run(&["rollover", "--at-once"]).status.success());
     directory.wait_for_keys(1);
     assert_eq!(delegations(&directory), new);
-    let after = Unbound::start(&directory, &[ZONE, V4, V6], &new);
+    let after = Unbound::start(&directory, &ZONES, &new);
     assert_eq!(code(&after, "db.capsule.internal.", RecordType::A), (ResponseCode::NoError, true));
-    let without = Unbound::start(&directory, &[ZONE, V4, V6], &old);
+    let without = Unbound::start(&directory, &ZONES, &old);
     assert_eq!(code(&without, "db.capsule.internal.", RecordType::A).0, ResponseCode::ServFail);
 }
 
@@ -163,5 +160,5 @@ async fn a_directory_from_before_gets_a_key() {
     directory.serve();
     assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     assert_ne!(std::fs::read(&file).unwrap(), before);
-    assert!(delv(&directory, ZONE, ZONE, "SOA").contains("; fully validated"));
+    assert!(delv(&directory, directory.dns, ZONE, ZONE, "SOA").contains("; fully validated"));
 }
