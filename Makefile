@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE := --release
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
-.PHONY: help setup build faults demo test soak bench lint clean
+.PHONY: help setup build faults demo test soak bench bench-directory lint clean
 
 help:
 	@echo 'make setup   packages, CRIU and a look at the kernel (root)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test    every test (root)'
 	@echo 'make soak    random faults for hours while every byte is checked: MINUTES=60 SEED=… (root)'
 	@echo 'make bench   throughput, delay, memory and blackout against plain TCP and plain CRIU (root)'
+	@echo 'make bench-directory  the directory'\''s DNS beside stock hickory, with 100,000 capsules (root)'
 	@echo 'make lint    format, clippy and documentation, warnings are errors'
 	@echo 'make clean   what was built, and what killed tests left behind'
 
@@ -38,6 +39,10 @@ soak: setup build
 
 bench: setup build
 	target/release/bench
+
+bench-directory: setup build
+	$(CARGO) build $(PROFILE) -p capsule-directory --example bench-directory
+	target/release/examples/bench-directory
 
 lint:
 	$(CARGO) fmt --check

@@ -63,10 +63,10 @@ impl Cache {
     ) -> bool {
         let (hash, shard, set) = self.place(question);
         let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |kept: &&Box<Kept>| {
+        let fits = |kept: &&Kept| {
             kept.hash == hash && kept.form == question.form && question.is_asked_in(&kept.bytes)
         };
-        let found = shard.slots[set..set + WAYS].iter().flatten().find(fits);
+        let found = shard.slots[set..set + WAYS].iter().flatten().map(Box::as_ref).find(fits);
         let Some(kept) = found.filter(|kept| is_good(&kept.basis)) else { return false };
         answer.clear();
         answer.extend_from_slice(&kept.bytes);

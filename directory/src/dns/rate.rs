@@ -47,7 +47,11 @@ impl Rate {
             slot.store(free_at + self.cost_us, Ordering::Relaxed);
             return Verdict::Send;
         }
-        if self.over.fetch_add(1, Ordering::Relaxed) % 2 == 0 { Verdict::Truncate } else { Verdict::Drop }
+        if self.over.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+            Verdict::Truncate
+        } else {
+            Verdict::Drop
+        }
     }
 }
 

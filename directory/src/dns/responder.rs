@@ -134,8 +134,11 @@ impl Responder {
         if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
             return Reply::refusal(ResponseCode::BADVERS);
         }
-        if request.metadata.op_code != OpCode::Query {
-            return Reply::refusal(ResponseCode::NotImp);
+        match request.metadata.op_code {
+            OpCode::Query => {}
+            // The zones change by what hosts register, and by nothing else.
+            OpCode::Update => return Reply::refusal(ResponseCode::Refused),
+            _ => return Reply::refusal(ResponseCode::NotImp),
         }
         let Ok(info) = request.request_info() else { return Reply::refusal(ResponseCode::FormErr) };
         if !matches!(info.query.query_class(), DNSClass::IN | DNSClass::ANY) {

@@ -138,6 +138,8 @@ async fn odd_queries_are_answered_in_form() {
     let mut update = question("capsule.internal.", RecordType::SOA);
     update.metadata.op_code = OpCode::Notify;
     assert_eq!(by_udp(directory.dns, &update).metadata.response_code, ResponseCode::NotImp);
+    update.metadata.op_code = OpCode::Update;
+    assert_eq!(by_udp(directory.dns, &update).metadata.response_code, ResponseCode::Refused);
     let mut chaos = question("capsule.internal.", RecordType::TXT);
     chaos.queries[0].set_query_class(DNSClass::CH);
     assert_eq!(by_udp(directory.dns, &chaos).metadata.response_code, ResponseCode::Refused);
