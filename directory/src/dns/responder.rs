@@ -162,9 +162,8 @@ impl Responder {
             (view.answer(labels, kind), registry.revision)
         });
         let basis = Basis { depends: answer.depends, revision, round: round.number() };
-        let Some(origin) = answer.origin else {
-            return Reply { basis: Some(basis), ..Reply::refusal(ResponseCode::Refused) };
-        };
+        // Not kept: there is no end of names outside, and they would take the place of ours.
+        let Some(origin) = answer.origin else { return Reply::refusal(ResponseCode::Refused) };
         let reply = || {
             let zone = name(self.zones.name(origin))?;
             let mut reply = Reply::new(&answer, signed)?;

@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,7 +12,7 @@ use std::time::Instant;
 use hickory_server::net::xfer::Protocol;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::limits::{DNS_QUERY_BYTES_MAX, DNS_STOP_CHECK};
 
@@ -95,13 +96,22 @@ impl Worker {
                     for (buffer, meta) in buffers.iter().zip(&metas).take(count) {
                         // The kernel may have joined packets of one asker, all of one length but the last.
                         let packets = buffer[..meta.len.min(DNS_QUERY_BYTES_MAX)].chunks(meta.stride.max(1));
-                        packets.for_each(|packet| self.answer(packet, meta, now, &mut answer));
+                        packets.for_each(|packet| self.survive(packet, meta, now, &mut answer));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(),
                 // An ICMP error of an earlier answer, for instance.
                 Err(error) => debug!(%error, "cannot receive a DNS query"),
             }
+        }
+    }
+
+    /// Answers, and goes on if that breaks: one packet must not silence a thread.
+    fn survive(&self, packet: &[u8], meta: &RecvMeta, now: Instant, answer: &mut Vec<u8>) {
+        // What it touches is shared under locks that outlive a panic, or is cleared before it is used again.
+        let answered = catch_unwind(AssertUnwindSafe(|| self.answer(packet, meta, now, answer)));
+        if answered.is_err() {
+            error!(client = %meta.addr, bytes = packet.len(), "a DNS query broke its answer; this is a fault of ours");
         }
     }
 

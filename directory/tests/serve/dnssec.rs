@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 
-use super::dns::{by_udp, edns, question};
+use super::dns::{by_udp, edns, question, serial};
 use super::process::Directory;
 use super::resolver::Unbound;
 
@@ -123,11 +124,16 @@ async fn unbound_validates_and_follows_a_rollover() {
         assert_eq!(code(&unbound, name, kind), (expected, true), "{name} {kind}");
     }
 
-    // A new key beside the old one: whoever has either DS validates.
+    // A new key beside the old one: whoever has either DS validates, and secondaries learn it by the serial.
+    let before = serial(&directory);
     assert!(directory.run(&["rollover"]).status.success());
     let both = delegations(&directory);
     assert_eq!(both.len(), 6);
     directory.wait_for_keys(2);
+    let begin = Instant::now();
+    while serial(&directory) == before {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the serial does not rise");
+    }
     let new: Vec<_> = both.iter().filter(|line| !old.contains(line)).cloned().collect();
     for anchors in [&old, &new] {
         let unbound = Unbound::start(&directory, &ZONES, anchors);
