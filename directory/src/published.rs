@@ -109,7 +109,11 @@ fn stamp(update: &Update, before: &Registry) -> Option<Stamp> {
         Update::CapsuleRemoved(id) => before.capsule(*id).map(|record| Stamp::of(record.name.as_str())),
         Update::Host(entry) => Some(Stamp::of(entry.name.as_str())),
         Update::HostRemoved(name) => Some(Stamp::of(name.as_str())),
-        Update::Revision(_) | Update::Seen(..) => None,
+        Update::Revision(_)
+        | Update::Seen(..)
+        | Update::HostOwners(..)
+        | Update::Rule(_)
+        | Update::RuleRemoved(_) => None,
     }
 }
 

@@ -13,7 +13,7 @@ use directory_api::limits::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
 use directory_api::policy::{Effect, Ports, Terms};
 use directory_api::{
     ApiError, CapsuleRecord, CapsuleState, Client, ClientError, HeldCapsule, LeaseRequest, LookupKey,
-    Membership, Request, Response, frame as message,
+    Membership, Request, Response, TakeoverFrom, frame as message,
 };
 use overlay_proto::{
     Attach, AttachKey, ClaimKey, End, EndKind, Frame, Generation, OfferId, Open, OpenOutcome, Position, Role,
@@ -290,7 +290,7 @@ fn it_places_and_commands_nothing_but_its_own() {
         ] {
             refusal(refused);
         }
-        let taken = directory.take_over(id, generation, offer, None, true).await;
+        let taken = directory.take_over(id, generation, offer, TakeoverFrom::Kept, true).await;
         assert!(matches!(refusal(taken), ApiError::Denied { .. }));
         let rule = Terms {
             effect: Effect::Allow,

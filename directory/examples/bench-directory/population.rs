@@ -32,7 +32,7 @@ pub(crate) fn capsule(number: u32) -> (String, Locators) {
 /// Makes the directory and the file of questions.
 pub(crate) fn write(data: &Path, queries: &Path) -> Result<()> {
     let pools = Pools { v4: "10.0.0.0/8".parse()?, v6: "fd88::/64".parse()? };
-    let mut store = Data::init(data, ZONE.parse()?, pools)?.store()?;
+    let mut store = Data::init(data, ZONE.parse()?, pools, None)?.store()?;
     let host = |number: u32| {
         let (name, address) = (format!("host-{number:04}").parse()?, "192.0.2.1:4433".parse()?);
         Ok::<_, anyhow::Error>(Write::Host(StoredHost { name, operator: true, address: Some(address) }))

@@ -183,7 +183,7 @@ impl Command {
     pub fn by(&self) -> By {
         match self {
             Self::Spend { token, .. } => By::Joining(token.host.clone()),
-            Self::Expire => By::Directory,
+            Self::Expire | Self::Resign => By::Directory,
             Self::RenewLease { caller, .. }
             | Self::RemoveHost { caller, .. }
             | Self::TakeOver { caller, .. }
@@ -206,6 +206,7 @@ impl Command {
         match self {
             Self::Spend { .. } => "join",
             Self::Expire => "lease over",
+            Self::Resign => "sign anew",
             Self::RenewLease { .. } => "renew lease",
             Self::RemoveHost { .. } => "remove host",
             Self::TakeOver { .. } => "take over",

@@ -6,8 +6,9 @@ use super::*;
 use crate::session::Remains;
 use crate::testing::{SOON, program};
 
-/// Fills the program's connection until its kernel takes no more.
+/// Fills the program's connection until its kernel takes no more, and far beyond what a session lets wait.
 async fn fill(ours: &Program) {
+    kernel::tcp::set_unsent_limit(ours.fd().unwrap(), u32::MAX).unwrap();
     let mut pending = Bytes::from(vec![1; 64 << 20]);
     while tokio::time::timeout(Duration::from_millis(100), ours.send(&mut pending)).await.is_ok() {}
     assert!(ours.unacknowledged() > 0);
