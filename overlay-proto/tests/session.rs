@@ -1,8 +1,8 @@
 //! The cases that the design names, each by itself.
 
 use overlay_proto::{
-    Action, AttachKey, EndKind, Frame, Generation, Generations, Half, HalfSnapshot, Outcome, Role, SessionId,
-    State, StreamHeader, StreamVerdict, Violation, limits,
+    Action, Attach, AttachKey, End, EndKind, Frame, Generation, Generations, Half, HalfSnapshot, Outcome,
+    Position, Role, SessionId, State, StreamHeader, StreamVerdict, Violation, limits,
 };
 
 const ID: SessionId = SessionId::from_bytes([9; 16]);
@@ -236,6 +236,28 @@ fn a_reset_wakes_the_other_program_while_both_directions_are_full() {
     let (did, other) = talk(&mut opener, &mut acceptor);
     assert!(did.contains(&Action::Ended(Outcome::ResetByProgram)));
     assert!(other.contains(&Action::Ended(Outcome::ResetByPeer)));
+}
+
+/// A peer that lies about what it has leaves no half that could not move.
+#[test]
+fn a_reset_side_tells_no_offset_to_go_on_from() {
+    let (_, mut acceptor) = pair();
+    acceptor.sent(5);
+    acceptor.local_end(EndKind::Fin);
+    acceptor.handle(&Frame::Attach(Attach {
+        session: ID,
+        to: Role::Acceptor,
+        key: key(1, 1, 1),
+        position: Position {
+            delivered: 1000,
+            acknowledged: 0,
+            consumed: 0,
+            end: Some(End { kind: EndKind::Reset, offset: 1000 }),
+            end_delivered: None,
+        },
+    }));
+    poll(&mut acceptor);
+    Half::restore(&acceptor.snapshot()).expect("it can be restored");
 }
 
 #[test]

@@ -349,7 +349,10 @@ impl Half {
     }
 
     pub(super) fn start_streams(&mut self, peer_delivered: u64) {
-        self.outgoing.resume(peer_delivered);
+        // What a reset side says of bytes that it threw away is no offset to go on from.
+        if !self.outgoing.discarding {
+            self.outgoing.resume(peer_delivered);
+        }
         if self.outgoing.wants_stream(peer_delivered) {
             self.outgoing.active = true;
             self.push(Action::StartSending { key: self.key, offset: peer_delivered });
