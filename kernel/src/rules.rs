@@ -99,10 +99,12 @@ pub fn lock() -> Result<(), RulesError> {
     Ok(table::set_lock(true)?)
 }
 
-/// Lets all arrive again. Unlocking twice is unlocking once.
+/// Lets all arrive again, to connections that send in whole segments, also if they were rebuilt. Unlocking twice is
+/// unlocking once.
 ///
 /// # Errors
 /// ENOENT when the namespace was not set up.
 pub fn unlock() -> Result<(), RulesError> {
+    route::refresh_segment_sizes()?;
     Ok(table::set_lock(false)?)
 }

@@ -29,6 +29,7 @@ const RULE_TO_TABLE: u8 = 1;
 const RULE_PRIORITY_TCP: u32 = 100;
 const RULE_PRIORITY_INJECTED: u32 = 101;
 
+const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
@@ -62,6 +63,25 @@ pub(super) fn set_up(v4: Ipv4Addr, v6: Ipv6Addr) -> Result<(), Refused> {
             rule.put(FRA_FWMASK, &u32::MAX.to_ne_bytes());
         });
     }
+    let mut socket = Socket::open(None).map_err(Refused::of("open a route netlink socket"))?;
+    socket.transact(&request)
+}
+
+/// MTU of `lo` after something was restored: as large as IPv4 allows, and another than that of a fresh namespace
+/// (65,536, of which IPv4 uses 65,535).
+const MTU_RESTORED_BYTES: u32 = 65_534;
+
+/// Has every connection work out its segments again. One that was rebuilt under TCP_REPAIR, by CRIU too, sends 524 bytes
+/// at a time, since TCP_REPAIR_OPTIONS comes after the size was derived; the kernel derives it anew when the MTU of the
+/// route is another than before (tcp_current_mss).
+pub(super) fn refresh_segment_sizes() -> Result<(), Refused> {
+    let mut request = Request::default();
+    let mut header = vec![0; 4];
+    header.extend_from_slice(&LOOPBACK.to_ne_bytes());
+    header.extend_from_slice(&[0; 8]);
+    request.message("set the MTU of lo", NEW_LINK, ACK, &header, |link| {
+        link.put(IFLA_MTU, &MTU_RESTORED_BYTES.to_ne_bytes());
+    });
     let mut socket = Socket::open(None).map_err(Refused::of("open a route netlink socket"))?;
     socket.transact(&request)
 }

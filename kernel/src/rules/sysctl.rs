@@ -27,7 +27,9 @@ const VALUES: &[(&str, &str, Need)] = &[
     // Pauses of a session say nothing about `lo`.
     ("ipv4/tcp_slow_start_after_idle", "0", Need::Optional),
     ("ipv4/tcp_no_metrics_save", "1", Need::Optional),
-    // BBR slows down every ten seconds to measure a round trip, which means nothing on `lo`.
+    // BBR slows down every ten seconds to measure a round trip, which means nothing on `lo`. Where the host does not
+    // allow CUBIC to namespaces, Reno, which every kernel does, is as good there.
+    ("ipv4/tcp_congestion_control", "reno", Need::Optional),
     ("ipv4/tcp_congestion_control", "cubic", Need::Optional),
     ("ipv4/conf/all/rp_filter", "0", Need::Required),
     ("ipv4/conf/lo/rp_filter", "0", Need::Required),

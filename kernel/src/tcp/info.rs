@@ -67,6 +67,8 @@ pub struct TcpInfo {
     pub bytes_acked: u64,
     /// Bytes that arrived in order; counts FIN.
     pub bytes_received: u64,
+    /// Bytes of a segment that it sends, without headers and options.
+    pub send_segment_bytes: u32,
     /// Smoothed round trip time, µs.
     pub rtt_us: u32,
     /// Bytes that were written and not yet sent.
@@ -105,6 +107,7 @@ pub fn info(fd: impl AsFd) -> io::Result<TcpInfo> {
         receive_scale: raw[6] >> 4,
         retransmits_in_a_row: raw[2],
         backoff: raw[4],
+        send_segment_bytes: u32_at(16),
         rtt_us: u32_at(68),
         retransmits: u32_at(100),
         bytes_acked: u64_at(120),

@@ -182,6 +182,26 @@ fn random_traffic_survives_many_moves() {
 }
 
 #[test]
+fn moved_connections_send_whole_segments() {
+    for v6 in [false, true] {
+        let mut home = capsule();
+        let (mut program, mut ours) = home.run(move || delivered(v6));
+        let mut ledger = Ledger::new(0x5eed_000a);
+        for _ in 0..2 {
+            (home, program, ours) = home.run(move || move_both(program, ours));
+            ledger.program_writes(&mut program, 200_000);
+            ledger.we_write(&ours, 200_000);
+            ledger.program_reads(&mut program, 200_000);
+            ledger.we_read(&ours, 200_000);
+            for end in [program.as_fd(), ours.as_fd()] {
+                let bytes = tcp::info(end).expect("info").send_segment_bytes;
+                assert!(bytes > 30_000, "segments of {bytes} bytes");
+            }
+        }
+    }
+}
+
+#[test]
 fn random_traffic_survives_rebuilding_our_end() {
     for v6 in [false, true] {
         let mut ledger = Ledger::new(0x5eed_0101 + u64::from(v6));
