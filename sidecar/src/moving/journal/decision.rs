@@ -196,7 +196,7 @@ pub fn decide(journal: &Journal, processes: Processes, own: Generation, answer: 
         }
         Journal::Recovering { takeover, generation, file } => {
             let ask = Question::TakeOver { takeover: *takeover, generation: *generation, file: *file };
-            recovering(ask, processes, answer)
+            recovering(ask, *generation, processes, answer)
         }
         Journal::KeySent { offer, generation, key } => key_sent(*offer, *generation, *key, processes, answer),
         Journal::Key { offer, key, source } => {
@@ -256,11 +256,22 @@ fn resuming(
     }
 }
 
-fn recovering(ask: Question, processes: Processes, answer: Option<&Answer>) -> Decision {
+fn recovering(ask: Question, seen: Generation, processes: Processes, answer: Option<&Answer>) -> Decision {
+    let nothing_to_run = matches!(processes, Processes::Unfinished | Processes::Exited(_) | Processes::Gone);
     match (answer, processes) {
-        // Also when there is nothing to run: an earlier takeover may still be on its way.
+        // What was asked, and perhaps not carried out, is long ago: asked again without a copy, it would take the capsule
+        // from a host that has come back.
+        (None, _) if nothing_to_run => Decision::Ask(Question::Lookup),
         (None, _) => Decision::Ask(ask),
         (Some(Answer::Nothing), _) => Decision::Wait,
+        (Some(Answer::Stands(standing)), _)
+            if nothing_to_run
+                && standing.here
+                && standing.taken_over
+                && standing.generation == seen.next() =>
+        {
+            Decision::Died { generation: standing.generation }
+        }
         (Some(Answer::Unknown | Answer::Stands(_)), _) => Decision::Discard,
         (Some(Answer::Ours(generation)), Processes::AtGate) => Decision::OpenGate { generation: *generation },
         (Some(Answer::Ours(generation)), Processes::Running | Processes::Frozen) => {

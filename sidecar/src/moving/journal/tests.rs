@@ -307,8 +307,13 @@ fn a_takeover_from_a_file_is_asked_again_until_it_is_answered() {
     assert_eq!(journal, Journal::Recovering { takeover, generation, file });
     let ours = || Some(Answer::Ours(at(G + 1)));
     for processes in ALL {
-        let ask = Decision::Ask(Question::TakeOver { takeover, generation, file });
-        assert_eq!(decided(&journal, processes, None), ask);
+        let without_a_copy =
+            matches!(processes, Processes::Unfinished | Processes::Exited(_) | Processes::Gone);
+        let ask = match without_a_copy {
+            true => Question::Lookup,
+            false => Question::TakeOver { takeover, generation, file },
+        };
+        assert_eq!(decided(&journal, processes, None), Decision::Ask(ask));
         assert_eq!(decided(&journal, processes, Some(Answer::Nothing)), Decision::Wait);
         for refused in [stands(false, G + 1, CapsuleState::Running), Answer::Unknown] {
             assert_eq!(decided(&journal, processes, Some(refused)), Decision::Discard);
@@ -318,5 +323,14 @@ fn a_takeover_from_a_file_is_asked_again_until_it_is_answered() {
     assert_eq!(decided(&journal, Processes::AtGate, ours()), Decision::OpenGate { generation });
     for gone in [Processes::Unfinished, Processes::Exited(0), Processes::Gone] {
         assert_eq!(decided(&journal, gone, ours()), Decision::Died { generation });
+        let taken = |here, generation, taken_over| {
+            let (generation, state) = (at(generation), CapsuleState::Moving);
+            Some(Answer::Stands(Standing { here, generation, state, open: None, back: None, taken_over }))
+        };
+        assert_eq!(decided(&journal, gone, taken(true, G + 1, true)), Decision::Died { generation });
+        // It was never carried out: the capsule's host goes on with it.
+        for other in [taken(false, G, false), taken(true, G + 1, false), taken(false, G + 2, true)] {
+            assert_eq!(decided(&journal, gone, other), Decision::Discard);
+        }
     }
 }
