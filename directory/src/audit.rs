@@ -25,6 +25,8 @@ pub struct Log {
     directory: PathBuf,
     file: File,
     bytes: u64,
+    /// The last line may have been cut: it is ended before another one is written.
+    torn: bool,
 }
 
 impl Log {
@@ -35,7 +37,8 @@ impl Log {
     pub fn open(directory: &Path) -> io::Result<Self> {
         let file = open(&path(directory, 0))?;
         let bytes = file.metadata()?.len();
-        Ok(Self { directory: directory.to_owned(), file, bytes })
+        // Whoever wrote last may have died in the middle of a line. An empty line is no entry, and does no harm.
+        Ok(Self { directory: directory.to_owned(), file, bytes, torn: bytes > 0 })
     }
 
     /// Writes entries, all with one system call.
@@ -49,12 +52,14 @@ impl Log {
         if self.bytes >= AUDIT_FILE_BYTES_MAX {
             self.turn_over()?;
         }
-        let mut text = Vec::new();
+        let mut text = if self.torn { vec![b'\n'] } else { Vec::new() };
         for entry in entries {
             serde_json::to_writer(&mut text, entry)?;
             text.push(b'\n');
         }
+        self.torn = true;
         self.file.write_all(&text)?;
+        self.torn = false;
         self.bytes += u64::try_from(text.len()).unwrap_or(u64::MAX);
         Ok(())
     }
@@ -68,7 +73,7 @@ impl Log {
             }
         }
         self.file = open(&path(&self.directory, 0))?;
-        self.bytes = 0;
+        (self.bytes, self.torn) = (0, false);
         Ok(())
     }
 }

@@ -139,7 +139,11 @@ impl Ca {
         let certificate = one_certificate(root_certificate)?;
         let intermediate = one_certificate(&issuer.certificate)?;
         let valid = validity(&intermediate)?;
-        let issuer = Issuer::from_ca_cert_der(&intermediate, KeyPair::from_pem(&issuer.key)?)?;
+        let key = KeyPair::from_pem(&issuer.key)?;
+        if !certificate_has_key(&intermediate, &key)? {
+            return Err(IdentityError::Mismatch);
+        }
+        let issuer = Issuer::from_ca_cert_der(&intermediate, key)?;
         Ok(Self { zone, issuer, intermediate: Some(intermediate), valid, certificate })
     }
 

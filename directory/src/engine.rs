@@ -189,13 +189,7 @@ impl Engine {
             return Err(ApiError::NameTaken { name: new.name.to_string() });
         }
         check_name(&new.name)?;
-        if self.working.host_owners(caller).is_some_and(|owners| !owners.contains(&new.owner)) {
-            let reason = format!(
-                "the host {caller} may not run capsules of {}: its token names other owners",
-                new.owner
-            );
-            return Err(ApiError::Denied { reason });
-        }
+        self.check_owner(caller, &new.owner)?;
         if self.working.owned_by(&new.owner) >= self.rules.owner_capsules_max {
             let limit = u64::try_from(self.rules.owner_capsules_max).unwrap_or(u64::MAX);
             return Err(ApiError::QuotaExceeded { owner: new.owner.to_string(), limit });

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use directory_api::{ApiError, HeldCapsule, Lease, Response, StaleCapsule, Token};
-use overlay_proto::{CapsuleId, HostName};
+use overlay_proto::{CapsuleId, HostName, Owner};
 
 use super::{Engine, Now};
 use crate::placement::{self, Takeover};
@@ -142,6 +142,9 @@ impl Engine {
         takeover: &Takeover,
     ) -> Result<Response, ApiError> {
         self.check_operator(caller)?;
+        if let Some(record) = self.working.capsule(capsule) {
+            self.check_owner(caller, &record.owner)?;
+        }
         let alive = |host: &HostName| self.working.host(host).is_some_and(|entry| entry.alive);
         let holder = self.working.capsule(capsule).map(|record| alive(&record.host)).unwrap_or_default();
         self.place(caller, capsule, |record| placement::take_over(record, caller, takeover, holder))
@@ -153,6 +156,16 @@ impl Engine {
             return Ok(());
         }
         Err(ApiError::Denied { reason: format!("the host {caller} joined without operator rights") })
+    }
+
+    /// Whether a host may have capsules of this owner by its own will.
+    pub(super) fn check_owner(&self, caller: &HostName, owner: &Owner) -> Result<(), ApiError> {
+        if self.working.host_owners(caller).is_none_or(|owners| owners.contains(owner)) {
+            return Ok(());
+        }
+        let reason =
+            format!("the host {caller} may not run capsules of {owner}: its token names other owners");
+        Err(ApiError::Denied { reason })
     }
 
     fn put_host(&mut self, entry: HostEntry) {

@@ -61,7 +61,7 @@ impl Desk {
             zone: "capsule.internal".parse().unwrap(),
             host: name(host),
             operator: host != "guest",
-            owners: if host == "guest" { vec!["ann".parse().unwrap()] } else { vec![] },
+            owners: if ["guest", "bound"].contains(&host) { vec!["ann".parse().unwrap()] } else { vec![] },
             expires_at: self.now.wall + Duration::from_secs(60),
             nonce: [nonce; 16],
             ca_hash: [0; 32],
@@ -369,7 +369,13 @@ fn a_host_registers_only_for_the_owners_that_its_token_names() {
         nonce: [2; 16],
     };
     desk.capsule(Command::Register { caller: name("guest"), registration: ann }).unwrap();
-    desk.register("a", "mine", 3).unwrap();
+    let mine = desk.register("a", "mine", 3).unwrap();
+    // Nor does it take them over, operator or not.
+    desk.run(desk.spend("bound", 4, 4)).unwrap();
+    desk.lease("bound", &[]);
+    let refused = desk.run(take_over("bound", &mine, 1, true));
+    assert!(matches!(&refused, Err(ApiError::Denied { reason }) if reason.contains("of me")), "{refused:?}");
+    desk.run(remove("a", "bound", true)).unwrap();
     desk.run(remove("a", "guest", true)).unwrap();
     assert!(desk.store.load().unwrap().host_owners.is_empty());
 }
