@@ -208,7 +208,8 @@ fn connects_to_a_suspended_capsule_wait_or_fail() {
     let (a, b, c) = (mesh.host("a"), mesh.host("b"), mesh.host("c"));
     c.configure("suspended_connects = \"refuse\"\nhold_max_s = 2");
     mesh.start(&["a", "b", "c"]);
-    let flags = ["--receive", "64K", "--send", "64K", "--connections", "2"];
+    // It lives on for a while when all has come, so that it can be seen to run.
+    let flags = ["--receive", "64K", "--send", "64K", "--connections", "2", "--linger", "3"];
     Peer::listen(&a, "sink", &flags);
     Peer::connect(&b, "patient", TO_SINK, &["--send", "64K", "--receive", "64K", "--rate", "16K"]);
     let file = capsule_file(&a, "sink");
