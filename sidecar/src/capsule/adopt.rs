@@ -111,7 +111,7 @@ async fn take_up(sidecar: &Arc<Sidecar>, found: Found) -> anyhow::Result<()> {
     let decision = verdict::settle(sidecar, &capsule, &journal, processes).await;
     tracing::info!(capsule = %capsule.name(), ?processes, ?decision, "found");
     // The sessions of these are in the copy that the source keeps.
-    let unsure = matches!(decision, Decision::Died { .. } | Decision::GiveBack { .. });
+    let mut unsure = matches!(decision, Decision::Died { .. } | Decision::GiveBack { .. });
     let (network, left) = match live {
         Some((network, left)) => (Some(network), left),
         None => (None, Left::default()),
@@ -133,7 +133,7 @@ async fn take_up(sidecar: &Arc<Sidecar>, found: Found) -> anyhow::Result<()> {
         }
         Decision::OpenGate { generation } => {
             let network = network.context("its shim is gone")?;
-            open_gate(sidecar, &capsule, network, left, &journal, generation).await?;
+            unsure = !open_gate(sidecar, &capsule, network, left, &journal, generation).await?;
         }
         Decision::Ended { code, generation, withdraw } => {
             // What its program said last may still be on its way.
@@ -213,7 +213,7 @@ async fn serve(
     Ok(())
 }
 
-/// It stands at the gate, and is this host's.
+/// It stands at the gate, and is this host's. False if it could not go on, and its sessions are in what it came from.
 async fn open_gate(
     sidecar: &Arc<Sidecar>,
     capsule: &Arc<Capsule>,
@@ -221,7 +221,7 @@ async fn open_gate(
     left: Left,
     journal: &Journal,
     generation: Generation,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     network.set_generation(generation);
     capsule.set_generation(generation)?;
     crate::faults::reach("adopt-thaw")?;
@@ -238,14 +238,15 @@ async fn open_gate(
             }
             Journal::Resuming { suspension, key, .. } => {
                 suspend::put_back(sidecar, capsule, generation, *suspension, key).await;
+                return Ok(true);
             }
             _ => claimed::died(sidecar, capsule, generation).await,
         }
-        return Ok(());
+        return Ok(false);
     }
     go_on(sidecar, capsule, network, left, None).await?;
     drop(claimed::report_running(sidecar, capsule, generation));
-    Ok(())
+    Ok(true)
 }
 
 fn end_offer(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, offer: Option<OfferId>) {

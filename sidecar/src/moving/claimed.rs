@@ -43,8 +43,17 @@ pub(crate) async fn died(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, generat
     sidecar.table.set_unsure(capsule.id(), true);
     lifecycle::close(sidecar, capsule).await;
     capsule.set_stage(Stage::Died);
-    let (sidecar, capsule) = (sidecar.clone(), capsule.clone());
-    tokio::spawn(async move { reported(&sidecar, &capsule, generation, CapsuleState::Lost).await });
+    let (reporter, of) = (sidecar.clone(), capsule.clone());
+    tokio::spawn(async move { reported(&reporter, &of, generation, CapsuleState::Lost).await });
+    // Until it is another host's, or this one's again by a takeover, whose sessions are in the table before its claim.
+    let (sidecar, id) = (sidecar.clone(), capsule.id());
+    tokio::spawn(async move {
+        let over = |record: Option<&CapsuleRecord>| {
+            record.is_none_or(|record| record.host != sidecar.me || record.generation > generation)
+        };
+        sidecar.places.wait_until(&id, over).await;
+        sidecar.table.set_unsure(id, false);
+    });
 }
 
 /// Whether the directory noted it; if not, the capsule is no longer this host's.
