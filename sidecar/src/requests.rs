@@ -1,12 +1,14 @@
 //! Request streams between sidecars: which kind, and who takes it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use admin_api::{FrameReader, FrameWriter};
 use anyhow::{Context, bail};
 use overlay_proto::HostName;
 
 use crate::admin::{self, Caller};
+use crate::limits::{DIAL_TIMEOUT, LINK_LOOK};
 use crate::link::Link;
 use crate::moving;
 use crate::sidecar::Sidecar;
@@ -47,7 +49,13 @@ pub async fn open(
     let address = sidecar.places.address_of(host, None).await?;
     let mut link = sidecar.links.to(host, address).await?;
     if !link.answers().await {
-        link = sidecar.links.to(host, address).await?;
+        // A busy link may answer late, and carries a move perhaps; one from which nothing came at all is dead, though it
+        // was not given up yet.
+        let dead = !link.is_down() && link.unheard(Instant::now()) + LINK_LOOK >= DIAL_TIMEOUT;
+        link = match dead {
+            true => sidecar.links.anew(host, address).await?,
+            false => sidecar.links.to(host, address).await?,
+        };
     }
     let Some((mut send, receive)) = link.request().await? else { bail!("{host} is this host") };
     send.write_all(&[kind.byte()]).await?;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use overlay_proto::{Frame, HostName};
 
-use crate::limits::DIAL_RACE;
+use crate::limits::{DIAL_RACE, DIAL_TIMEOUT};
 
 /// How a link came about, as both ends know it.
 #[derive(Debug, Clone)]
@@ -55,7 +55,8 @@ pub(super) fn stays(old: &Dial, new: &Dial) -> bool {
     let tie = if old.id == 0 || new.id == 0 {
         new.since.duration_since(old.since) < DIAL_RACE
     } else {
-        new.known != old.id
+        // No two dials that were under way at once come up further apart.
+        new.known != old.id && new.since.duration_since(old.since) < 2 * DIAL_TIMEOUT
     };
     tie && old.dialler < new.dialler
 }
@@ -72,7 +73,8 @@ mod tests {
 
     #[test]
     fn of_two_links_dialled_at_once_the_smaller_name_s_stays() {
-        let (began, later) = (Instant::now(), Instant::now() + 10 * DIAL_RACE);
+        let began = Instant::now();
+        let later = began + 2 * DIAL_TIMEOUT - DIAL_TIMEOUT / 100;
         // However late the second of the two comes up.
         for at in [began, later] {
             assert!(stays(&dial("a", 1, 0, began), &dial("b", 2, 0, at)));
@@ -81,6 +83,8 @@ mod tests {
             assert!(stays(&dial("a", 1, 9, began), &dial("b", 2, 9, at)));
             assert!(!stays(&dial("b", 2, 9, began), &dial("a", 1, 9, at)));
         }
+        // So late it is no tie: the old one must be dead, though its dialler had not heard of the newest.
+        assert!(!stays(&dial("a", 1, 0, began), &dial("b", 2, 9, began + 2 * DIAL_TIMEOUT)));
     }
 
     #[test]

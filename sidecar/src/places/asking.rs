@@ -19,8 +19,10 @@ impl Asking {
             }
             tokio::time::sleep_until(at + pause).await;
         }
-        *asked = Some(Instant::now());
+        // Whoever gives up in the middle has asked nothing.
+        let at = Instant::now();
         question.await;
+        *asked = Some(at);
     }
 }
 

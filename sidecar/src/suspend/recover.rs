@@ -24,7 +24,7 @@ use crate::sidecar::Sidecar;
 
 /// Time in which a host that is said to be gone may prove that it is not: more than a link to a living one takes, on a
 /// busy machine too.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(8);
 
 /// Carries out `capsule recover --from`.
 ///
@@ -191,8 +191,12 @@ async fn check_gone(sidecar: &Arc<Sidecar>, record: &CapsuleRecord) -> anyhow::R
         return if lost { Ok(()) } else { bail!(answers(record, &sidecar.me)) };
     }
     let asked = admin::ask(sidecar, &record.host, Request::Ps { local: true });
-    let Ok(Ok(body)) = tokio::time::timeout(ANSWERS_WITHIN, asked).await else { return Ok(()) };
-    let listed: PsResult = body.parse().context("reading what its host answered")?;
+    let listed: PsResult = match tokio::time::timeout(ANSWERS_WITHIN, asked).await {
+        Ok(Ok(body)) => body.parse().context("reading what its host answered")?,
+        // Whoever says that something is wrong is there.
+        Ok(Err(error)) if error.code != "link/host-away" => bail!(answers(record, &record.host)),
+        Ok(Err(_)) | Err(_) => return Ok(()),
+    };
     if has(&listed, record.id) { bail!(answers(record, &record.host)) } else { Ok(()) }
 }
 
