@@ -64,7 +64,10 @@ impl Upcalls for Switchboard {
         let Some(around) = self.around.get() else { return };
         match frame {
             Frame::Open(open) => {
-                tokio::spawn(deliver::deliver(around.clone(), self.networks.clone(), link.clone(), open));
+                // At once: a CANCEL may follow before the task has its turn.
+                let dialled = around.opens.dialling(open.session, link);
+                let (around, networks) = (around.clone(), self.networks.clone());
+                tokio::spawn(deliver::deliver(around, networks, link.clone(), open, dialled));
             }
             Frame::Answer(answer) => around.opens.answer(link, answer.session, answer.outcome),
             Frame::Cancel { session } => {

@@ -11,6 +11,7 @@ use kernel::tcp;
 use overlay_proto::{Answer, Frame, Half, Open, OpenOutcome, Role};
 
 use super::connect::Surroundings;
+use super::opens::Dialled;
 use crate::capsule::network::{Network, Networks};
 use crate::limits::{DELIVER_TIMEOUT, SUPERSEDE_TIMEOUT};
 use crate::link::Link;
@@ -18,17 +19,25 @@ use crate::policy::Denial;
 use crate::session::{Event, Facts, Program, Socket};
 use crate::watched::watch;
 
-/// Dials for an OPEN and answers it.
-pub async fn deliver(around: Surroundings, networks: Networks, link: Arc<Link>, open: Open) {
+/// Dials for an OPEN and answers it; `dialled` hears of its CANCEL.
+pub async fn deliver(
+    around: Surroundings,
+    networks: Networks,
+    link: Arc<Link>,
+    open: Open,
+    dialled: Dialled,
+) {
     let session = open.session;
     let outcome = loop {
         if let Some(outcome) = opened_before(&around, &networks, &link, &open).await {
             break outcome;
         }
-        if let Some(outcome) = dial(&around, &networks, &link, &open).await {
+        if let Some(outcome) = dial(&around, &networks, &link, &open, &dialled).await {
             break outcome;
         }
     };
+    // Before it is answered: the same session may be asked for again then.
+    drop(dialled);
     tracing::debug!(%session, from = %open.source, to = %open.destination, ?outcome, "open");
     link.transmit(Frame::Answer(Answer { session, outcome }));
 }
@@ -67,6 +76,7 @@ async fn dial(
     networks: &Networks,
     link: &Arc<Link>,
     open: &Open,
+    dialled: &Dialled,
 ) -> Option<OpenOutcome> {
     let Some(network) = networks.of(&open.acceptor) else { return Some(OpenOutcome::NotHere) };
     if !network.locators().contains(open.destination.ip()) {
@@ -84,7 +94,6 @@ async fn dial(
     }
     // Held until the session has begun: a capsule does not leave in between.
     let Some(_dialling) = network.quiet().dialling() else { return Some(OpenOutcome::Wait) };
-    let dialled = around.opens.dialling(open.session, link);
     let key = (open.session, Role::Acceptor);
     let fd = tokio::select! {
         () = dialled.cancelled() => return Some(OpenOutcome::TimedOut),

@@ -220,18 +220,22 @@ impl Program {
     /// Reads and drops whatever the program sends, until its connection ends.
     pub async fn discard(&self) {
         let Self::Socket(socket) = self else { return };
-        // What was peeked before is there, though the runtime does not tell of it again.
-        let mut taken = tcp::consume(socket.fd.get_ref(), DISCARD_BYTES);
+        let take = |fd: &OwnedFd| tcp::consume(fd, DISCARD_BYTES);
         loop {
-            match taken {
+            // What was peeked before is there, though the runtime does not tell of it again.
+            match take(socket.fd.get_ref()) {
                 Ok(0) => return,
+                Ok(_) => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
-                Ok(_) | Err(_) => {}
+                Err(_) => {}
             }
             let Ok(mut ready) = socket.fd.readable().await else { return };
-            taken = ready
-                .try_io(|fd| tcp::consume(fd.get_ref(), DISCARD_BYTES))
-                .unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()));
+            if let Ok(Ok(0) | Err(_)) = ready.try_io(|fd| take(fd.get_ref())) {
+                return;
+            }
         }
     }
 
