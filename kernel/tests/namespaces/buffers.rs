@@ -17,8 +17,8 @@ fn fill(program: &mut std::net::TcpStream) {
     let mut last = Instant::now();
     while last.elapsed() < Duration::from_millis(300) {
         match program.write(&[7; 64 << 10]) {
-            Ok(_) => last = Instant::now(),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            Ok(1..) => last = Instant::now(),
+            Ok(0) | Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
 }

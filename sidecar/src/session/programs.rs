@@ -10,6 +10,9 @@ use overlay_proto::CapsuleId;
 use super::{Event, Facts, Key, Table};
 use crate::limits::ASIDE_GATHER;
 
+/// Both addresses of a connection.
+type Ends = (SocketAddr, SocketAddr);
+
 /// Tells the processes of a capsule that is on this host.
 pub type Processes = Box<dyn Fn(&CapsuleId) -> Vec<u32> + Send + Sync>;
 
@@ -17,7 +20,7 @@ pub type Processes = Box<dyn Fn(&CapsuleId) -> Vec<u32> + Send + Sync>;
 #[derive(Default)]
 pub(super) struct Programs {
     processes: OnceLock<Processes>,
-    asked: Mutex<HashMap<CapsuleId, HashMap<(SocketAddr, SocketAddr), Asked>>>,
+    asked: Mutex<HashMap<CapsuleId, HashMap<Ends, Asked>>>,
 }
 
 /// Who asked, and whether also for a socket without TCP_USER_TIMEOUT.
@@ -69,7 +72,7 @@ impl Programs {
     }
 }
 
-fn show(pids: &[u32], asked: &HashMap<(SocketAddr, SocketAddr), Asked>, table: &Table) {
+fn show(pids: &[u32], asked: &HashMap<Ends, Asked>, table: &Table) {
     for pid in pids {
         user_timeout::each_connection(*pid, |socket| {
             if let Some(one) = asked.get(&(socket.local, socket.peer))
