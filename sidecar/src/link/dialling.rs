@@ -41,15 +41,22 @@ impl Links {
     /// # Errors
     /// The host did not answer in time, or is not who it should be.
     pub async fn to(&self, host: &HostName, address: SocketAddr) -> Result<Arc<Link>, LinkError> {
-        let under_way = {
-            let mut dialling = self.0.dialling.0.lock().expect("no panics under this lock");
-            // Under the lock: a dial that has just ended left its link before it left the list.
-            if let Some(link) = self.existing(host) {
-                return Ok(link);
+        let mut again = true;
+        loop {
+            let (under_way, fresh) = {
+                let mut dialling = self.0.dialling.0.lock().expect("no panics under this lock");
+                // Under the lock: a dial that has just ended left its link before it left the list.
+                if let Some(link) = self.existing(host) {
+                    return Ok(link);
+                }
+                self.dial_shared(&mut dialling, host, address)
+            };
+            match self.outcome(under_way, host, address).await {
+                // It was begun earlier, perhaps before the host was there, and what QUIC repeats comes ever later.
+                Err(_) if !fresh && again => again = false,
+                outcome => return outcome,
             }
-            self.dial_shared(&mut dialling, host, address)
-        };
-        self.outcome(under_way, host, address).await
+        }
     }
 
     /// A new link to `host`, dialled although there is one that has become silent. The new one takes its place.
@@ -57,22 +64,23 @@ impl Links {
     /// # Errors
     /// As [`Self::to`].
     pub async fn anew(&self, host: &HostName, address: SocketAddr) -> Result<Arc<Link>, LinkError> {
-        let under_way = {
+        let (under_way, _) = {
             let mut dialling = self.0.dialling.0.lock().expect("no panics under this lock");
             self.dial_shared(&mut dialling, host, address)
         };
         self.outcome(under_way, host, address).await
     }
 
+    /// The dial under way, or a fresh one; says whether it is fresh.
     fn dial_shared(
         &self,
         dialling: &mut HashMap<(HostName, SocketAddr), watch::Receiver<Outcome>>,
         host: &HostName,
         address: SocketAddr,
-    ) -> watch::Receiver<Outcome> {
+    ) -> (watch::Receiver<Outcome>, bool) {
         let key = (host.clone(), address);
         if let Some(under_way) = dialling.get(&key).filter(|under_way| under_way.has_changed().is_ok()) {
-            return under_way.clone();
+            return (under_way.clone(), false);
         }
         let (tell, outcome) = watch::channel(None);
         dialling.insert(key.clone(), outcome.clone());
@@ -83,7 +91,7 @@ impl Links {
             links.0.dialling.0.lock().expect("no panics under this lock").remove(&key);
             let _ = tell.send(Some(dialled));
         });
-        outcome
+        (outcome, true)
     }
 
     async fn outcome(
