@@ -38,6 +38,12 @@ pub enum Frame {
         /// else, or without one, zero.
         known: u64,
     },
+    /// Second on the control stream, from the host of the two with the smaller name: this connection is their link. Until
+    /// then it may be closed for another one.
+    Settled {
+        /// Later links of that host have higher ones.
+        order: u64,
+    },
     /// A program wants to connect.
     Open(Open),
     /// What became of an OPEN.
@@ -125,7 +131,7 @@ impl Frame {
     /// The session that the frame concerns, if any.
     pub fn session(&self) -> Option<SessionId> {
         match self {
-            Frame::Hello { .. } | Frame::Ping | Frame::Pong => None,
+            Frame::Hello { .. } | Frame::Settled { .. } | Frame::Ping | Frame::Pong => None,
             Frame::Open(Open { session, .. })
             | Frame::Answer(Answer { session, .. })
             | Frame::Cancel { session }
@@ -161,6 +167,7 @@ impl Frame {
             | Frame::Delivered { session, to, .. }
             | Frame::End { session, to, .. } => Some((*session, to.other())),
             Frame::Hello { .. }
+            | Frame::Settled { .. }
             | Frame::Open(_)
             | Frame::Answer(_)
             | Frame::Cancel { .. }
@@ -177,6 +184,7 @@ impl Frame {
     pub fn to(&self) -> Option<Role> {
         match self {
             Frame::Hello { .. }
+            | Frame::Settled { .. }
             | Frame::Open(_)
             | Frame::Answer(_)
             | Frame::Cancel { .. }

@@ -1,10 +1,10 @@
 //! Every bound of the protocol, with its unit and the reason for its size.
 
 /// Lowest wire version that this build speaks.
-pub const VERSION_MIN: u32 = 1;
+pub const VERSION_MIN: u32 = 2;
 
 /// Highest wire version that this build speaks.
-pub const VERSION_MAX: u32 = 1;
+pub const VERSION_MAX: u32 = 2;
 
 /// Bytes of one control frame without its length. The largest, an attach, needs about 150; the rest is room for
 /// fields of later versions, and small enough that a peer can't make a host set aside memory.

@@ -94,6 +94,7 @@ fn frames() -> impl Strategy<Value = Frame> {
         any::<(u32, u32, u64, u64, u64)>().prop_map(|(version_min, version_max, sidecar, dial, known)| {
             Frame::Hello { version_min, version_max, sidecar, dial, known }
         }),
+        any::<u64>().prop_map(|order| Frame::Settled { order }),
         opens(),
         (sessions(), outcomes()).prop_map(|(session, outcome)| Frame::Answer(Answer { session, outcome })),
         sessions().prop_map(|session| Frame::Cancel { session }),
@@ -256,6 +257,7 @@ fn address(frame: &mut Frame, id: SessionId, small: bool) {
             (*session, *to) = (id, Role::Acceptor);
         }
         Frame::Hello { .. }
+        | Frame::Settled { .. }
         | Frame::Open(_)
         | Frame::Answer(_)
         | Frame::Cancel { .. }
@@ -308,10 +310,10 @@ fn tags_stay() {
 
 #[test]
 fn versions_meet() {
-    assert_eq!(negotiate(1, 1), Some(1));
-    assert_eq!(negotiate(1, 9), Some(1));
-    assert_eq!(negotiate(2, 9), None);
-    assert_eq!(negotiate(0, 0), None);
+    assert_eq!(negotiate(2, 2), Some(2));
+    assert_eq!(negotiate(1, 9), Some(2));
+    assert_eq!(negotiate(3, 9), None);
+    assert_eq!(negotiate(0, 1), None);
 }
 
 #[test]

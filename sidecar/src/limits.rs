@@ -51,12 +51,8 @@ pub const ACCEPT_LOOK_LONGEST: Duration = Duration::from_millis(100);
 /// Time that establishing a link may take before the next try.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Two links of one host pair that came up within this time were dialled at once, if a host is of a version that does
-/// not say what it knew when it dialled: see `link/tie.rs`.
-pub const DIAL_RACE: Duration = Duration::from_secs(3);
-
-/// Time that the other host's link gets to come up when ours was closed for it.
-pub const DIAL_RACE_WAIT: Duration = Duration::from_millis(200);
+/// Pause between looks for the other host's link, for which ours was closed. A round trip later it is up.
+pub const DIAL_RACE_LOOK: Duration = Duration::from_millis(10);
 
 /// Pause between looks at the links: short against the time in which a person notices a break.
 pub const LINK_LOOK: Duration = Duration::from_millis(250);

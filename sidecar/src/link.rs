@@ -55,6 +55,8 @@ pub struct Link {
     down: CancellationToken,
     since: Instant,
     dial: tie::Dial,
+    /// Drawn by the host that decided on this link: later ones have higher ones.
+    order: u64,
     pings: ping::Pings,
     health: Mutex<health::Health>,
     /// Permits to write much, see [`crate::limits::LINK_TURNS`].

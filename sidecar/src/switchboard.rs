@@ -75,7 +75,7 @@ impl Upcalls for Switchboard {
                 let _ = around.table.tell(&(session, Role::Acceptor), Event::Cancelled(link.clone()));
             }
             // The link's own.
-            Frame::Ping | Frame::Pong | Frame::Hello { .. } => {}
+            Frame::Ping | Frame::Pong | Frame::Hello { .. } | Frame::Settled { .. } => {}
             Frame::Attach(_)
             | Frame::Attached(_)
             | Frame::Stale { .. }

@@ -85,6 +85,7 @@ fn to_wire(frame: &Frame) -> Kind {
             dial: *dial,
             known: *known,
         }),
+        Frame::Settled { order } => Kind::Settled(wire::Settled { order: *order }),
         Frame::Open(open) => Kind::Open(open_to_wire(open)),
         Frame::Answer(answer) => Kind::Answer(answer_to_wire(answer)),
         Frame::Cancel { session } => Kind::Cancel(wire::Cancel { session: session.as_bytes().to_vec() }),
@@ -131,6 +132,7 @@ fn from_wire(kind: Kind) -> Result<Frame, FrameError> {
         Kind::Hello(wire::Hello { version_min, version_max, sidecar, dial, known }) => {
             Frame::Hello { version_min, version_max, sidecar, dial, known }
         }
+        Kind::Settled(wire::Settled { order }) => Frame::Settled { order },
         Kind::Open(open) => Frame::Open(open_from_wire(&open)?),
         Kind::Answer(answer) => Frame::Answer(answer_from_wire(&answer)?),
         Kind::Cancel(cancel) => Frame::Cancel { session: session(&cancel.session)? },

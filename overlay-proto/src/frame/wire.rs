@@ -4,7 +4,7 @@ use prost::{Enumeration, Message, Oneof};
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Envelope {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub(crate) kind: Option<Kind>,
 }
 
@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     Ping(Empty),
     #[prost(message, tag = "15")]
     Pong(Empty),
+    #[prost(message, tag = "16")]
+    Settled(Settled),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -57,6 +59,12 @@ pub(crate) struct Hello {
     pub(crate) dial: u64,
     #[prost(fixed64, tag = "5")]
     pub(crate) known: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Settled {
+    #[prost(uint64, tag = "1")]
+    pub(crate) order: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

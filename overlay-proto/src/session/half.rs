@@ -118,6 +118,7 @@ impl Half {
             Frame::Unknown { .. } => self.on_unknown(),
             Frame::NotHere { .. } => self.on_not_here(),
             Frame::Hello { .. }
+            | Frame::Settled { .. }
             | Frame::Open(_)
             | Frame::Answer(_)
             | Frame::Cancel { .. }

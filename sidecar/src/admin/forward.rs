@@ -21,16 +21,21 @@ pub(crate) async fn ask(
     let mut reader = FrameReader::new(receive);
     let mut writer = FrameWriter::new(send);
     let call = Call::new(request).forwarded(sidecar.me.to_string());
-    writer.write(&Frame::Call(call)).await.map_err(|error| away(error.to_string()))?;
+    writer.write(&Frame::Call(call)).await.map_err(|error| away(caused(error)))?;
     loop {
         match reader.next().await {
             Ok(Some(Frame::Result(body))) => return Ok(body),
             Ok(Some(Frame::Error(error))) => return Err(error),
             Ok(Some(_)) => {}
             Ok(None) => return Err(away("its sidecar went away before it answered".into())),
-            Err(error) => return Err(away(error.to_string())),
+            Err(error) => return Err(away(caused(error))),
         }
     }
+}
+
+/// With what lies behind it: that a connection was lost says too little.
+fn caused(error: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", error.into())
 }
 
 /// Carries a call to `host` and everything that is answered back.
@@ -51,14 +56,14 @@ pub(super) async fn pass_on(
     let mut reader = FrameReader::new(receive);
     let mut writer = FrameWriter::new(send);
     let me = sidecar.me.to_string();
-    writer.write(&Frame::Call(call.forwarded(me))).await.map_err(|error| away(error.to_string()))?;
+    writer.write(&Frame::Call(call.forwarded(me))).await.map_err(|error| away(caused(error)))?;
     loop {
         tokio::select! {
             answer = reader.next() => {
                 let frame = match answer {
                     Ok(Some(frame)) => frame,
                     Ok(None) => return Err(away("its sidecar went away before it answered".into())),
-                    Err(error) => return Err(away(error.to_string())),
+                    Err(error) => return Err(away(caused(error))),
                 };
                 write(output, &frame).await?;
                 if frame.is_last() {

@@ -52,8 +52,8 @@ pub(super) async fn read_frames(
     }
 }
 
-/// Reads one frame, which must be the first of the control stream.
-pub(super) async fn read_hello(
+/// Reads the next of the frames with which the control stream begins.
+pub(super) async fn read_first(
     stream: &mut quinn::RecvStream,
     buffer: &mut BytesMut,
 ) -> anyhow::Result<Frame> {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use anyhow::bail;
 use bytes::BytesMut;
@@ -11,10 +10,10 @@ use directory_api::identity;
 use overlay_proto::HostName;
 use tokio::sync::watch;
 
-use super::table::{check_hello, drawn};
+use super::table::{DIALLED_TWICE, Greeted, check_hello, drawn};
 use super::tie::Dial;
 use super::{Link, Links, control};
-use crate::limits::{DIAL_RACE_WAIT, DIAL_TIMEOUT};
+use crate::limits::{DIAL_RACE_LOOK, DIAL_TIMEOUT};
 
 /// Why a host can't be reached.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -117,26 +116,23 @@ impl Links {
             }
         };
         let fail = |why: String| LinkError { host: host.clone(), address, why };
-        let error = match dialled {
-            Ok(Ok(link)) => return Ok(link),
-            Ok(Err(error)) => fail(format!("{error:#}")),
-            Err(_) => fail(format!("no answer on UDP within {} s", DIAL_TIMEOUT.as_secs())),
-        };
-        // Both hosts may have dialled at once, and the other's link is the one that stays.
-        self.accepted(host).await.ok_or(error)
+        match dialled {
+            Ok(Ok(link)) => Ok(link),
+            // The other host may have dialled meanwhile.
+            Ok(Err(error)) => self.existing(host).ok_or_else(|| fail(format!("{error:#}"))),
+            Err(_) => self
+                .existing(host)
+                .ok_or_else(|| fail(format!("no answer on UDP within {} s", DIAL_TIMEOUT.as_secs()))),
+        }
     }
 
-    /// The link that `host` dialled, if it comes up within [`DIAL_RACE_WAIT`].
-    async fn accepted(&self, host: &HostName) -> Option<Arc<Link>> {
-        let deadline = Instant::now() + DIAL_RACE_WAIT;
+    /// The link that `host` dialled, for which it closed ours; whoever waits for it has a limit.
+    async fn crossed(&self, host: &HostName) -> Arc<Link> {
         loop {
             if let Some(link) = self.existing(host) {
-                return Some(link);
+                return link;
             }
-            if Instant::now() > deadline {
-                return None;
-            }
-            tokio::time::sleep(DIAL_RACE_WAIT / 20).await;
+            tokio::time::sleep(DIAL_RACE_LOOK).await;
         }
     }
 
@@ -149,14 +145,44 @@ impl Links {
             bail!("{address} is host {found}");
         }
         self.check_member(&host, &connection).await?;
-        let (mut send, mut receive) = connection.open_bi().await?;
-        self.greet(&mut send, id, known).await?;
-        let mut buffer = BytesMut::new();
-        let greeting = control::read_hello(&mut receive, &mut buffer).await?;
-        check_hello(&greeting)?;
-        let dial = Dial::made(self.0.me.clone(), id, known, &greeting);
-        let link = self.establish(host, dial, connection, send, receive, buffer)?;
+        if self.newest(&host) != known
+            && let Some(link) = self.existing(&host)
+        {
+            // Nobody needs this one any more, and the other host does not know of it yet.
+            connection.close(quinn::VarInt::from_u32(0), DIALLED_TWICE.as_bytes());
+            return Ok(link);
+        }
+        let link = match self.greet_and_settle(&host, id, known, &connection).await {
+            Ok(link) => link,
+            Err(_) if closed_for_another(&connection) => self.crossed(&host).await,
+            Err(error) => return Err(error),
+        };
         self.check_still_member(&link).await?;
         Ok(link)
     }
+
+    async fn greet_and_settle(
+        &self,
+        host: &HostName,
+        id: u64,
+        known: u64,
+        connection: &quinn::Connection,
+    ) -> anyhow::Result<Arc<Link>> {
+        let (mut send, mut receive) = connection.open_bi().await?;
+        self.greet(&mut send, id, known).await?;
+        let mut buffer = BytesMut::new();
+        let greeting = control::read_first(&mut receive, &mut buffer).await?;
+        check_hello(&greeting)?;
+        let dial = Dial::made(self.0.me.clone(), id, known, &greeting);
+        let connection = connection.clone();
+        self.settle(Greeted { host: host.clone(), dial, connection, send, receive, buffer }).await
+    }
+}
+
+/// Whether the other host closed it because the two have another link.
+pub(super) fn closed_for_another(connection: &quinn::Connection) -> bool {
+    matches!(
+        connection.close_reason(),
+        Some(quinn::ConnectionError::ApplicationClosed(close)) if close.reason == DIALLED_TWICE.as_bytes()
+    )
 }

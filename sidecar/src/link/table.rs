@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use bytes::BytesMut;
 use directory_api::{Zone, identity};
-use overlay_proto::{Frame, HostName};
+use overlay_proto::{Frame, HostName, limits::VERSION_MAX, limits::VERSION_MIN, negotiate};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::dialling::Dialling;
+use super::dialling::{Dialling, closed_for_another};
 use super::health::Health;
-use super::tie::{Dial, stays};
+use super::tie::{Dial, decides, stays};
 use super::{Carrier, Link, Upcalls, control};
 use crate::limits::{DIAL_TIMEOUT, LINK_FRAMES, LINK_SILENCE_MARGIN, LINK_TURNS};
 
 /// What a host is told that is not, or no longer, one of the mesh.
 const NOT_A_MEMBER: &str = "not a host of this mesh";
 
-/// Version of the wire that this sidecar speaks.
-const VERSION: u32 = 1;
+/// Says of a connection that the two hosts have another one.
+pub(super) const DIALLED_TWICE: &str = "dialled twice";
 
 /// The links of this host.
 #[derive(Clone)]
@@ -46,6 +46,18 @@ pub struct Parts {
     pub secret: [u8; 32],
     /// How often a quiet link says that it lives.
     pub keep_alive: Duration,
+}
+
+/// A connection over which both hosts have greeted each other.
+pub(super) struct Greeted {
+    /// The other host.
+    pub(super) host: HostName,
+    pub(super) dial: Dial,
+    pub(super) connection: quinn::Connection,
+    pub(super) send: quinn::SendStream,
+    pub(super) receive: quinn::RecvStream,
+    /// What came behind the greeting.
+    pub(super) buffer: BytesMut,
 }
 
 pub(super) struct Inner {
@@ -88,6 +100,7 @@ impl Links {
             down: CancellationToken::new(),
             since: Instant::now(),
             dial: Dial { dialler: me.clone(), id: 0, known: 0, far: 0, since: Instant::now() },
+            order: 0,
             pings: super::ping::Pings::default(),
             health: Mutex::default(),
             turns: Arc::new(Semaphore::new(LINK_TURNS)),
@@ -173,12 +186,16 @@ impl Links {
         let (mut send, mut receive) = tokio::time::timeout(DIAL_TIMEOUT, connection.accept_bi()).await??;
         let mut buffer = BytesMut::new();
         let greeting =
-            tokio::time::timeout(DIAL_TIMEOUT, control::read_hello(&mut receive, &mut buffer)).await??;
+            tokio::time::timeout(DIAL_TIMEOUT, control::read_first(&mut receive, &mut buffer)).await??;
         check_hello(&greeting)?;
         self.greet(&mut send, 0, 0).await?;
         let dial = Dial::accepted(host.clone(), &greeting);
-        let link = self.establish(host, dial, connection, send, receive, buffer)?;
-        self.check_still_member(&link).await
+        let greeted = Greeted { host, dial, connection: connection.clone(), send, receive, buffer };
+        match tokio::time::timeout(DIAL_TIMEOUT, self.settle(greeted)).await? {
+            Ok(link) => self.check_still_member(&link).await,
+            Err(_) if closed_for_another(&connection) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Refuses a host that is not one of the mesh, or is no longer.
@@ -225,52 +242,69 @@ impl Links {
         let mut hello = BytesMut::new();
         let sidecar = self.0.sidecar;
         overlay_proto::frame::encode(
-            &Frame::Hello { version_min: VERSION, version_max: VERSION, sidecar, dial, known },
+            &Frame::Hello { version_min: VERSION_MIN, version_max: VERSION_MAX, sidecar, dial, known },
             &mut hello,
         );
         send.write_chunk(hello.freeze()).await?;
         Ok(())
     }
 
-    /// Makes a connection the link of its host pair, or closes it when another is to stay.
-    pub(super) fn establish(
-        &self,
-        host: HostName,
-        dial: Dial,
-        connection: quinn::Connection,
-        send: quinn::SendStream,
-        receive: quinn::RecvStream,
-        buffer: BytesMut,
-    ) -> anyhow::Result<Arc<Link>> {
+    /// Makes a connection the link of its host pair, or closes it when another is to stay: what one of the two hosts
+    /// decides, and the other one hears. A link that is up for either of them is never closed for a dial that crossed it.
+    pub(super) async fn settle(&self, mut greeted: Greeted) -> anyhow::Result<Arc<Link>> {
+        if decides(&self.0.me, &greeted.host) {
+            return Ok(self.establish(greeted, None));
+        }
+        match control::read_first(&mut greeted.receive, &mut greeted.buffer).await? {
+            Frame::Settled { order } => Ok(self.establish(greeted, Some(order))),
+            other => bail!("{other:?} came before the link was settled"),
+        }
+    }
+
+    /// `order`: the other host's, if it has decided.
+    fn establish(&self, greeted: Greeted, order: Option<u64>) -> Arc<Link> {
+        let Greeted { host, dial, connection, send, receive, buffer } = greeted;
         let (frames, queued) = mpsc::channel(LINK_FRAMES);
-        let link = Arc::new(Link {
-            host: host.clone(),
-            serial: self.0.serial.fetch_add(1, Ordering::Relaxed),
-            carrier: Carrier::Quic(connection.clone()),
-            frames,
-            down: CancellationToken::new(),
-            since: Instant::now(),
-            dial,
-            pings: super::ping::Pings::default(),
-            health: Mutex::new(Health::new(Instant::now(), connection.remote_address())),
-            turns: Arc::new(Semaphore::new(LINK_TURNS)),
-        });
-        {
+        let link = {
             let mut up = self.0.up.lock().expect("no panics under this lock");
+            // Under the lock: in the order of the decisions.
+            let serial = self.0.serial.fetch_add(1, Ordering::Relaxed);
+            let link = Arc::new(Link {
+                host: host.clone(),
+                serial,
+                carrier: Carrier::Quic(connection.clone()),
+                frames,
+                down: CancellationToken::new(),
+                since: Instant::now(),
+                dial,
+                order: order.unwrap_or(serial),
+                pings: super::ping::Pings::default(),
+                health: Mutex::new(Health::new(Instant::now(), connection.remote_address())),
+                turns: Arc::new(Semaphore::new(LINK_TURNS)),
+            });
             if let Some(other) = up.get(&host).filter(|other| !other.is_down()) {
-                if stays(&other.dial, &link.dial) {
-                    connection.close(quinn::VarInt::from_u32(0), b"dialled twice");
-                    return Ok(other.clone());
+                let older = match order {
+                    None => stays(&other.dial, &link.dial),
+                    // The decisions came over two connections, the later one first.
+                    Some(order) => other.dial.far == link.dial.far && other.order > order,
+                };
+                if older {
+                    connection.close(quinn::VarInt::from_u32(0), DIALLED_TWICE.as_bytes());
+                    return other.clone();
                 }
-                other.close("dialled twice");
+                other.close("another one took its place");
+            }
+            if order.is_none() {
+                link.transmit(Frame::Settled { order: serial });
             }
             up.insert(host.clone(), link.clone());
             self.0.newest.lock().expect("no panics under this lock").insert(host.clone(), link.dial.id);
-        }
+            link
+        };
         tracing::info!(%host, serial = link.serial, address = %connection.remote_address(), "link up");
         self.0.upcalls.up(&link);
         tokio::spawn(self.clone().drive(link.clone(), connection, send, queued, receive, buffer));
-        Ok(link)
+        link
     }
 
     /// Runs the link's tasks until one of them ends, then tells everyone that it is down.
@@ -311,11 +345,13 @@ pub(super) fn drawn() -> u64 {
 
 pub(super) fn check_hello(frame: &Frame) -> anyhow::Result<()> {
     match frame {
-        Frame::Hello { version_min, version_max, .. } if (*version_min..=*version_max).contains(&VERSION) => {
+        Frame::Hello { version_min, version_max, .. } if negotiate(*version_min, *version_max).is_some() => {
             Ok(())
         }
         Frame::Hello { version_min, version_max, .. } => {
-            bail!("it speaks versions {version_min} to {version_max} of the wire, this host {VERSION}")
+            bail!(
+                "it speaks versions {version_min} to {version_max} of the wire, this host {VERSION_MIN} to {VERSION_MAX}"
+            )
         }
         _ => bail!("the control stream did not begin with a greeting"),
     }

@@ -1,22 +1,26 @@
-//! Which of two links of one host pair stays: both hosts must come to the same answer, whatever they see first.
+//! Which connection of one host pair is their link, when both hosts dial at once.
 //!
-//! A later link takes the place of an earlier one, which its dialler must have given up. The exception is a *tie*: both
-//! hosts dialled at once, neither knowing of the other's link. A tie is told by what the dialler knew, which it says in
-//! its greeting, not by time: one who knew the other link and dialled all the same has found it dead (its own address
-//! has changed, say, and a link that came to the old one is lost on one side only).
+//! One of the two hosts decides, and the other one hears what was decided before it uses the connection: were each to
+//! choose by itself, the link that one of them uses already could be closed for the one that the other one saw first, with
+//! the requests on it, which nobody can repeat.
+//!
+//! A later link takes the place of an earlier one, which its dialler must have given up. The exception is a *tie*: who
+//! dialled did not know of the link that came up meanwhile. A tie is told by what the dialler knew, which it says in its
+//! greeting, not by time: one who knew the other link and dialled all the same has found it dead (its own address has
+//! changed, say, and a link that came to the old one is lost on one side only).
 
 use std::time::Instant;
 
 use overlay_proto::{Frame, HostName};
 
-use crate::limits::{DIAL_RACE, DIAL_TIMEOUT};
+use crate::limits::DIAL_TIMEOUT;
 
 /// How a link came about, as both ends know it.
 #[derive(Debug, Clone)]
 pub(super) struct Dial {
     /// Who dialled.
     pub(super) dialler: HostName,
-    /// Drawn by the dialler; zero if it is of a version that does not say.
+    /// Drawn by the dialler.
     pub(super) id: u64,
     /// The id of the newest link of the two that its dialler knew when it began.
     pub(super) known: u64,
@@ -47,18 +51,18 @@ fn said(greeting: &Frame) -> (u64, u64, u64) {
     }
 }
 
-/// Whether the old link of a pair stays when a new one has come up.
+/// Whether `me` is the host that decides on the links with `other`.
+pub(super) fn decides(me: &HostName, other: &HostName) -> bool {
+    me < other
+}
+
+/// Whether the old link of a pair stays when a new connection is there, for the host that decides.
 pub(super) fn stays(old: &Dial, new: &Dial) -> bool {
-    if old.dialler == new.dialler || old.far != new.far {
-        return false;
-    }
-    let tie = if old.id == 0 || new.id == 0 {
-        new.since.duration_since(old.since) < DIAL_RACE
-    } else {
+    old.dialler != new.dialler
+        && old.far == new.far
+        && new.known != old.id
         // No two dials that were under way at once come up further apart.
-        new.known != old.id && new.since.duration_since(old.since) < 2 * DIAL_TIMEOUT
-    };
-    tie && old.dialler < new.dialler
+        && new.since.duration_since(old.since) < 2 * DIAL_TIMEOUT
 }
 
 #[cfg(test)]
@@ -72,19 +76,21 @@ mod tests {
     }
 
     #[test]
-    fn of_two_links_dialled_at_once_the_smaller_name_s_stays() {
+    fn a_link_stays_when_a_dial_that_crossed_it_comes_up() {
         let began = Instant::now();
         let later = began + 2 * DIAL_TIMEOUT - DIAL_TIMEOUT / 100;
-        // However late the second of the two comes up.
-        for at in [began, later] {
-            assert!(stays(&dial("a", 1, 0, began), &dial("b", 2, 0, at)));
-            assert!(!stays(&dial("b", 2, 0, began), &dial("a", 1, 0, at)));
-            // Both in place of one that was dead.
-            assert!(stays(&dial("a", 1, 9, began), &dial("b", 2, 9, at)));
-            assert!(!stays(&dial("b", 2, 9, began), &dial("a", 1, 9, at)));
+        // However late, whoever dialled it, and also when both dialled in place of one that was dead.
+        for (at, known) in [(began, 0), (later, 0), (later, 9)] {
+            assert!(stays(&dial("a", 1, known, began), &dial("b", 2, known, at)));
+            assert!(stays(&dial("b", 2, known, began), &dial("a", 1, known, at)));
         }
         // So late it is no tie: the old one must be dead, though its dialler had not heard of the newest.
         assert!(!stays(&dial("a", 1, 0, began), &dial("b", 2, 9, began + 2 * DIAL_TIMEOUT)));
+    }
+
+    #[test]
+    fn one_of_two_hosts_decides() {
+        assert!(decides(&host("a"), &host("b")) && !decides(&host("b"), &host("a")));
     }
 
     #[test]
@@ -101,14 +107,5 @@ mod tests {
         let began = Instant::now();
         let anew = Dial { far: 8, ..dial("b", 2, 0, began) };
         assert!(!stays(&dial("a", 1, 0, began), &anew));
-    }
-
-    #[test]
-    fn of_who_does_not_say_what_it_knew_time_must_tell() {
-        let began = Instant::now();
-        let old = Dial { far: 0, ..dial("a", 0, 0, began) };
-        let new = |since| Dial { far: 0, ..dial("b", 0, 0, since) };
-        assert!(stays(&old, &new(began + DIAL_RACE / 2)));
-        assert!(!stays(&old, &new(began + DIAL_RACE)));
     }
 }
