@@ -8,25 +8,29 @@
 //! The loop has one closed set of steps ([`Step`]); what they mean is decided by the core. A driver ends when its
 //! session ended, or when it is parked because its capsule leaves.
 
+mod clock;
+mod patience;
+mod peer;
+mod policy;
+
 use std::sync::Arc;
 
 use kernel::user_timeout::ProgramSocket;
-use overlay_proto::limits::RESET_STALL_MS;
-use overlay_proto::{Action, EndKind, Frame, Half, Role, State, StreamHeader, StreamVerdict};
+use overlay_proto::{Action, EndKind, Frame, Half, Role, State, StreamHeader};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant};
 
-use super::aside::{self, Change, Looks, Standing, Unanswered};
+use super::aside::{Looks, Unanswered};
 use super::flow::{Incoming, IncomingStep, Outgoing, OutgoingStep};
 use super::linger::{Linger, Resetting};
 use super::program::Program;
-use super::route::{Finding, PeerPlace, Route, Routes};
+use super::route::{Finding, Route, Routes};
 use super::window::Window;
 use super::{Facts, Keeping, Key, Parked, SessionView};
-use crate::limits::{ACCEPT_LOOK_FIRST, ACCEPT_LOOK_LONGEST, REPORT_DELAY};
+use crate::limits::{ACCEPT_LOOK_FIRST, REPORT_DELAY};
 use crate::link::{Link, Receiver};
-
-const RESET_STALL: Duration = Duration::from_millis(RESET_STALL_MS);
+use clock::sleep_until;
+use peer::found;
 
 /// What others tell a driver.
 #[derive(Debug)]
@@ -330,183 +334,6 @@ impl Driver {
         }
     }
 
-    /// A frame counts only if it comes from the host where the directory places the peer (D8). What would end the
-    /// session is never believed on the strength of an old record.
-    fn on_frame(&mut self, link: Arc<Link>, frame: &Frame, checked: bool) {
-        let ends = matches!(frame, Frame::Unknown { .. });
-        let other_link = self.link.as_ref().is_none_or(|current| current.serial != link.serial);
-        if other_link || ends {
-            if !checked && (ends || !self.routes.places_peer_at(&self.facts.peer, &link.host)) {
-                self.routes.check_later(self.key(), self.facts.peer, link, frame.clone(), self.reopened);
-                return;
-            }
-            if other_link {
-                self.adopt(link);
-            }
-        }
-        self.refresh_generations();
-        tracing::trace!(session = %self.half.id(), role = ?self.half.role(), ?frame);
-        self.half.handle(frame);
-    }
-
-    /// Frames come over another link than before: the other half has left the old one.
-    fn adopt(&mut self, link: Arc<Link>) {
-        if self.link.is_some() {
-            self.detach();
-        }
-        self.finding = None;
-        self.link = Some(link);
-        self.refresh_generations();
-        self.half.link_up();
-        self.act();
-    }
-
-    /// Whether what comes over a link may be the peer's: it is the link in use, or its host is where the peer is.
-    fn speaks_for_peer(&self, link: &Link) -> bool {
-        self.link.as_ref().is_some_and(|current| current.serial == link.serial)
-            || self.routes.places_peer_at(&self.facts.peer, &link.host)
-    }
-
-    fn on_data(&mut self, link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
-        if !self.speaks_for_peer(link) {
-            tracing::warn!(session = %self.half.id(), host = %link.host, "bytes of a host where the peer is not");
-            return;
-        }
-        match self.half.stream(&header) {
-            StreamVerdict::Use => self.incoming.take(stream),
-            StreamVerdict::Keep => self.incoming.keep(header, stream),
-            StreamVerdict::Drop => {
-                tracing::trace!(session = %self.half.id(), host = %link.host, ?header, "late data stream");
-            }
-        }
-    }
-
-    fn detach(&mut self) {
-        self.link = None;
-        self.half.link_lost();
-        self.act();
-    }
-
-    fn refresh_generations(&mut self) {
-        if let Some((opener, acceptor)) = self.routes.generations(&self.facts, self.half.role()) {
-            self.half.generations(opener, acceptor);
-        }
-    }
-
-    fn on_place_changed(&mut self) {
-        // The peer may be known only now.
-        self.judged = None;
-        match self.routes.peer(&self.facts.peer) {
-            PeerPlace::Removed => self.half.peer_gone(),
-            PeerPlace::At(host) => {
-                if self.link.as_ref().is_some_and(|link| link.host != host) {
-                    self.detach();
-                }
-                self.refresh_generations();
-            }
-            // What it agreed on when it was held stands in its file.
-            PeerPlace::Suspended if self.link.is_some() => self.detach(),
-            PeerPlace::Suspended | PeerPlace::Unknown => {}
-        }
-    }
-
-    /// Ends a session that the policy forbids: both programs see a reset. The server's side decides.
-    fn obey_policy(&mut self) {
-        let changes = self.routes.policy_changes();
-        let over = self.forbidden || self.linger.is_some();
-        if self.half.role() != Role::Acceptor || over || self.judged == Some(changes) {
-            return;
-        }
-        self.judged = Some(changes);
-        let Some(judgement) = self.routes.forbids(&self.facts) else { return };
-        tracing::info!(session = %self.half.id(), capsule = %self.facts.own, peer = %self.facts.peer,
-            port = self.facts.local.port(), %judgement, "a session is ended by the policy");
-        self.forbidden = true;
-        self.routes.ended_by_policy(&self.facts.own);
-        self.half.peer_gone();
-    }
-
-    /// Notes since when the other side is away.
-    fn watch_hold(&mut self) {
-        match self.half.state() {
-            State::Held | State::Detached if !self.holding => {
-                self.away_since.get_or_insert_with(Instant::now);
-            }
-            State::Held | State::Detached | State::Open | State::Closing | State::Ended => {
-                self.away_since = None;
-            }
-        }
-    }
-
-    fn standing(&self) -> Standing {
-        Standing {
-            away_since: self.away_since.or(self.unanswered.away_since()),
-            leaving: self.holding,
-            open: self.half.state() == State::Open && !self.holding,
-            noted_ms: self.keeping.as_ref().map_or(0, Keeping::user_timeout_ms),
-        }
-    }
-
-    /// Looks for the program's socket when its TCP_USER_TIMEOUT is to be put aside or given back. What can't be put on
-    /// record is left alone.
-    fn watch_user_timeout(&mut self) {
-        if self.keeping.is_none() {
-            return;
-        }
-        let (now, consumed) = (Instant::now(), self.half.consumed());
-        let waits = self.half.bytes_sent() > consumed && !self.outgoing.is_parked();
-        let link = self.link.as_ref().filter(|link| waits && !link.is_local());
-        self.unanswered.note(link.map(|link| link.unheard(now.into_std())), consumed, now);
-        let standing = self.standing();
-        if self.looks.is_due(&standing, now) {
-            self.routes.look_for_socket(self.key(), &self.facts, standing.noted_ms > 0);
-        }
-    }
-
-    fn on_program_socket(&mut self, socket: &ProgramSocket) -> std::io::Result<()> {
-        let standing = self.standing();
-        let Some(keeping) = &mut self.keeping else { return Ok(()) };
-        match aside::change(&standing, socket.timeout_ms, socket.is_waiting()?) {
-            Change::Nothing => Ok(()),
-            Change::PutAside(timeout_ms) => {
-                keeping.note_user_timeout(timeout_ms)?;
-                socket.set_timeout_ms(0)
-            }
-            Change::GiveBack(timeout_ms) => {
-                socket.set_timeout_ms(timeout_ms)?;
-                keeping.note_user_timeout(0)
-            }
-            Change::Forget => keeping.note_user_timeout(0),
-        }
-    }
-
-    /// When the other side has been away for too long.
-    fn hold_ends(&self) -> Option<Instant> {
-        Some(self.away_since? + self.routes.patience().hold_max?)
-    }
-
-    /// Begins to look for the peer's host when there is no link and nobody holds.
-    fn look_for_link(&mut self) {
-        if self.link.as_ref().is_some_and(|link| link.is_down()) {
-            self.detach();
-        }
-        if self.link.is_none() && self.finding.is_none() && !self.holding && self.linger.is_none() {
-            self.finding = Some(self.routes.find(self.facts.peer));
-        }
-    }
-
-    fn on_route(&mut self, route: Route) {
-        self.finding = None;
-        match route {
-            Route::Link(link) => {
-                self.link = Some(link);
-                self.refresh_generations();
-                self.half.link_up();
-            }
-            Route::Removed => self.half.peer_gone(),
-        }
-    }
-
     fn on_outgoing(&mut self, step: OutgoingStep) {
         tracing::trace!(session = %self.half.id(), ?step);
         match step {
@@ -565,51 +392,6 @@ impl Driver {
         }
     }
 
-    fn on_tick(&mut self) {
-        let now = Instant::now();
-        if self.hold_ends().is_some_and(|end| end <= now) {
-            tracing::info!(session = %self.half.id(), "given up: its other side was away for too long");
-            self.away_since = None;
-            self.half.peer_gone();
-        }
-        if self.report_at.is_some_and(|at| at <= now) {
-            self.report_at = None;
-            self.half.flush_reports();
-        }
-        if let Some((at, pause)) = self.accept_look.filter(|(at, _)| *at <= now) {
-            let pause = (pause * 2).min(ACCEPT_LOOK_LONGEST);
-            self.accept_look = Some((at + pause, pause));
-            self.routes.look_accepted(self.key(), &self.facts);
-        }
-        if self.stall_since.is_some_and(|since| since + RESET_STALL <= now) {
-            self.stall_since = None;
-            self.half.stalled();
-        }
-        if self.resetting.as_mut().is_some_and(|resetting| resetting.is_due(&self.program, now)) {
-            self.resetting = None;
-            self.stall_since = None;
-            self.failed = true;
-            self.outgoing.stop();
-            self.program.reset();
-            self.half.end_applied();
-        }
-        self.window.looked(&self.program, now);
-        if let Some(linger) = &mut self.linger {
-            linger.looked(now);
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let accept = self.accept_look.map(|(at, _)| at);
-        let stall = self.stall_since.map(|since| since + RESET_STALL);
-        let resetting = self.resetting.as_ref().map(Resetting::next);
-        let linger = self.linger.as_ref().map(Linger::next);
-        let window = self.window.next();
-        let look = self.looks.next().into_iter().chain(self.unanswered.next()).min();
-        let all = [self.report_at, accept, stall, resetting, linger, window, look, self.hold_ends()];
-        all.into_iter().flatten().min()
-    }
-
     fn describe(&self) -> SessionView {
         let state = match self.half.state() {
             State::Open if self.outgoing.is_stalled() => "parked",
@@ -626,30 +408,6 @@ impl Driver {
             bytes_out: self.half.bytes_out(),
             buffered_bytes: self.program.queued() + u64::from(self.program.unacknowledged()),
             limit_bytes: self.window.bytes(),
-        }
-    }
-}
-
-async fn found(finding: &mut Option<Finding>) -> Route {
-    match finding {
-        Some(finding) => finding.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-impl Program {
-    /// The descriptor, while there is a connection.
-    pub fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        match self {
-            Self::Socket(socket) => Some(socket.fd()),
-            Self::Gone(_) => None,
         }
     }
 }

@@ -127,6 +127,14 @@ impl Socket {
 }
 
 impl Program {
+    /// The descriptor, while there is a connection.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Socket(socket) => Some(socket.fd()),
+            Self::Gone(_) => None,
+        }
+    }
+
     /// Sets where the next peek begins: `ahead` bytes after what was consumed.
     ///
     /// # Errors
