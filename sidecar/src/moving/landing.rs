@@ -140,12 +140,12 @@ impl Landing {
 
     /// Joins the halves again; returns how many did not within [`ATTACH_WAIT`].
     pub(crate) async fn attach(&mut self) -> u64 {
-        let halves = std::mem::take(&mut self.halves);
+        let mut halves = std::mem::take(&mut self.halves);
         let (network, sidecar) = (self.network.clone(), self.sidecar.clone());
         let runs = self.sidecar.data_plane.spawn(async move {
             let halves = network
                 .in_netns(move || {
-                    halves.iter().for_each(|(arrived, _)| sockets::activate(arrived));
+                    halves.iter_mut().for_each(|(arrived, _)| sockets::activate(arrived));
                     halves
                 })
                 .await;

@@ -263,14 +263,18 @@ pub(super) fn rebuild(image: HalfImage, own: CapsuleId) -> anyhow::Result<Arrive
 }
 
 /// Brings a rebuilt connection to life; the program's end is there and the lock is off. Must be called inside the capsule's
-/// network, where a FIN of the program is repeated.
-pub(super) fn activate(arrived: &Arrived) {
-    if let ArrivedProgram::Open { fd, tcp, .. } = &arrived.program
-        && let Err(error) = repair::activate(fd.as_fd(), tcp)
-    {
-        let facts = &arrived.facts;
-        tracing::error!(local = %facts.local, remote = %facts.remote, %error, "a connection was not brought to life");
+/// network, where a FIN of the program is repeated. A connection that does not come to life would go on with a hole: it is
+/// reset instead, behind what the program said before.
+pub(super) fn activate(arrived: &mut Arrived) {
+    let ArrivedProgram::Open { fd, tcp, prefix } = &arrived.program else { return };
+    let Err(error) = repair::activate(fd.as_fd(), tcp) else { return };
+    let facts = &arrived.facts;
+    tracing::error!(local = %facts.local, remote = %facts.remote, %error, "a connection was not brought to life; it is reset");
+    let bytes = prefix.iter().copied().chain(tcp::read_queue(fd).unwrap_or_default()).collect::<Vec<_>>();
+    if let Err(error) = tcp::reset(fd) {
+        tracing::error!(local = %facts.local, remote = %facts.remote, %error, "its program does not learn of it");
     }
+    arrived.program = ArrivedProgram::Gone(Remains::new(Bytes::from(bytes), EndKind::Reset));
 }
 
 /// What the shim holds the socket of an arrived half as.
@@ -403,11 +407,11 @@ impl Arriving {
             ArrivedProgram::Open { fd, .. } => repair::is_silent(fd).unwrap_or(false),
             ArrivedProgram::Unaccepted | ArrivedProgram::Gone(_) => false,
         };
-        let halves = self.0;
+        let mut halves = self.0;
         let halves = network
             .in_netns(move || {
                 halves
-                    .iter()
+                    .iter_mut()
                     .filter(|(arrived, _)| silent(arrived))
                     .for_each(|(arrived, _)| activate(arrived));
                 halves
@@ -440,3 +444,6 @@ fn again(image: HalfImage, held: &mut HashMap<String, OwnedFd>) -> anyhow::Resul
     let facts = Facts { own, peer, local, remote, began };
     Ok(Arrived { facts, half, program, user_timeout_ms })
 }
+
+#[cfg(test)]
+mod tests;
