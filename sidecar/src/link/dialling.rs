@@ -44,11 +44,13 @@ impl Links {
         loop {
             let (under_way, fresh) = {
                 let mut dialling = self.0.dialling.0.lock().expect("no panics under this lock");
+                // Before the look: what comes up after it was not known. (A dial that knew of a link has found it dead.)
+                let known = self.newest(host);
                 // Under the lock: a dial that has just ended left its link before it left the list.
                 if let Some(link) = self.existing(host) {
                     return Ok(link);
                 }
-                self.dial_shared(&mut dialling, host, address)
+                self.dial_shared(&mut dialling, host, address, known)
             };
             match self.outcome(under_way, host, address).await {
                 // It was begun earlier, perhaps before the host was there, and what QUIC repeats comes ever later.
@@ -65,7 +67,7 @@ impl Links {
     pub async fn anew(&self, host: &HostName, address: SocketAddr) -> Result<Arc<Link>, LinkError> {
         let (under_way, _) = {
             let mut dialling = self.0.dialling.0.lock().expect("no panics under this lock");
-            self.dial_shared(&mut dialling, host, address)
+            self.dial_shared(&mut dialling, host, address, self.newest(host))
         };
         self.outcome(under_way, host, address).await
     }
@@ -76,6 +78,7 @@ impl Links {
         dialling: &mut HashMap<(HostName, SocketAddr), watch::Receiver<Outcome>>,
         host: &HostName,
         address: SocketAddr,
+        known: u64,
     ) -> (watch::Receiver<Outcome>, bool) {
         let key = (host.clone(), address);
         if let Some(under_way) = dialling.get(&key).filter(|under_way| under_way.has_changed().is_ok()) {
@@ -86,7 +89,7 @@ impl Links {
         let links = self.clone();
         // On the data plane's runtime, because quinn spawns the connection's driver where it is dialled.
         self.0.runtime.spawn(async move {
-            let dialled = links.dial_once(&key.0, address).await;
+            let dialled = links.dial_once(&key.0, address, known).await;
             links.0.dialling.0.lock().expect("no panics under this lock").remove(&key);
             let _ = tell.send(Some(dialled));
         });
@@ -105,10 +108,20 @@ impl Links {
         })
     }
 
-    async fn dial_once(&self, host: &HostName, address: SocketAddr) -> Result<Arc<Link>, LinkError> {
+    /// `known`: the newest link to the host when the dial was decided upon, which may be a while ago.
+    async fn dial_once(
+        &self,
+        host: &HostName,
+        address: SocketAddr,
+        mut known: u64,
+    ) -> Result<Arc<Link>, LinkError> {
         let mut roused = self.0.roused.subscribe();
         let dialled = loop {
-            let dial = self.clone().dial(host.clone(), address);
+            let newest = self.newest(host);
+            if self.existing(host).is_none() {
+                known = newest;
+            }
+            let dial = self.clone().dial(host.clone(), address, known);
             tokio::select! {
                 dialled = tokio::time::timeout(DIAL_TIMEOUT, dial) => break dialled,
                 // What was sent so far went nowhere, and would be repeated late.
@@ -136,8 +149,8 @@ impl Links {
         }
     }
 
-    async fn dial(self, host: HostName, address: SocketAddr) -> anyhow::Result<Arc<Link>> {
-        let (id, known) = (drawn(), self.newest(&host));
+    async fn dial(self, host: HostName, address: SocketAddr, known: u64) -> anyhow::Result<Arc<Link>> {
+        let id = drawn();
         let name = self.0.zone.host(&host);
         let connection = self.0.endpoint.connect_with(self.0.client.clone(), address, &name)?.await?;
         let found = identity::peer_host(&connection)?;
@@ -185,4 +198,30 @@ pub(super) fn closed_for_another(connection: &quinn::Connection) -> bool {
         connection.close_reason(),
         Some(quinn::ConnectionError::ApplicationClosed(close)) if close.reason == DIALLED_TWICE.as_bytes()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Ca, host};
+
+    /// A dial is decided upon, another link comes up, and only then the dial has its turn: it must not say that it knew the
+    /// link and found it dead.
+    #[tokio::test]
+    async fn a_dial_that_comes_late_takes_the_link_that_came_meanwhile() {
+        for (late, other) in [("a", "b"), ("b", "a")] {
+            let ca = Ca::new();
+            let (to_late, to_other) = (host(late), host(other));
+            let (mut late, mut other) = (ca.node(late), ca.node(other));
+            let known = late.links.newest(&to_other);
+            let link = other.links.to(&to_late, late.address).await.unwrap();
+            let back = late.up().await;
+            let dialled = late.links.dial_once(&to_other, other.address, known).await.unwrap();
+            assert_eq!(dialled.serial, back.serial);
+            other.up().await;
+            for node in [&mut late, &mut other] {
+                node.nothing_more().await;
+            }
+            assert!(!link.is_down() && !back.is_down());
+        }
+    }
 }

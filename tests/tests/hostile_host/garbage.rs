@@ -1,5 +1,7 @@
 //! What is no message at all.
 
+use overlay_proto::limits::VERSION_MAX;
+
 use super::*;
 
 /// Pseudo-random bytes.
@@ -64,7 +66,7 @@ fn hello(version_min: u32, version_max: u32) -> Frame {
 
 fn instead_of_a_greeting(evil: &Evil, host: &Host) {
     let mut beginnings = garbage();
-    for frame in [Frame::Ping, hello(2, 9), hello(9, 0)] {
+    for frame in [Frame::Ping, hello(VERSION_MAX + 1, VERSION_MAX + 9), hello(9, 0)] {
         let mut bytes = BytesMut::new();
         overlay_proto::frame::encode(&frame, &mut bytes);
         beginnings.push(bytes.to_vec());
