@@ -72,7 +72,6 @@ async fn look_at(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) {
 /// Freezes a copy and keeps it. Goes on past failures: nothing of it may run or speak.
 pub(crate) async fn keep(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, by: Option<Generation>) {
     let (name, own) = (capsule.name(), capsule.file().generation);
-    tracing::error!(capsule = %name, generation = %own, newer = ?by.map(Generation::number), "superseded: it goes on elsewhere; the copy here is frozen and kept until capsule rm --local");
     if let Err(error) = capsule.journal(&Entry::Superseded { generation: by }) {
         tracing::error!(capsule = %name, error = format!("{error:#}"), "that is not in its journal");
     }
@@ -86,8 +85,17 @@ pub(crate) async fn keep(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, by: Opt
         | Processes::Exited(_)
         | Processes::Gone => Ok(()),
     });
-    if let Ok(Err(error)) = frozen.await {
-        tracing::error!(capsule = %name, error = format!("{error:#}"), "a superseded copy was not frozen");
+    let newer = by.map(Generation::number);
+    match frozen.await {
+        Ok(Ok(())) => {
+            tracing::error!(capsule = %name, generation = %own, ?newer, "superseded: it goes on elsewhere; the copy here is frozen and kept until capsule rm --local");
+        }
+        Ok(Err(error)) => {
+            tracing::error!(capsule = %name, generation = %own, ?newer, error = format!("{error:#}"), "superseded: it goes on elsewhere, and the copy here was not frozen: capsule rm --local ends it");
+        }
+        Err(error) => {
+            tracing::error!(capsule = %name, %error, "superseded, and nobody knows whether it is frozen")
+        }
     }
     // Its shim keeps the sockets, and what is on record of them, as after the end of a sidecar.
     for half in sidecar.table.park(capsule.id()).await {
