@@ -38,6 +38,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
 /// Most signals kept for a program that can't be reached at the moment.
 const SIGNALS_KEPT_MAX: usize = 16;
+/// The code by which a sidecar says that the host of a capsule can't be asked: its program goes on.
+const HOST_AWAY: &str = "link/host-away";
 
 /// What is followed.
 pub(crate) struct Followed {
@@ -54,6 +56,8 @@ enum Ending {
     Exit(i32),
     Moved(String),
     Cut,
+    /// The sidecar can't reach the one that knows.
+    Unheard(String),
     Refused(Box<ErrorView>),
     Unwritable(io::Error),
 }
@@ -82,7 +86,10 @@ pub(crate) async fn follow(
                 context.socket.display(),
                 followed.name
             )),
-            Ending::Cut => {}
+            Ending::Unheard(what) if away.is_none() => {
+                context.note(&format!("capsule: {what}; {} goes on without it, waiting", followed.name));
+            }
+            Ending::Cut | Ending::Unheard(_) => {}
         }
         let away = away.get_or_insert_with(Away::begin);
         away.wait(followed, relay).await?;
@@ -143,6 +150,7 @@ async fn receive(
                 };
             }
             Frame::Moved(moved) => return Ending::Moved(moved.to),
+            Frame::Error(error) if error.code == HOST_AWAY => return Ending::Unheard(error.what),
             Frame::Error(error) => return Ending::Refused(Box::new(error)),
             Frame::Progress(progress) if !progress.message.is_empty() => {
                 context.note(&progress.message);

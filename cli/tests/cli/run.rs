@@ -2,7 +2,7 @@
 //! sidecar and wherever the capsule goes.
 
 use admin_api::{
-    Body, EnvVar, Frame, Request, Volume,
+    Body, EnvVar, ErrorView, Frame, Request, Volume,
     frame::Moved,
     result::{InspectResult, LogsResult, RunResult},
 };
@@ -122,6 +122,24 @@ async fn a_sidecar_that_is_killed_neither_loses_nor_repeats_output() {
     let output = ended(child).await;
     assert_eq!((code(output.status), text(&output.stdout)), (143, "2 "));
     assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
+}
+
+/// The link between the hosts breaks; the program goes on.
+#[tokio::test]
+async fn a_host_that_can_not_be_asked_is_waited_for() {
+    let fake = FakeSidecar::start();
+    let child = fake.spawn(&["run", "chat", "x"]);
+    start(&fake).await;
+    let mut call = follow(&fake, 0, true).await;
+    let away = || Frame::Error(ErrorView::new("link/host-away", "host b can't be asked").why("it is cut off"));
+    say(&mut call, &[out("1 "), Frame::Position(2), out("2 "), away()]).await;
+    let mut call = follow(&fake, 2, true).await;
+    say(&mut call, &[away()]).await;
+    let mut call = follow(&fake, 2, true).await;
+    say(&mut call, &[out("2 "), Frame::Position(4), Frame::Exit(7)]).await;
+    let output = ended(child).await;
+    assert_eq!((code(output.status), text(&output.stdout)), (7, "1 2 "));
+    assert_eq!(text(&output.stderr), "capsule: host b can't be asked; chat goes on without it, waiting\n");
 }
 
 #[tokio::test]
