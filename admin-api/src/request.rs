@@ -74,6 +74,15 @@ pub enum Request {
     /// frames go to it; its end is an `Exit`. When the client goes away, so does
     /// the program.
     Exec(Exec),
+    /// Captures what the capsule sends and receives: Stdout frames that make one pcap file, then
+    /// [`TapResult`](crate::result::TapResult) when the client said Cancel, or the capsule ended or left this host.
+    Tap {
+        /// The capsule.
+        name: String,
+        /// Which packets, as words of pcap-filter(7); empty: all.
+        #[serde(default)]
+        filter: Vec<String>,
+    },
     /// Starts a stopped capsule again: [`RunResult`](crate::result::RunResult).
     Start {
         /// The capsule.
@@ -216,6 +225,7 @@ impl Request {
             Self::Inspect { name }
             | Self::Logs { name }
             | Self::Follow { name, .. }
+            | Self::Tap { name, .. }
             | Self::Start { name }
             | Self::Stop { name, .. }
             | Self::Rm { name, .. }
@@ -244,6 +254,7 @@ impl Request {
             Self::Logs { .. } => "logs",
             Self::Follow { .. } => "logs --follow",
             Self::Exec(_) => "exec",
+            Self::Tap { .. } => "tap",
             Self::Start { .. } => "start",
             Self::Stop { .. } => "stop",
             Self::Rm { .. } => "rm",
@@ -282,6 +293,7 @@ impl Request {
             Self::Follow { signals: true, .. }
             | Self::Run(_)
             | Self::Exec(_)
+            | Self::Tap { .. }
             | Self::Start { .. }
             | Self::Stop { .. }
             | Self::Rm { .. }

@@ -8,6 +8,7 @@ mod moves;
 mod policy;
 mod sessions;
 mod suspends;
+mod taps;
 
 pub use capsules::{
     CapsuleState, CapsuleView, InspectResult, LogsResult, PsResult, RecoverResult, RecoveredFrom,
@@ -23,6 +24,7 @@ pub use policy::{
 };
 pub use sessions::{Direction, SessionState, SessionView, SessionsResult};
 pub use suspends::{ResumeResult, SuspendResult};
+pub use taps::TapResult;
 
 /// Makes an enum of words: serde by the word, `as_str`, `Display`. A word that
 /// this version doesn't know reads as `Unknown`.

@@ -20,6 +20,7 @@ mod sessions;
 mod start;
 mod stop;
 mod suspend;
+mod tap;
 
 use clap::Subcommand;
 
@@ -45,6 +46,7 @@ pub(crate) enum Verb {
     Policy(policy::Policy),
     Resolve(resolve::Resolve),
     Preflight(preflight::Preflight),
+    Tap(tap::Tap),
     Completion(completion::Completion),
     #[command(hide = true)]
     Man(man::Man),
@@ -73,6 +75,7 @@ pub(crate) async fn run(verb: Option<Verb>, context: &Context) -> Result<i32, Fa
         Verb::Policy(verb) => verb.run(context).await,
         Verb::Resolve(verb) => verb.run(context).await,
         Verb::Preflight(verb) => verb.run(context).await,
+        Verb::Tap(verb) => verb.run(context).await,
         Verb::Completion(verb) => verb.run(context),
         Verb::Man(verb) => verb.run(context),
     }

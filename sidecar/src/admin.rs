@@ -7,6 +7,7 @@ mod output;
 mod policy;
 mod preflight;
 mod recover;
+mod tap;
 mod views;
 
 use std::sync::Arc;
@@ -70,7 +71,7 @@ async fn dispatch(
         return forward::pass_on(sidecar, &host, call, input, output).await;
     }
     // What only looks on goes on with the next sidecar.
-    let lasts = matches!(call.request, Request::Follow { .. } | Request::Exec(_));
+    let lasts = matches!(call.request, Request::Follow { .. } | Request::Exec(_) | Request::Tap { .. });
     let _acting = (!call.request.reads_only() && !lasts).then(|| sidecar.acting.clone());
     let body = match call.request {
         Request::Ps { local } => Body::of(&views::ps(sidecar, local).await),
@@ -131,6 +132,9 @@ async fn dispatch(
         }
         Request::Follow { name, id, from_position, signals } => {
             return output::follow(sidecar, &name, &id, from_position, signals, input, output).await;
+        }
+        Request::Tap { name, filter } => {
+            return tap::tap(sidecar, &local(sidecar, &name)?, filter, input, output).await;
         }
         Request::Exec(exec) => {
             let capsule = local(sidecar, &exec.name)?;

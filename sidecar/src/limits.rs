@@ -43,6 +43,12 @@ pub const PARK_SOONEST: Duration = Duration::from_millis(20);
 /// Time after which delivered bytes are reported at the latest; much is reported at once by the core.
 pub const REPORT_DELAY: Duration = Duration::from_millis(2);
 
+/// Bytes of a capture that are passed on at once.
+pub const TAP_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Bytes that are kept of what tcpdump says beside a capture: a few lines.
+pub const TAP_WORDS_BYTES: u64 = 16 * 1024;
+
 /// Pauses between looks whether a program has accepted its connection: first and longest.
 pub const ACCEPT_LOOK_FIRST: Duration = Duration::from_millis(1);
 /// See [`ACCEPT_LOOK_FIRST`].
