@@ -140,6 +140,11 @@ impl Link {
         self.down.cancelled().await;
     }
 
+    /// Datagrams heard on the link.
+    fn datagrams(&self) -> u64 {
+        self.connection().map_or(0, |connection| connection.stats().udp_rx.datagrams)
+    }
+
     /// How long the link has been up.
     pub fn age(&self) -> std::time::Duration {
         self.since.elapsed()

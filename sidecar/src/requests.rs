@@ -53,7 +53,7 @@ pub async fn open(
         // was not given up yet.
         let dead = !link.is_down() && link.unheard(Instant::now()) + LINK_LOOK >= DIAL_TIMEOUT;
         link = match dead {
-            true => sidecar.links.anew(host, address).await?,
+            true => sidecar.links.anew(&link, address).await?,
             false => sidecar.links.to(host, address).await?,
         };
     }

@@ -151,7 +151,7 @@ impl Roaming {
             let mut pause = RETRY_FIRST;
             while link.is_silent() && !link.is_down() {
                 if let Ok(address) = sidecar.places.address_of(&link.host, None).await
-                    && let Err(error) = sidecar.links.anew(&link.host, address).await
+                    && let Err(error) = sidecar.links.anew(&link, address).await
                 {
                     tracing::debug!(%error, "no other link");
                 }

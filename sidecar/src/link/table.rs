@@ -183,19 +183,31 @@ impl Links {
         let connection = incoming.await?;
         let host = identity::peer_host(&connection)?;
         self.check_member(&host, &connection).await?;
-        let (mut send, mut receive) = tokio::time::timeout(DIAL_TIMEOUT, connection.accept_bi()).await??;
-        let mut buffer = BytesMut::new();
-        let greeting =
-            tokio::time::timeout(DIAL_TIMEOUT, control::read_first(&mut receive, &mut buffer)).await??;
-        check_hello(&greeting)?;
-        self.greet(&mut send, 0, 0).await?;
-        let dial = Dial::accepted(host.clone(), &greeting);
-        let greeted = Greeted { host, dial, connection: connection.clone(), send, receive, buffer };
-        match tokio::time::timeout(DIAL_TIMEOUT, self.settle(greeted)).await? {
+        match tokio::time::timeout(DIAL_TIMEOUT, self.meet(host, &connection)).await? {
             Ok(link) => self.check_still_member(&link).await,
             Err(_) if closed_for_another(&connection) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Greets a host that dialled.
+    async fn meet(&self, host: HostName, connection: &quinn::Connection) -> anyhow::Result<Arc<Link>> {
+        let (mut send, mut receive) = connection.accept_bi().await?;
+        let mut buffer = BytesMut::new();
+        let greeting = control::read_first(&mut receive, &mut buffer).await?;
+        check_hello(&greeting)?;
+        let dial = Dial::accepted(host.clone(), &greeting);
+        let mut unsettled = self.unsettled(&host, dial.id);
+        self.greet(&mut send, 0, 0).await?;
+        let connection = connection.clone();
+        let link = self.settle(Greeted { host, dial, connection, send, receive, buffer }).await?;
+        unsettled.settle();
+        Ok(link)
+    }
+
+    /// From here on the other host may take the connection for the link, whatever becomes of it here.
+    pub(super) fn unsettled(&self, host: &HostName, dial: u64) -> Unsettled {
+        Unsettled { links: self.clone(), host: host.clone(), dial: Some(dial) }
     }
 
     /// Refuses a host that is not one of the mesh, or is no longer.
@@ -253,20 +265,24 @@ impl Links {
     /// decides, and the other one hears. A link that is up for either of them is never closed for a dial that crossed it.
     pub(super) async fn settle(&self, mut greeted: Greeted) -> anyhow::Result<Arc<Link>> {
         if decides(&self.0.me, &greeted.host) {
-            return Ok(self.establish(greeted, None));
+            return self.establish(greeted, None);
         }
         match control::read_first(&mut greeted.receive, &mut greeted.buffer).await? {
-            Frame::Settled { order } => Ok(self.establish(greeted, Some(order))),
+            Frame::Settled { order } => self.establish(greeted, Some(order)),
             other => bail!("{other:?} came before the link was settled"),
         }
     }
 
     /// `order`: the other host's, if it has decided.
-    fn establish(&self, greeted: Greeted, order: Option<u64>) -> Arc<Link> {
+    fn establish(&self, greeted: Greeted, order: Option<u64>) -> anyhow::Result<Arc<Link>> {
         let Greeted { host, dial, connection, send, receive, buffer } = greeted;
         let (frames, queued) = mpsc::channel(LINK_FRAMES);
         let link = {
             let mut up = self.0.up.lock().expect("no panics under this lock");
+            // What was said before it ended can still be read.
+            if let Some(why) = connection.close_reason() {
+                return Err(why.into());
+            }
             // Under the lock: in the order of the decisions.
             let serial = self.0.serial.fetch_add(1, Ordering::Relaxed);
             let link = Arc::new(Link {
@@ -284,13 +300,13 @@ impl Links {
             });
             if let Some(other) = up.get(&host).filter(|other| !other.is_down()) {
                 let older = match order {
-                    None => stays(&other.dial, &link.dial),
+                    None => !other.is_silent() && stays(&other.dial, &link.dial),
                     // The decisions came over two connections, the later one first.
                     Some(order) => other.dial.far == link.dial.far && other.order > order,
                 };
                 if older {
                     connection.close(quinn::VarInt::from_u32(0), DIALLED_TWICE.as_bytes());
-                    return other.clone();
+                    return Ok(other.clone());
                 }
                 other.close("another one took its place");
             }
@@ -301,10 +317,11 @@ impl Links {
             self.0.newest.lock().expect("no panics under this lock").insert(host.clone(), link.dial.id);
             link
         };
-        tracing::info!(%host, serial = link.serial, address = %connection.remote_address(), "link up");
+        let (address, dialler) = (connection.remote_address(), &link.dial.dialler);
+        tracing::info!(%host, serial = link.serial, %address, %dialler, "link up");
         self.0.upcalls.up(&link);
         tokio::spawn(self.clone().drive(link.clone(), connection, send, queued, receive, buffer));
-        link
+        Ok(link)
     }
 
     /// Runs the link's tasks until one of them ends, then tells everyone that it is down.
@@ -335,6 +352,31 @@ impl Links {
         }
         tracing::info!(host = %link.host, serial = link.serial, %why, "link down");
         upcalls.down(&link);
+    }
+}
+
+/// A connection whose greeting went out, until it is settled. If it never is here, it may be the link for the other host
+/// all the same: the next dial says that it knew it, and so that it is dead.
+pub(super) struct Unsettled {
+    links: Links,
+    host: HostName,
+    dial: Option<u64>,
+}
+
+impl Unsettled {
+    /// It came to an end that both hosts know.
+    pub(super) fn settle(&mut self) {
+        self.dial = None;
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        let Some(dial) = self.dial else { return };
+        let up = self.links.0.up.lock().expect("no panics under this lock");
+        if up.get(&self.host).is_none_or(|link| link.is_down()) {
+            self.links.0.newest.lock().expect("no panics under this lock").insert(self.host.clone(), dial);
+        }
     }
 }
 

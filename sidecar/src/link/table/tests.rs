@@ -33,6 +33,15 @@ async fn down(node: &mut Node) -> Arc<Link> {
     }
 }
 
+/// Waits until nothing comes on a link of itself.
+async fn quiet(link: &Link) {
+    let mut before = u64::MAX;
+    while before != link.datagrams() {
+        before = link.datagrams();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_dialled_link_carries_frames_data_and_requests_both_ways() {
     let ca = Ca::new();
@@ -258,8 +267,9 @@ async fn who_lost_a_young_link_may_dial_at_once() {
     let (mut a, mut b) = (ca.node("a"), ca.node("b"));
     let old = a.links.to(&host("b"), b.address).await.unwrap();
     let lost = b.up().await;
+    quiet(&lost).await;
     // As for a link that became silent; nothing of this reaches the other host.
-    let new = b.links.anew(&host("a"), a.address).await.unwrap();
+    let new = b.links.anew(&lost, a.address).await.unwrap();
     assert!(lost.is_down() && !new.is_down());
     assert_eq!(new.dial.dialler, host("b"), "the link that it dialled stays");
     assert_eq!(down(&mut a).await.serial, old.serial);
@@ -295,13 +305,51 @@ async fn a_link_dialled_anew_takes_the_place_of_the_old_one() {
     let ca = Ca::new();
     let (mut a, mut b) = (ca.node("a"), ca.node("b"));
     let old = a.links.to(&host("b"), b.address).await.unwrap();
-    let new = a.links.anew(&host("b"), b.address).await.unwrap();
+    quiet(&old).await;
+    let new = a.links.anew(&old, b.address).await.unwrap();
     assert_ne!(old.serial, new.serial);
     assert!(old.is_down() && !new.is_down());
     assert_eq!((down(&mut a).await.serial, a.links.all().len()), (old.serial, 1));
     down(&mut b).await;
     carries(&new, &mut b, 1).await;
     carries(&b.links.existing(&host("a")).unwrap(), &mut a, 2).await;
+}
+
+/// A link that is heard again while another one is dialled in its place stays, with what goes on on it.
+#[tokio::test]
+async fn a_link_that_comes_back_to_life_stays() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    let link = a.links.to(&host("b"), b.address).await.unwrap();
+    let (_, back) = (a.up().await, b.up().await);
+    quiet(&link).await;
+    let dialled = async {
+        let links = a.links.clone();
+        links.anew(&link, b.address).await.unwrap()
+    };
+    let (dialled, ()) = tokio::join!(dialled, async { back.transmit(cancel(1)) });
+    assert_eq!(dialled.serial, link.serial);
+    assert!(matches!(a.next().await, Told::Frame(frame) if frame == cancel(1)));
+    a.nothing_more().await;
+    b.nothing_more().await;
+}
+
+/// The other host decided on a link, and this one never heard of it: the next dial is not refused for that link.
+#[tokio::test]
+async fn a_link_that_only_the_other_host_has_is_no_obstacle() {
+    let ca = Ca::new();
+    let (mut a, mut b) = (ca.node("a"), ca.node("b"));
+    let link = a.links.to(&host("b"), b.address).await.unwrap();
+    let half = b.up().await;
+    a.up().await;
+    // As if it had not come up at b.
+    b.links.0.up.lock().unwrap().clear();
+    b.links.0.newest.lock().unwrap().clear();
+    drop(b.links.unsettled(&host("a"), half.dial.id));
+    let again = b.links.to(&host("a"), a.address).await.unwrap();
+    assert_ne!(again.serial, half.serial);
+    assert!(link.is_down());
+    assert_eq!(again.dial.dialler, host("b"));
 }
 
 /// The side that dialled goes on, whatever became of its addresses; a link that came to an address that is gone ends.
