@@ -11,6 +11,7 @@
 //! is cut off is asked for again, and nothing is written twice.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     future::Future,
     io,
@@ -58,6 +59,8 @@ enum Ending {
     Cut,
     /// The sidecar can't reach the one that knows.
     Unheard(String),
+    /// The person asked twice to end while nothing was heard.
+    Left,
     Refused(Box<ErrorView>),
     Unwritable(io::Error),
 }
@@ -71,9 +74,10 @@ pub(crate) async fn follow(
 ) -> Result<i32, Failure> {
     let mut away: Option<Away> = None;
     loop {
-        let (before, began) = (followed.position, Instant::now());
-        let ending = one_call(context, followed, output, relay).await;
-        if followed.position > before || began.elapsed() > RETRY_LONGEST {
+        let heard = Cell::new(false);
+        let ending = one_call(context, followed, output, relay, &heard).await;
+        relay.call_ended(heard.get());
+        if heard.get() {
             away = None;
         }
         match ending {
@@ -90,6 +94,9 @@ pub(crate) async fn follow(
                 context.note(&format!("capsule: {what}; {} goes on without it, waiting", followed.name));
             }
             Ending::Cut | Ending::Unheard(_) => {}
+            Ending::Left => {
+                return Err(lost_sight(followed, "it could not be reached to pass the signal on"));
+            }
         }
         let away = away.get_or_insert_with(Away::begin);
         away.wait(followed, relay).await?;
@@ -101,6 +108,7 @@ async fn one_call(
     followed: &mut Followed,
     output: &mut Output,
     relay: &mut SignalRelay,
+    heard: &Cell<bool>,
 ) -> Ending {
     let request = Request::Follow {
         name: followed.name.clone(),
@@ -113,8 +121,8 @@ async fn one_call(
     };
     let (mut reader, mut writer) = (open.reader, open.writer);
     tokio::select! {
-        ending = receive(context, &mut reader, &mut followed.position, output) => ending,
-        never = relay.send(&mut writer) => match never {},
+        ending = receive(context, &mut reader, &mut followed.position, output, heard) => ending,
+        () = relay.send(&mut writer, heard) => Ending::Left,
     }
 }
 
@@ -124,6 +132,7 @@ async fn receive(
     reader: &mut FrameReader<OwnedReadHalf>,
     position: &mut u64,
     output: &mut Output,
+    heard: &Cell<bool>,
 ) -> Ending {
     let mut group: Vec<Piece> = Vec::new();
     let mut group_bytes = 0;
@@ -132,6 +141,7 @@ async fn receive(
             Ok(Some(frame)) => frame,
             Ok(None) | Err(_) => return Ending::Cut,
         };
+        heard.set(heard.get() || !matches!(frame, Frame::Error(_)));
         let piece = match frame {
             Frame::Stdout(bytes) => Piece::Stdout(bytes),
             Frame::Stderr(bytes) => Piece::Stderr(bytes),
@@ -173,17 +183,19 @@ async fn receive(
 pub(crate) struct SignalRelay {
     signals: Option<Signals>,
     waiting: VecDeque<i32>,
+    /// Given to a sidecar that has not been heard of yet: they may have got no further.
+    unconfirmed: VecDeque<i32>,
 }
 
 impl SignalRelay {
     /// Catches signals for the program.
     pub(crate) fn catch() -> Result<Self, Failure> {
-        Ok(Self { signals: Some(Signals::catch()?), waiting: VecDeque::new() })
+        Ok(Self { signals: Some(Signals::catch()?), waiting: VecDeque::new(), unconfirmed: VecDeque::new() })
     }
 
     /// Leaves signals to do what they do to `capsule`.
     pub(crate) fn none() -> Self {
-        Self { signals: None, waiting: VecDeque::new() }
+        Self { signals: None, waiting: VecDeque::new(), unconfirmed: VecDeque::new() }
     }
 
     /// Keeps signals for a program that is being started. `None` when asked to
@@ -205,7 +217,7 @@ impl SignalRelay {
     /// that does waits already.
     fn keep(&mut self, number: i32) -> bool {
         let ends = |number: &i32| signals::asks_to_end(*number);
-        let again = ends(&number) && self.waiting.iter().any(ends);
+        let again = ends(&number) && self.waiting.iter().chain(&self.unconfirmed).any(ends);
         if self.waiting.len() < SIGNALS_KEPT_MAX {
             self.waiting.push_back(number);
         }
@@ -213,8 +225,8 @@ impl SignalRelay {
     }
 
     /// Sends signals as they come, those that waited first. One that could not
-    /// be sent waits for the next call.
-    async fn send(&mut self, writer: &mut FrameWriter<OwnedWriteHalf>) -> std::convert::Infallible {
+    /// be sent waits for the next call. Ends when asked to end for the second time before anything was heard.
+    async fn send(&mut self, writer: &mut FrameWriter<OwnedWriteHalf>, heard: &Cell<bool>) {
         loop {
             while let Some(&number) = self.waiting.front() {
                 if writer.write(&Frame::Signal(number)).await.is_err() {
@@ -222,10 +234,26 @@ impl SignalRelay {
                     return std::future::pending().await;
                 }
                 self.waiting.pop_front();
+                self.unconfirmed.push_back(number);
             }
             let number = self.next().await;
-            self.waiting.push_back(number);
+            if heard.get() {
+                self.unconfirmed.clear();
+            }
+            if self.keep(number) && !heard.get() {
+                return;
+            }
         }
+    }
+
+    /// What went out in a call that was not heard goes out again.
+    fn call_ended(&mut self, heard: bool) {
+        if !heard {
+            std::mem::swap(&mut self.waiting, &mut self.unconfirmed);
+            self.waiting.append(&mut self.unconfirmed);
+            self.waiting.truncate(SIGNALS_KEPT_MAX);
+        }
+        self.unconfirmed.clear();
     }
 
     async fn next(&mut self) -> i32 {

@@ -31,9 +31,11 @@ fn err(text: &'static str) -> Frame {
 
 /// Expects the call that goes on from a position.
 async fn follow(fake: &FakeSidecar, position: u64, signals: bool) -> Call {
-    let (request, call) = fake.call().await;
+    let (request, mut call) = fake.call().await;
     let expected = Request::Follow { name: "chat".into(), id: "c1".into(), from_position: position, signals };
     assert_eq!(request, expected);
+    // It is heard.
+    say(&mut call, &[Frame::Position(position)]).await;
     call
 }
 
@@ -131,15 +133,38 @@ async fn a_host_that_can_not_be_asked_is_waited_for() {
     let child = fake.spawn(&["run", "chat", "x"]);
     start(&fake).await;
     let mut call = follow(&fake, 0, true).await;
-    let away = || Frame::Error(ErrorView::new("link/host-away", "host b can't be asked").why("it is cut off"));
+    let away =
+        || Frame::Error(ErrorView::new("link/host-away", "host b can't be asked").why("it is cut off"));
     say(&mut call, &[out("1 "), Frame::Position(2), out("2 "), away()]).await;
-    let mut call = follow(&fake, 2, true).await;
+    // What was said to a sidecar that could not pass it on is said again.
+    let (_, mut call) = fake.call().await;
+    signal(&child, 15);
+    assert_eq!(said(&mut call).await, Frame::Signal(15));
     say(&mut call, &[away()]).await;
-    let mut call = follow(&fake, 2, true).await;
-    say(&mut call, &[out("2 "), Frame::Position(4), Frame::Exit(7)]).await;
+    let (_, mut call) = fake.call().await;
+    assert_eq!(said(&mut call).await, Frame::Signal(15));
+    say(&mut call, &[Frame::Position(2), out("2 "), Frame::Position(4), Frame::Exit(7)]).await;
     let output = ended(child).await;
     assert_eq!((code(output.status), text(&output.stdout)), (7, "1 2 "));
     assert_eq!(text(&output.stderr), "capsule: host b can't be asked; chat goes on without it, waiting\n");
+}
+
+#[tokio::test]
+async fn the_second_ctrl_c_leaves_a_program_whose_host_can_not_be_asked() {
+    let fake = FakeSidecar::start();
+    let child = fake.spawn(&["run", "chat", "x"]);
+    start(&fake).await;
+    let mut call = follow(&fake, 0, true).await;
+    let away = Frame::Error(ErrorView::new("link/host-away", "host b can't be asked"));
+    say(&mut call, &[away]).await;
+    // This one says nothing for as long as the way to the host is being looked for.
+    let (_, mut call) = fake.call().await;
+    signal(&child, 2);
+    assert_eq!(said(&mut call).await, Frame::Signal(2));
+    signal(&child, 2);
+    let output = ended(child).await;
+    assert_eq!(code(output.status), 125);
+    assert!(text(&output.stderr).contains("chat goes on out of sight"), "{}", text(&output.stderr));
 }
 
 #[tokio::test]

@@ -108,6 +108,8 @@ pub(super) async fn follow(
         return Err(ErrorView::new("capsule/not-here", format!("{name} is not on {}", sidecar.me)));
     };
     let mut position = from_position;
+    // So that the client knows that it is heard, though the program may say nothing for long.
+    write(output, &Frame::Position(position)).await?;
     let mut stages = capsule.stages();
     loop {
         let stage = stages.borrow_and_update().clone();
