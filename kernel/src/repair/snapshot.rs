@@ -79,6 +79,12 @@ impl TcpSnapshot {
         self.local
     }
 
+    /// What had arrived and was not consumed.
+    #[must_use]
+    pub fn received(&self) -> &[u8] {
+        &self.receive
+    }
+
     /// The other end's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {

@@ -266,11 +266,12 @@ pub(super) fn rebuild(image: HalfImage, own: CapsuleId) -> anyhow::Result<Arrive
 /// network, where a FIN of the program is repeated. A connection that does not come to life would go on with a hole: it is
 /// reset instead, behind what the program said before.
 pub(super) fn activate(arrived: &mut Arrived) {
-    let ArrivedProgram::Open { fd, tcp, prefix } = &arrived.program else { return };
-    let Err(error) = repair::activate(fd.as_fd(), tcp) else { return };
+    let ArrivedProgram::Open { fd, tcp: snapshot, prefix } = &arrived.program else { return };
+    let Err(error) = repair::activate(fd.as_fd(), snapshot) else { return };
     let facts = &arrived.facts;
     tracing::error!(local = %facts.local, remote = %facts.remote, %error, "a connection was not brought to life; it is reset");
-    let bytes = prefix.iter().copied().chain(tcp::read_queue(fd).unwrap_or_default()).collect::<Vec<_>>();
+    let queued = tcp::read_queue(fd).unwrap_or_else(|_| snapshot.received().to_vec());
+    let bytes: Vec<u8> = prefix.iter().copied().chain(queued).collect();
     if let Err(error) = tcp::reset(fd) {
         tracing::error!(local = %facts.local, remote = %facts.remote, %error, "its program does not learn of it");
     }
