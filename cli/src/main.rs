@@ -14,6 +14,7 @@ mod failure;
 mod follow;
 mod from_file;
 mod output;
+mod pcap;
 mod progress;
 mod sidecar;
 mod signals;

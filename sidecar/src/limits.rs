@@ -46,6 +46,10 @@ pub const REPORT_DELAY: Duration = Duration::from_millis(2);
 /// Bytes of a capture that are passed on at once.
 pub const TAP_CHUNK_BYTES: usize = 64 * 1024;
 
+/// Memory in the kernel for packets that tcpdump has not taken yet, in KiB, as its option takes it: some milliseconds of
+/// the fastest stream.
+pub const TAP_BUFFER_KIB: &str = "8192";
+
 /// Bytes that are kept of what tcpdump says beside a capture: a few lines.
 pub const TAP_WORDS_BYTES: u64 = 16 * 1024;
 

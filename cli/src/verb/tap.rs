@@ -1,24 +1,23 @@
 //! `capsule tap`
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use admin_api::{AskError, ErrorView, Frame, Request, result::TapResult};
 use clap::Args;
+use tokio::fs::File;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, sleep_until};
 
 use crate::{
     context::Context,
     failure::Failure,
+    pcap::Joined,
     sidecar::{self, Open},
     signals::Signals,
     terminal::Stream,
 };
-
-/// Bytes of a pcap file before its first packet: known already when a capture goes on elsewhere.
-const HEADER_BYTES: usize = 24;
 
 /// Pause before asking again for a capsule that has just moved.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -48,54 +47,85 @@ pub(crate) struct Tap {
     seconds: Option<u64>,
 }
 
+/// What a capsule that is on its way answers: it is looked for again.
+const ON_ITS_WAY: [&str; 5] =
+    ["admin/moved", "capsule/not-here", "link/host-away", "tap/no-network", "sidecar/gone"];
+
 /// Where the capture goes.
 struct Sink {
-    to: Box<dyn Write>,
-    /// Bytes of the header that the present host sends and that are written already.
-    repeated: usize,
+    to: Box<dyn AsyncWrite + Unpin>,
+    joined: Joined,
 }
 
 impl Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let skipped = self.repeated.min(bytes.len());
-        self.repeated -= skipped;
-        self.to.write_all(&bytes[skipped..])?;
-        self.to.flush()
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let whole = self.joined.take(bytes);
+        self.to.write_all(&whole).await?;
+        self.to.flush().await
+    }
+}
+
+/// When a person has enough.
+struct Enough {
+    signals: Signals,
+    at: Option<Instant>,
+    asked: bool,
+}
+
+impl Enough {
+    /// Waits for it; the second Ctrl-C does not wait for an answer.
+    async fn comes(&mut self) -> Result<(), Failure> {
+        let time = async {
+            match self.at {
+                Some(at) if !self.asked => sleep_until(at.into()).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = time => {}
+            _ = self.signals.end() => if self.asked {
+                return Err(ErrorView::new("tap/left", "the capture was left before its sidecar ended it").into());
+            },
+        }
+        self.asked = true;
+        Ok(())
     }
 }
 
 impl Tap {
     pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
-        let mut sink = Sink { to: self.sink(context)?, repeated: 0 };
-        let mut signals = Signals::catch()?;
-        let end = self.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let mut sink = Sink { to: self.sink(context).await?, joined: Joined::default() };
+        let at = self.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let mut enough = Enough { signals: Signals::catch()?, at, asked: false };
         let mut sum = TapResult { capsule: self.name.clone(), ..TapResult::default() };
-        let mut away = None;
+        let mut moved: Option<Instant> = None;
         loop {
             let call = async {
                 let open = sidecar::open(context, self.request()).await?;
-                self.one_call(context, open, &mut sink, &mut signals, end, &mut away).await
+                one_call(context, open, &mut sink, &mut enough).await
             };
             match call.await {
                 Ok(part) => {
-                    sum.packets += part.packets;
                     sum.dropped += part.dropped;
-                    let Some(to) = part.moved_to else { break };
+                    let Some(to) = part.moved_to.filter(|_| !enough.asked) else { break };
                     context.note(&format!("capsule: {} moved to {to}; the capture goes on there", self.name));
                     sum.moves += 1;
-                    sink.repeated = HEADER_BYTES;
-                    away = Some(Instant::now());
+                    sink.joined.next_stream();
+                    moved = Some(Instant::now());
                 }
-                // It is on its way: who is asked knows where later than it left.
-                Err(error) if away.is_some_and(|since: Instant| since.elapsed() < AGAIN_MAX) => {
-                    tokio::select! {
-                        () = sleep(AGAIN) => {}
-                        _ = signals.end() => return Err(error),
-                    }
+                Err(error) if !moved.is_some_and(|at| at.elapsed() < AGAIN_MAX && is_on_its_way(&error)) => {
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
+                Err(_) => tokio::select! {
+                    () = sleep(AGAIN) => {}
+                    left = enough.comes() => left?,
+                },
+            }
+            if enough.asked {
+                break;
             }
         }
+        sum.packets = sink.joined.packets;
         sum.file = self
             .to
             .as_ref()
@@ -112,70 +142,66 @@ impl Tap {
         Request::Tap { name: self.name.clone(), filter: self.filter.clone() }
     }
 
-    fn sink(&self, context: &Context) -> Result<Box<dyn Write>, Failure> {
+    async fn sink(&self, context: &Context) -> Result<Box<dyn AsyncWrite + Unpin>, Failure> {
         let refused = |why: &str| {
             ErrorView::new("tap/output", format!("the capture of {} has nowhere to go", self.name)).why(why)
         };
         match &self.to {
-            Some(path) => match File::create(path) {
+            Some(path) => match File::create(path).await {
                 Ok(file) => Ok(Box::new(file)),
                 Err(error) => Err(refused(&format!("{}: {error}", path.display())).into()),
             },
             None if context.json => {
                 Err(refused("stdout has the JSON document").next("name a file with --to").into())
             }
-            None if io::stdout().is_terminal() => Err(refused("packets are nothing for a terminal")
+            None if context.stdout.is_terminal => Err(refused("packets are nothing for a terminal")
                 .next(format!("capsule tap {0} --to {0}.pcap, or | wireshark -k -i -", self.name))
                 .into()),
-            None => Ok(Box::new(io::stdout())),
-        }
-    }
-
-    async fn one_call(
-        &self,
-        context: &Context,
-        mut open: Open,
-        sink: &mut Sink,
-        signals: &mut Signals,
-        end: Option<Instant>,
-        away: &mut Option<Instant>,
-    ) -> Result<TapResult, Failure> {
-        let mut asked_to_end = false;
-        loop {
-            let frame = tokio::select! {
-                frame = open.reader.next() => frame,
-                () = ends(end), if !asked_to_end => {
-                    asked_to_end = true;
-                    let _ = open.writer.write(&Frame::Cancel).await;
-                    continue;
-                }
-                _ = signals.end() => {
-                    if std::mem::replace(&mut asked_to_end, true) {
-                        return Err(sidecar::explain(AskError::Gone, context));
-                    }
-                    // When this fails the reader says why.
-                    let _ = open.writer.write(&Frame::Cancel).await;
-                    continue;
-                }
-            };
-            match frame.map_err(|error| sidecar::explain(error.into(), context))? {
-                Some(Frame::Stdout(bytes)) => {
-                    *away = None;
-                    sink.write(&bytes)?;
-                }
-                Some(Frame::Result(body)) => return sidecar::read(body),
-                Some(Frame::Error(error)) => return Err(error.into()),
-                Some(_) => {}
-                None => return Err(sidecar::explain(AskError::Gone, context)),
-            }
+            None => Ok(Box::new(tokio::io::stdout())),
         }
     }
 }
 
-async fn ends(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at.into()).await,
-        None => std::future::pending().await,
+fn is_on_its_way(error: &Failure) -> bool {
+    matches!(error, Failure::Told { error, .. } if ON_ITS_WAY.contains(&error.code.as_str()))
+}
+
+async fn one_call(
+    context: &Context,
+    mut open: Open,
+    sink: &mut Sink,
+    enough: &mut Enough,
+) -> Result<TapResult, Failure> {
+    loop {
+        let frame = tokio::select! {
+            frame = open.reader.next() => frame,
+            left = enough.comes() => {
+                left?;
+                // When this fails the reader says why.
+                let _ = open.writer.write(&Frame::Cancel).await;
+                continue;
+            }
+        };
+        match frame.map_err(|error| sidecar::explain(error.into(), context))? {
+            Some(Frame::Stdout(bytes)) => {
+                let written = sink.write(&bytes);
+                tokio::pin!(written);
+                // Whoever reads may have stopped.
+                loop {
+                    tokio::select! {
+                        written = &mut written => break written?,
+                        left = enough.comes() => {
+                            left?;
+                            let _ = open.writer.write(&Frame::Cancel).await;
+                        }
+                    }
+                }
+            }
+            Some(Frame::Result(body)) => return sidecar::read(body),
+            Some(Frame::Error(error)) => return Err(error.into()),
+            Some(_) => {}
+            None => return Err(sidecar::explain(AskError::Gone, context)),
+        }
     }
 }
 

@@ -8,10 +8,11 @@ use admin_api::{Body, ErrorView, Frame};
 use bytes::Bytes;
 use overlay_proto::HostName;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio_util::sync::CancellationToken;
 
 use super::{Input, Output, write};
 use crate::capsule::{Capsule, Stage};
-use crate::limits::{TAP_CHUNK_BYTES, TAP_WORDS_BYTES};
+use crate::limits::{TAP_BUFFER_KIB, TAP_CHUNK_BYTES, TAP_WORDS_BYTES};
 use crate::sidecar::Sidecar;
 
 /// A tcpdump in the capsule's network, ended with what asked for it: a process that stayed would keep the namespace of a
@@ -24,7 +25,9 @@ impl Tcpdump {
         // setpriv: it ends with the thread that started it, which is the network's, and so with the sidecar too.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--", "tcpdump"])
-            .args(["-i", "lo", "-Q", "in", "-n", "-U", "-s", "0", "-w", "-", "-Z", "root", "--"])
+            // Each packet at once: what the kernel has gathered is lost when tcpdump ends.
+            .args(["--immediate-mode", "-B", TAP_BUFFER_KIB, "-U"])
+            .args(["-i", "lo", "-Q", "in", "-n", "-s", "0", "-w", "-", "-Z", "root", "--"])
             .args(filter)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -51,8 +54,10 @@ impl Drop for Tcpdump {
 
 /// Why a capture ended.
 enum Ending {
-    /// It was asked for, or tcpdump gave up.
+    /// It was asked for, or the capsule ended.
     Over,
+    /// By itself.
+    GaveUp,
     /// The capsule went elsewhere.
     Moved(HostName),
     /// The client is gone.
@@ -70,11 +75,14 @@ pub(super) async fn tap(
     let name = capsule.name();
     let failed = |why: String| ErrorView::new("tap/not-started", format!("{name} can't be tapped")).why(why);
     let Some(network) = sidecar.networks.of(&capsule.id()) else {
-        return Err(
-            failed("it does not run, so it has no network".into()).next(format!("capsule start {name}"))
-        );
+        return Err(ErrorView::new("tap/no-network", format!("{name} can't be tapped"))
+            .why("it does not run, so it has no network")
+            .next(format!("capsule start {name}")));
     };
+    let closed = network.closed();
     let started = network.in_netns(move || Tcpdump::start(&filter)).await;
+    // Only until here: when the capsule leaves, its network ends, and tcpdump with it, even if the client is stuck.
+    drop(network);
     let mut tcpdump = started.map_err(|error| {
         failed(format!("tcpdump does not start on {}: {error}", sidecar.me))
             .next("install it on the capsule's host: apt-get install tcpdump")
@@ -85,25 +93,39 @@ pub(super) async fn tap(
         tokio::process::ChildStdout::from_std(packets).map_err(|error| failed(error.to_string()))?;
     let words = tokio::process::ChildStderr::from_std(words).map_err(|error| failed(error.to_string()))?;
     let said = tokio::spawn(all_of(words));
-    let ending = pass_on(capsule, &tcpdump, packets, input, output).await?;
-    let ended = tokio::task::spawn_blocking(move || tcpdump.0.wait()).await;
+    let ending = pass_on(sidecar, capsule, &tcpdump, &closed, packets, input, output).await?;
+    let _ = tokio::task::spawn_blocking(move || tcpdump.0.wait()).await;
     let said = said.await.unwrap_or_default();
     let moved_to = match ending {
         Ending::Unheard => return Ok(()),
-        Ending::Moved(to) => Some(to.to_string()),
-        Ending::Over if matches!(ended, Ok(Ok(status)) if status.success()) => None,
-        Ending::Over => {
+        Ending::GaveUp => {
             return Err(failed(complaint(&said)).next("a filter is written as for tcpdump: man pcap-filter"));
         }
+        Ending::Moved(to) => Some(to.to_string()),
+        Ending::Over => None,
     };
-    let result = TapResult { moved_to, ..counted(name.as_str(), &said) };
+    let (capsule, dropped) = (name.to_string(), dropped(&said));
+    let result = TapResult { capsule, dropped, moved_to, ..TapResult::default() };
     write(output, &Frame::Result(Body::of(&result))).await
+}
+
+/// Where the capsule is, now that its network on this host has ended.
+fn gone(sidecar: &Sidecar, capsule: &Capsule) -> Ending {
+    match capsule.stage() {
+        Stage::Left { to, .. } => Ending::Moved(to),
+        _ => match sidecar.places.capsule(&capsule.id()) {
+            Some(record) if record.host != sidecar.me => Ending::Moved(record.host),
+            _ => Ending::Over,
+        },
+    }
 }
 
 /// Everything up to tcpdump's end.
 async fn pass_on(
-    capsule: &Arc<Capsule>,
+    sidecar: &Sidecar,
+    capsule: &Capsule,
     tcpdump: &Tcpdump,
+    closed: &CancellationToken,
     mut packets: impl AsyncRead + Unpin,
     input: &mut Input,
     output: &mut Output,
@@ -111,24 +133,23 @@ async fn pass_on(
     let mut stages = capsule.stages();
     let (mut ending, mut buffer) = (None, vec![0; TAP_CHUNK_BYTES]);
     loop {
-        let gone = async {
-            let ends = |stage: &Stage| {
-                matches!(stage, Stage::Left { .. } | Stage::Stopped(_) | Stage::Suspended | Stage::Removed)
-            };
-            stages.wait_for(ends).await.map(|stage| stage.clone())
+        let over = async {
+            tokio::select! {
+                () = closed.cancelled() => {}
+                _ = stages.wait_for(|stage| matches!(stage, Stage::Left { .. } | Stage::Stopped(_))) => {}
+            }
         };
         tokio::select! {
             count = packets.read(&mut buffer) => match count {
                 Ok(count) if count > 0 => {
                     write(output, &Frame::Stdout(Bytes::copy_from_slice(&buffer[..count]))).await?;
                 }
-                _ => return Ok(ending.unwrap_or(Ending::Over)),
+                // With the network tcpdump ends, too.
+                _ if ending.is_none() && closed.is_cancelled() => return Ok(gone(sidecar, capsule)),
+                _ => return Ok(ending.unwrap_or(Ending::GaveUp)),
             },
-            stage = gone, if ending.is_none() => {
-                ending = Some(match stage {
-                    Ok(Stage::Left { to, .. }) => Ending::Moved(to),
-                    _ => Ending::Over,
-                });
+            () = over, if ending.is_none() => {
+                ending = Some(gone(sidecar, capsule));
                 tcpdump.interrupt();
             }
             said = input.next(), if ending.is_none() => match said {
@@ -153,18 +174,10 @@ async fn all_of(words: impl AsyncRead + Unpin) -> String {
     said
 }
 
-/// The counts with which tcpdump ends.
-fn counted(name: &str, said: &str) -> TapResult {
-    let count = |what: &str| {
-        let line = said.lines().find(|line| line.contains(what))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    TapResult {
-        capsule: name.to_owned(),
-        packets: count("captured").unwrap_or_default(),
-        dropped: count("dropped by kernel").unwrap_or_default(),
-        ..TapResult::default()
-    }
+/// How many packets were lost, by the counts with which tcpdump ends.
+fn dropped(said: &str) -> u64 {
+    let line = said.lines().find(|line| line.contains("dropped by kernel"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
 /// The last thing that tcpdump says when it gives up.
@@ -181,8 +194,7 @@ mod tests {
     fn what_tcpdump_says_is_understood() {
         let said = "tcpdump: listening on lo, link-type EN10MB (Ethernet), snapshot length 262144 bytes\n\
                     12 packets captured\n25 packets received by filter\n1 packet dropped by kernel\n";
-        let result = counted("db", said);
-        assert_eq!((result.capsule.as_str(), result.packets, result.dropped), ("db", 12, 1));
+        assert_eq!((dropped(said), dropped("")), (1, 0));
         assert_eq!(
             complaint("tcpdump: can't parse filter expression: syntax error\n"),
             "can't parse filter expression: syntax error"
