@@ -1,9 +1,10 @@
-//! What goes over a link: control frames on one stream, and a header in front of each data stream.
+//! What goes over a link: control frames on one stream, a header in front of each data stream, and datagrams.
 //!
 //! Frames concern a session from [`Frame::Open`] on. `to` names the half a frame is meant for, since both halves of
 //! a session may be on one host. Fields and their tags are in `frame/wire.rs`; the meaning is in `docs/protocol.md`.
 
 mod codec;
+mod datagram;
 pub(crate) mod fields;
 mod stream;
 mod wire;
@@ -17,7 +18,8 @@ use crate::limits;
 use crate::session::{AttachKey, End, EndKind, Role};
 
 pub use codec::{FrameError, decode, encode};
-pub use stream::StreamHeader;
+pub use datagram::{Datagram, DatagramBody, DatagramTag, ReturnReason};
+pub use stream::{StreamHeader, StreamStart};
 
 pub(crate) use wire::Snapshot as WireSnapshot;
 

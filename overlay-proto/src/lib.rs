@@ -5,7 +5,7 @@
 //!
 //! - [`id`] and [`name`]: what capsules, sessions, offers, hosts and owners are called.
 //! - [`limits`]: every bound, with unit and reason.
-//! - [`frame`]: control frames and the header of data streams, with their codec.
+//! - [`frame`]: control frames, the header of data streams, and datagrams, with their codec.
 //! - [`session`]: one side of one session: offsets, attach order, holds, ends, snapshot.
 //!
 //! The wire is described in `docs/protocol.md`.
@@ -20,8 +20,8 @@ pub mod frame;
 pub mod session;
 
 pub use frame::{
-    Answer, Attach, Attached, Frame, FrameError, Held, Hold, Open, OpenOutcome, Position, StreamHeader,
-    decode, encode, negotiate,
+    Answer, Attach, Attached, Datagram, DatagramBody, DatagramTag, Frame, FrameError, Held, Hold, Open,
+    OpenOutcome, Position, ReturnReason, StreamHeader, StreamStart, decode, encode, negotiate,
 };
 pub use id::{CapsuleId, ClaimKey, ClaimKeyHash, Generation, IdError, Locators, OfferId, SessionId};
 pub use name::{CapsuleName, HostName, NameError, Owner};

@@ -46,3 +46,12 @@ pub const TOMBSTONES_PER_CAPSULE_MAX: usize = 1_024;
 
 /// Bytes of a name: a DNS label (RFC 1035, section 2.3.4).
 pub const NAME_BYTES_MAX: usize = 63;
+
+/// Bytes of the payload of a datagram: 65,535 less the headers of IPv4 and UDP (RFC 768).
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// Bytes by which a host knows a datagram again that comes back: nobody guesses 128 bits.
+pub const DATAGRAM_TAG_BYTES: usize = 16;
+
+/// Bytes of an encoded datagram: the payload, two addresses of about 25, the tag, and room for fields of later versions.
+pub const DATAGRAM_MESSAGE_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 256;

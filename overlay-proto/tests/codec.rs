@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::{BufMut, BytesMut};
 use overlay_proto::limits::{FRAME_BYTES_MAX, STREAM_HEADER_BYTES_MAX};
 use overlay_proto::{
-    Answer, Attach, AttachKey, Attached, CapsuleId, CapsuleName, ClaimKey, End, EndKind, Frame, FrameError,
-    Generation, Generations, Half, HalfSnapshot, Held, Hold, HostName, Locators, NameError, Open,
-    OpenOutcome, Outcome, Position, Role, SessionId, SnapshotError, StreamHeader, Violation, decode, encode,
-    negotiate,
+    Answer, Attach, AttachKey, Attached, CapsuleId, CapsuleName, ClaimKey, Datagram, DatagramBody, End,
+    EndKind, Frame, FrameError, Generation, Generations, Half, HalfSnapshot, Held, Hold, HostName, Locators,
+    NameError, Open, OpenOutcome, Outcome, Position, ReturnReason, Role, SessionId, SnapshotError,
+    StreamHeader, StreamStart, Violation, decode, encode, negotiate,
 };
 use proptest::prelude::*;
 
@@ -155,6 +155,27 @@ proptest! {
     }
 
     #[test]
+    fn datagrams_come_back(v6 in any::<bool>(), ports in any::<(u16, u16)>(), traffic_class in any::<u8>(), tag in any::<[u8; 16]>(), icmp in any::<bool>(), returned in proptest::option::of(any::<bool>()), returns in any::<u32>(), payload in any::<Vec<u8>>()) {
+        let ip = |last: u8| -> std::net::IpAddr {
+            if v6 { [0xfd, 0x88, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last].into() } else { [10, 88, 0, last].into() }
+        };
+        let reason = |denied| if denied { ReturnReason::Denied } else { ReturnReason::NotHere };
+        let body = bytes::Bytes::from(payload);
+        let datagram = Datagram {
+            source: (ip(1), ports.0).into(),
+            destination: (ip(2), ports.1).into(),
+            traffic_class,
+            returned: returned.map(reason),
+            returns,
+            tag,
+            body: if icmp { DatagramBody::Icmp(body) } else { DatagramBody::Udp(body) },
+        };
+        let wire = datagram.encode();
+        prop_assert!(wire.len() <= datagram.body.bytes().len() + 100);
+        prop_assert_eq!(Datagram::decode(wire).expect("a datagram"), datagram);
+    }
+
+    #[test]
     fn noise_never_panics(noise in any::<Vec<u8>>()) {
         let mut framed = BytesMut::new();
         framed.put_u32(u32::try_from(noise.len()).expect("short"));
@@ -162,6 +183,8 @@ proptest! {
         let _ = decode(&mut framed.clone());
         let _ = StreamHeader::decode(&mut framed);
         let _ = decode(&mut BytesMut::from(&noise[..]));
+        let _ = StreamStart::decode(&mut BytesMut::from(&noise[..]));
+        let _ = Datagram::decode(noise.clone().into());
         let _ = StreamHeader::decode(&mut BytesMut::from(&noise[..]));
         if let Ok(snapshot) = HalfSnapshot::from_bytes(&noise) {
             let _ = Half::restore(&snapshot);
@@ -370,4 +393,34 @@ fn locators_know_their_addresses() {
     assert!(locators.contains("::ffff:10.88.0.2".parse().expect("an address")));
     assert!(locators.contains("fd88::2".parse().expect("an address")));
     assert!(!locators.contains("10.88.0.3".parse().expect("an address")));
+}
+
+#[test]
+fn a_datagram_fills_what_is_allowed_and_no_more() {
+    let of = |length: usize| Datagram {
+        source: "[fd88::1]:65535".parse().expect("address"),
+        destination: "[fd88::2]:65535".parse().expect("address"),
+        traffic_class: 255,
+        returned: Some(ReturnReason::NotHere),
+        returns: u32::MAX,
+        tag: [255; 16],
+        body: DatagramBody::Udp(vec![7; length].into()),
+    };
+    let largest = of(65_507);
+    assert_eq!(Datagram::decode(largest.encode()), Ok(largest));
+    assert_eq!(Datagram::decode(of(65_508).encode()), Err(FrameError::Field("body")));
+    assert!(matches!(Datagram::decode(of(70_000).encode()), Err(FrameError::TooLong { .. })));
+    let mixed = Datagram { source: "10.88.0.1:1".parse().expect("address"), ..of(1) };
+    assert_eq!(Datagram::decode(mixed.encode()), Err(FrameError::Field("destination")));
+}
+
+/// A stream of a datagram is no stream of a session, and the other way round, also to a version that knows no datagrams.
+#[test]
+fn a_datagrams_stream_says_so() {
+    let mut wire = BytesMut::new();
+    StreamStart::Datagram.encode(&mut wire);
+    wire.extend_from_slice(b"rest");
+    assert_eq!(StreamHeader::decode(&mut wire.clone()), Err(FrameError::Field("session")));
+    assert_eq!(StreamStart::decode(&mut wire), Ok(Some(StreamStart::Datagram)));
+    assert_eq!(&wire[..], b"rest");
 }

@@ -231,6 +231,45 @@ pub(crate) struct StreamHeader {
     pub(crate) key: Option<Key>,
     #[prost(uint64, tag = "4")]
     pub(crate) offset: u64,
+    /// The stream carries one datagram, and nothing of a session.
+    #[prost(bool, tag = "5")]
+    pub(crate) datagram: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum ReturnReason {
+    None = 0,
+    NotHere = 1,
+    Denied = 2,
+}
+
+/// The whole of a DATAGRAM frame, or of a datagram's stream behind its header.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Datagram {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) source: Option<Address>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) destination: Option<Address>,
+    #[prost(uint32, tag = "3")]
+    pub(crate) traffic_class: u32,
+    #[prost(enumeration = "ReturnReason", tag = "4")]
+    pub(crate) reason: i32,
+    #[prost(uint32, tag = "5")]
+    pub(crate) returns: u32,
+    /// Empty, or DATAGRAM_TAG_BYTES.
+    #[prost(bytes = "vec", tag = "6")]
+    pub(crate) tag: Vec<u8>,
+    #[prost(oneof = "DatagramBody", tags = "7, 8")]
+    pub(crate) body: Option<DatagramBody>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub(crate) enum DatagramBody {
+    #[prost(bytes = "bytes", tag = "7")]
+    Udp(bytes::Bytes),
+    #[prost(bytes = "bytes", tag = "8")]
+    Icmp(bytes::Bytes),
 }
 
 /// A half on its way to another host.
