@@ -22,7 +22,7 @@ pub use moves::{MoveBytes, MoveResult, Phases};
 pub use policy::{
     DenialView, PolicyCounts, PolicyResult, PolicyTestResult, RemoveRuleResult, RuleResult, RuleView,
 };
-pub use sessions::{Direction, SessionState, SessionView, SessionsResult};
+pub use sessions::{DatagramCounts, Direction, SessionKind, SessionState, SessionView, SessionsResult};
 pub use suspends::{ResumeResult, SuspendResult};
 pub use taps::TapResult;
 

@@ -1,10 +1,12 @@
-//! Which TCP sockets a namespace has, and whether a process owns them (NETLINK_SOCK_DIAG).
+//! Which TCP sockets a namespace has, whether a process owns them, and what its UDP sockets have not read
+//! (NETLINK_SOCK_DIAG).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rustix::net::netlink::SOCK_DIAG;
 
+use crate::limits::{INTERCEPT_V4, INTERCEPT_V6};
 use crate::netlink::{Answer, DUMP, Request, Socket};
 use crate::tcp::TcpState;
 
@@ -47,7 +49,7 @@ impl Diag {
     /// Those of netlink; that there is no such socket is none.
     pub fn find(&mut self, local: SocketAddr, peer: SocketAddr) -> io::Result<Option<SocketState>> {
         let mut request = Request::default();
-        request.message("find a socket", BY_FAMILY, 0, &question(local, peer), |_| {});
+        request.message("find a socket", BY_FAMILY, 0, &question(libc::IPPROTO_TCP, local, peer), |_| {});
         self.socket.send(&request)?;
         let mut found = None;
         let mut failure = None;
@@ -80,18 +82,34 @@ impl Diag {
     pub fn all(&mut self) -> io::Result<Vec<(SocketAddr, SocketAddr, SocketState)>> {
         let mut sockets = Vec::new();
         for family in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
-            self.dump(SocketAddr::new(family, 0), &mut sockets)?;
+            self.dump(libc::IPPROTO_TCP, SocketAddr::new(family, 0), &mut sockets)?;
         }
         Ok(sockets)
     }
 
+    /// Memory that datagrams take which the programs have not read: the receive queues of all UDP sockets but those at
+    /// the interception's own address.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    pub fn datagrams_unread(&mut self) -> io::Result<u64> {
+        let mut sockets = Vec::new();
+        for family in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            self.dump(libc::IPPROTO_UDP, SocketAddr::new(family, 0), &mut sockets)?;
+        }
+        let ours = [IpAddr::from(INTERCEPT_V4), INTERCEPT_V6.into()];
+        let theirs = sockets.iter().filter(|(local, ..)| !ours.contains(&local.ip()));
+        Ok(theirs.map(|(.., socket)| u64::from(socket.receive_queue)).sum())
+    }
+
     fn dump(
         &mut self,
+        protocol: i32,
         any: SocketAddr,
         sockets: &mut Vec<(SocketAddr, SocketAddr, SocketState)>,
     ) -> io::Result<()> {
         let mut request = Request::default();
-        request.message("list sockets", BY_FAMILY, DUMP, &question(any, any), |_| {});
+        request.message("list sockets", BY_FAMILY, DUMP, &question(protocol, any, any), |_| {});
         self.socket.send(&request)?;
         // The kernel fills the next part of a dump while the one before is read: there is no waiting.
         while let Some(answers) = self.socket.receive()? {
@@ -108,9 +126,9 @@ impl Diag {
 }
 
 /// `struct inet_diag_req_v2`.
-fn question(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
+fn question(protocol: i32, local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     let family = if local.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
-    let mut bytes = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+    let mut bytes = vec![family as u8, protocol as u8, 0, 0];
     bytes.extend_from_slice(&ALL_STATES.to_ne_bytes());
     bytes.extend_from_slice(&local.port().to_be_bytes());
     bytes.extend_from_slice(&peer.port().to_be_bytes());

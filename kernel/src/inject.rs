@@ -1,14 +1,20 @@
-//! Hand-made packets inside a namespace: FIN and RST segments, and ICMP errors.
+//! Hand-made packets inside a namespace: FIN and RST segments, ICMP messages, and datagrams from foreign addresses.
 //!
-//! They are how a socket is told something that the other end can't say (any more, or yet), as that end would.
+//! They are how a socket is told something that the other end can't say itself, as that end would. No socket of ours is
+//! bound to a foreign address for it, so none stands in the way of a program that wants the same port.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::limits::{INJECT_FRAGMENT_BYTES, INJECT_WHOLE_BYTES_MAX};
+
 const HOPS: u8 = 64;
 const TCP_HEADER_BYTES: usize = 20;
+const UDP_HEADER_BYTES: usize = 8;
+const V6_FRAGMENT_HEADER: u8 = 44;
+const MORE_FRAGMENTS: u16 = 1;
 /// No TCP flag combination is needed but these.
 pub(crate) const FIN_ACK: u8 = 0x11;
 pub(crate) const RST_ACK: u8 = 0x14;
@@ -68,25 +74,152 @@ impl Injector {
         };
         let mut icmp = vec![kind, code, 0, 0, 0, 0, 0, 0];
         icmp.extend_from_slice(packet);
-        let sum = if host.is_ipv6() { pseudo_sum(host, sender, protocol as u8, icmp.len()) } else { 0 };
-        let sum = checksum(&icmp, sum).to_be_bytes();
-        icmp[2..4].copy_from_slice(&sum);
-        self.send(host, sender, protocol as u8, &icmp)
+        self.send_icmp(host, sender, protocol as u8, icmp)
+    }
+
+    /// An ICMP message, from its type on; its checksum is worked out here.
+    pub(crate) fn send_icmp(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+        protocol: u8,
+        mut message: Vec<u8>,
+    ) -> io::Result<()> {
+        let Some(field) = message.get_mut(2..4) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        field.fill(0);
+        let v6 = source.is_ipv6();
+        let sum = if v6 { pseudo_sum(source, destination, protocol, message.len()) } else { 0 };
+        let sum = checksum(&message, sum).to_be_bytes();
+        message[2..4].copy_from_slice(&sum);
+        self.send(source, destination, protocol, &message)
+    }
+
+    /// A datagram from any address and port; what is larger than a packet may be on `lo` goes in two fragments.
+    pub(crate) fn send_datagram(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        traffic_class: u8,
+        payload: &[u8],
+        identification: u32,
+    ) -> io::Result<()> {
+        let datagram = udp(source, destination, payload)?;
+        let packets = Packets {
+            source: source.ip(),
+            destination: destination.ip(),
+            protocol: libc::IPPROTO_UDP as u8,
+            traffic_class,
+        };
+        if datagram.len() <= INJECT_WHOLE_BYTES_MAX {
+            return self.send_packet(&packets, None, &datagram);
+        }
+        let (first, rest) = datagram.split_at(INJECT_FRAGMENT_BYTES);
+        let fragment = Fragment { identification, offset: 0, more: true };
+        self.send_packet(&packets, Some(fragment), first)?;
+        let offset = INJECT_FRAGMENT_BYTES as u16;
+        self.send_packet(&packets, Some(Fragment { identification, offset, more: false }), rest)
     }
 
     fn send(&self, source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> io::Result<()> {
+        self.send_packet(&Packets { source, destination, protocol, traffic_class: 0 }, None, payload)
+    }
+
+    fn send_packet(&self, packets: &Packets, fragment: Option<Fragment>, payload: &[u8]) -> io::Result<()> {
+        let &Packets { source, destination, protocol, traffic_class } = packets;
         let (socket, mut packet) = match (source, destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                (&self.v4, v4_header(source, destination, protocol, payload.len()))
+                let mut header = v4_header(source, destination, protocol, payload.len());
+                header[1] = traffic_class;
+                if let Some(fragment) = fragment {
+                    // The kernel sets one identification for each packet that has none.
+                    header[4..6].copy_from_slice(&(fragment.identification as u16).max(1).to_be_bytes());
+                    let more = if fragment.more { MORE_FRAGMENTS << 13 } else { 0 };
+                    header[6..8].copy_from_slice(&(fragment.offset / 8 | more).to_be_bytes());
+                }
+                (&self.v4, header)
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                (&self.v6, v6_header(source, destination, protocol, payload.len()))
+                let (next, extension) = match fragment {
+                    None => (protocol, Vec::new()),
+                    Some(fragment) => (V6_FRAGMENT_HEADER, fragment.v6_header(protocol)),
+                };
+                let mut header = v6_header(source, destination, next, extension.len() + payload.len());
+                header[0] |= traffic_class >> 4;
+                header[1] |= traffic_class << 4;
+                header.extend_from_slice(&extension);
+                (&self.v6, header)
             }
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
         packet.extend_from_slice(payload);
         socket.send_to(&packet, &SocketAddr::new(destination, 0).into()).map(drop)
     }
+}
+
+/// What the packets of one datagram have in common.
+struct Packets {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    traffic_class: u8,
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy)]
+struct Fragment {
+    identification: u32,
+    /// Bytes, a multiple of 8.
+    offset: u16,
+    more: bool,
+}
+
+impl Fragment {
+    /// RFC 8200, section 4.5.
+    fn v6_header(self, protocol: u8) -> Vec<u8> {
+        let mut header = vec![protocol, 0];
+        header.extend_from_slice(&(self.offset | u16::from(self.more)).to_be_bytes());
+        header.extend_from_slice(&self.identification.to_be_bytes());
+        header
+    }
+}
+
+/// The head of a packet with a datagram in it, as an ICMP error quotes it.
+pub(crate) fn quoted(source: SocketAddr, destination: SocketAddr, payload_bytes: usize) -> Vec<u8> {
+    let udp_bytes = UDP_HEADER_BYTES + payload_bytes;
+    let mut packet = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            v4_header(source, destination, libc::IPPROTO_UDP as u8, udp_bytes)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            v6_header(source, destination, libc::IPPROTO_UDP as u8, udp_bytes)
+        }
+        _ => Vec::new(),
+    };
+    packet.extend_from_slice(&source.port().to_be_bytes());
+    packet.extend_from_slice(&destination.port().to_be_bytes());
+    packet.extend_from_slice(&(udp_bytes as u16).to_be_bytes());
+    packet.extend_from_slice(&[0; 2]);
+    packet
+}
+
+/// UDP header and payload (RFC 768).
+fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
+    let length = UDP_HEADER_BYTES + payload.len();
+    let length_field = u16::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut datagram = Vec::with_capacity(length);
+    datagram.extend_from_slice(&source.port().to_be_bytes());
+    datagram.extend_from_slice(&destination.port().to_be_bytes());
+    datagram.extend_from_slice(&length_field.to_be_bytes());
+    datagram.extend_from_slice(&[0; 2]);
+    datagram.extend_from_slice(payload);
+    let sum = pseudo_sum(source.ip(), destination.ip(), libc::IPPROTO_UDP as u8, length);
+    // Zero would say that there is none.
+    let sum = match checksum(&datagram, sum) {
+        0 => u16::MAX,
+        sum => sum,
+    };
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    Ok(datagram)
 }
 
 fn v4_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload_bytes: usize) -> Vec<u8> {
@@ -124,5 +257,7 @@ fn checksum(bytes: &[u8], initial: u32) -> u16 {
 }
 
 fn sum_words(bytes: &[u8]) -> u32 {
-    bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0))).sum()
+    let (pairs, odd) = bytes.as_chunks::<2>();
+    let odd = odd.first().map_or(0, |byte| u32::from(*byte) << 8);
+    pairs.iter().map(|pair| u32::from(u16::from_be_bytes(*pair))).sum::<u32>() + odd
 }

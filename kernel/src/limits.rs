@@ -5,6 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// Port of the TPROXY listener. Privileged and unassigned in practice (tcpmux), so programs do not listen there.
 pub const INTERCEPT_TCP_PORT: u16 = 1;
 
+/// Port of the TPROXY socket for datagrams: as for TCP.
+pub const INTERCEPT_UDP_PORT: u16 = 1;
+
 /// Address of the IPv4 TPROXY listener: the dummy address of RFC 7600, which no program can dial directly, so the
 /// listener only ever gets what was intercepted.
 pub const INTERCEPT_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
@@ -45,3 +48,27 @@ pub const SEGMENT_BYTES_MAX: usize = 512 << 10;
 
 /// How long an injected segment may take to arrive at its socket.
 pub const INJECT_WAIT_MS_MAX: u64 = 1000;
+
+/// Bytes of the largest datagram: 65,535 less an IPv4 header and a UDP header. IPv6 would allow 20 more, which no
+/// program here can have answered.
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// Receive buffer of the TPROXY socket for datagrams: what programs send while the sidecar is busy, or is being
+/// replaced. At 60 packets a second of 1 KiB, half a minute's worth.
+pub const DATAGRAM_SOCKET_BYTES: usize = 4 << 20;
+
+/// UDP bytes that are injected as one packet: what the smallest MTU that `lo` has here (65,534) takes together with any
+/// IP header.
+pub const INJECT_WHOLE_BYTES_MAX: usize = 65_000;
+
+/// Bytes of the first of two fragments; a multiple of 8, about half of the largest datagram.
+pub const INJECT_FRAGMENT_BYTES: usize = 32_768;
+
+/// ICMP messages that wait for the sidecar in one namespace. They are read at once; more is a flood.
+pub const ICMP_HELD_MAX: u32 = 4096;
+
+/// Bytes of an ICMP message with its IP header that are carried: pings up to this size.
+pub const ICMP_COPY_BYTES: u32 = 16 << 10;
+
+/// Receive buffer of the ICMP queue's netlink socket.
+pub const ICMP_SOCKET_BYTES: usize = 1 << 20;

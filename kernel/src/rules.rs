@@ -4,12 +4,13 @@
 //! three netlink exchanges. The table's parts:
 //!
 //! ```text
-//!  output      hold       a TCP SYN for a foreign address waits in the SYN queue
-//!  prerouting  intercept  TCP for a foreign address goes to the TPROXY listener; nothing else may
+//!  output      hold       a TCP SYN for a foreign address waits in the SYN queue, ICMP in the ICMP queue
+//!  prerouting  intercept  TCP and UDP for a foreign address go to the TPROXY sockets; nothing else may
 //!  input       lock       drops everything but PASS_LOCK_MARK while its policy is `drop`
 //! ```
 //!
-//! *Foreign* is what is neither loopback nor a locator of the capsule. Only TCP has a route to foreign addresses.
+//! *Foreign* is what is neither loopback nor a locator of the capsule. Only TCP, UDP and ICMP have a route to
+//! foreign addresses.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -34,8 +35,12 @@ pub struct Interception {
     pub v6: Ipv6Addr,
     /// Port of the TPROXY listener; see [`crate::limits::INTERCEPT_TCP_PORT`].
     pub tcp_port: u16,
+    /// Port of the TPROXY socket for datagrams; see [`crate::limits::INTERCEPT_UDP_PORT`].
+    pub udp_port: u16,
     /// Number of the SYN queue, unique in this namespace.
     pub queue: u16,
+    /// Number of the ICMP queue, unique in this namespace.
+    pub icmp_queue: u16,
 }
 
 /// Why a namespace could not be set up, locked or unlocked.

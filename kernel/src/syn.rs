@@ -10,31 +10,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use rustix::net::netlink::NETFILTER;
-
 use crate::diag::Diag;
 use crate::inject::{Injector, RST_ACK, Segment};
 use crate::limits::{SYN_COPY_BYTES, SYN_HELD_MAX, SYN_SOCKET_BYTES, UNREACHABLE_TRIES_MAX};
-use crate::netlink::{ACK, Answer, Refused, Request, Socket, for_each_attribute};
-use crate::sockopt;
+use crate::queue::{Capacity, NF_ACCEPT, NF_DROP, PacketQueue};
 use crate::tcp::TcpState;
 
-const SUBSYSTEM: u16 = 3 << 8;
-const PACKET_VERDICT: u16 = SUBSYSTEM | 1;
-const PACKET_CONFIG: u16 = SUBSYSTEM | 2;
-const CONFIG_COMMAND: u16 = 1;
-const CONFIG_PARAMETERS: u16 = 2;
-const CONFIG_LENGTH_MAX: u16 = 3;
-const COMMAND_BIND: u8 = 1;
-const COPY_PACKET: u8 = 2;
-const PACKET_HEADER: u16 = 1;
-const VERDICT_HEADER: u16 = 2;
-const PACKET_PAYLOAD: u16 = 10;
-const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
-const NFGENMSG_BYTES: usize = 4;
-const NETLINK_NO_ENOBUFS: i32 = 5;
-const SO_RCVBUFFORCE: i32 = 33;
 const UNREACHABLE_PAUSE: Duration = Duration::from_micros(100);
 
 /// A connection attempt that waits for [`SynQueue::decide`].
@@ -68,8 +49,7 @@ pub enum Verdict {
 /// The SYN queue of the namespace that it was opened in.
 #[derive(Debug)]
 pub struct SynQueue {
-    socket: Socket,
-    number: u16,
+    queue: PacketQueue,
     injector: Injector,
     diag: Diag,
 }
@@ -80,24 +60,10 @@ impl SynQueue {
     /// # Errors
     /// EBUSY when another process has it open.
     pub fn open(queue: u16) -> io::Result<SynQueue> {
-        let mut socket = Socket::open(Some(NETFILTER))?;
-        let fd = socket.as_fd();
-        sockopt::set(fd, libc::SOL_SOCKET, SO_RCVBUFFORCE, &(SYN_SOCKET_BYTES as i32))?;
-        // A full buffer drops the packet; its sender repeats it. There is nothing else to do about it.
-        sockopt::set(fd, libc::SOL_NETLINK, NETLINK_NO_ENOBUFS, &1)?;
-        let mut request = Request::default();
-        let header = config_header(queue);
-        request.message("bind the SYN queue", PACKET_CONFIG, ACK, &header, |config| {
-            config.put(CONFIG_COMMAND, &[COMMAND_BIND, 0, 0, 0]);
-        });
-        request.message("size the SYN queue", PACKET_CONFIG, ACK, &header, |config| {
-            let mut parameters = SYN_COPY_BYTES.to_be_bytes().to_vec();
-            parameters.push(COPY_PACKET);
-            config.put(CONFIG_PARAMETERS, &parameters);
-            config.be32(CONFIG_LENGTH_MAX, SYN_HELD_MAX);
-        });
-        socket.transact(&request).map_err(|Refused { source, .. }| source)?;
-        Ok(SynQueue { socket, number: queue, injector: Injector::open(0)?, diag: Diag::open()? })
+        let capacity =
+            Capacity { packets: SYN_HELD_MAX, copy_bytes: SYN_COPY_BYTES, socket_bytes: SYN_SOCKET_BYTES };
+        let queue = PacketQueue::open(queue, capacity)?;
+        Ok(SynQueue { queue, injector: Injector::open(0)?, diag: Diag::open()? })
     }
 
     /// Takes the next held SYN; `None` when there is none.
@@ -106,26 +72,13 @@ impl SynQueue {
     /// Those of the netlink socket.
     #[allow(clippy::should_implement_trait, reason = "errors and pauses are no part of an iterator")]
     pub fn next(&mut self) -> io::Result<Option<HeldSyn>> {
-        loop {
-            let mut held = None;
-            let mut stray = None;
-            let Some(answers) = self.socket.receive()? else { return Ok(None) };
-            // The kernel sends each packet in a datagram of its own.
-            for answer in answers {
-                if let Answer::Data { payload } = answer {
-                    match parse_message(payload) {
-                        Ok(syn) => held = Some(syn),
-                        Err(id) => stray = id,
-                    }
-                }
-            }
-            if let Some(id) = stray {
-                self.settle(id, NF_DROP)?;
-            }
-            if held.is_some() {
-                return Ok(held);
+        while let Some((id, packet)) = self.queue.next()? {
+            match parse_packet(&packet, id) {
+                Some(held) => return Ok(Some(held)),
+                None => self.queue.settle(id, NF_DROP)?,
             }
         }
+        Ok(None)
     }
 
     /// Decides about a SYN. When this returns, the program's `connect` was told, except that a program stopped
@@ -135,7 +88,7 @@ impl SynQueue {
     /// ENOENT when the SYN is no longer held.
     pub fn decide(&mut self, syn: HeldSyn, verdict: Verdict) -> io::Result<()> {
         let kernel_verdict = if verdict == Verdict::Deliver { NF_ACCEPT } else { NF_DROP };
-        self.settle(syn.id, kernel_verdict)?;
+        self.queue.settle(syn.id, kernel_verdict)?;
         match verdict {
             Verdict::Deliver | Verdict::Drop => Ok(()),
             Verdict::Refuse => self.injector.send_segment(&Segment {
@@ -165,43 +118,13 @@ impl SynQueue {
         }
         Ok(())
     }
-
-    fn settle(&mut self, id: u32, verdict: u32) -> io::Result<()> {
-        let mut request = Request::default();
-        request.message("decide about a SYN", PACKET_VERDICT, 0, &config_header(self.number), |attributes| {
-            let mut header = verdict.to_be_bytes().to_vec();
-            header.extend_from_slice(&id.to_be_bytes());
-            attributes.put(VERDICT_HEADER, &header);
-        });
-        // No acknowledgement is asked for: it would stand among the packets. Errors are passed over by `next`.
-        self.socket.send(&request)
-    }
 }
 
 impl AsFd for SynQueue {
     /// Readable when [`SynQueue::next`] has something.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.queue.as_fd()
     }
-}
-
-/// `struct nfgenmsg` with the queue's number.
-fn config_header(queue: u16) -> [u8; NFGENMSG_BYTES] {
-    let number = queue.to_be_bytes();
-    [0, 0, number[0], number[1]]
-}
-
-/// The SYN in a queue message, or else the packet's id, if there is one.
-fn parse_message(payload: &[u8]) -> Result<HeldSyn, Option<u32>> {
-    let mut id = None;
-    let mut packet: &[u8] = &[];
-    for_each_attribute(payload.get(NFGENMSG_BYTES..).unwrap_or_default(), |kind, value| match kind {
-        PACKET_HEADER => id = value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)),
-        PACKET_PAYLOAD => packet = value,
-        _ => {}
-    });
-    let id = id.ok_or(None)?;
-    parse_packet(packet, id).ok_or(Some(id))
 }
 
 fn parse_packet(packet: &[u8], id: u32) -> Option<HeldSyn> {

@@ -1,6 +1,7 @@
 //! The verbs of `capsule`: taken from the admin socket or from another host's sidecar, carried out here or passed
 //! on to the host concerned.
 
+mod flows;
 mod forward;
 mod listen;
 mod output;

@@ -15,6 +15,7 @@ use crate::capsule::Capsules;
 use crate::capsule::network::Networks;
 use crate::command::{Command, Join, Serve, Verb};
 use crate::config::Config;
+use crate::datagram::Forwarder;
 use crate::finder::Finder;
 use crate::intercept::connect::Surroundings;
 use crate::intercept::opens::Opens;
@@ -183,7 +184,8 @@ async fn assemble(
     });
     routes.set_budget(config.buffer_limits(memory_bytes()?));
     let opens = Opens::default();
-    let around = Surroundings { places: places.clone(), routes, table: table.clone(), opens };
+    let datagrams = Forwarder::new(places.clone(), routes.clone(), networks.clone());
+    let around = Surroundings { places: places.clone(), routes, table: table.clone(), opens, datagrams };
     let sidecar = Arc::new_cyclic(|own| Sidecar {
         me: membership.host.clone(),
         zone,

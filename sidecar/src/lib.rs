@@ -9,6 +9,7 @@ pub mod app;
 pub mod command;
 pub mod config;
 
+pub mod datagram;
 pub mod intercept;
 pub mod session;
 

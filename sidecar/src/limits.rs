@@ -220,3 +220,55 @@ pub const MEMBER_ASK_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long that question may take: less than whoever dials waits ([`DIAL_TIMEOUT`]).
 pub const MEMBER_CALL: Duration = Duration::from_secs(2);
+
+/// Datagrams too large for a QUIC DATAGRAM frame that may be under way on one link in one direction, each at most 64 KiB:
+/// four megabytes, as much as quinn keeps of the small ones.
+pub const LARGE_DATAGRAMS: usize = 64;
+
+/// Time that such a datagram may take: what comes later is of no use to anybody.
+pub const LARGE_DATAGRAM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// UDP flows of one capsule that are known at once: more than a program has sockets. The one that was quiet the longest
+/// makes room for another.
+pub const FLOWS_MAX: usize = 16_384;
+
+/// Time after which a flow without a datagram is forgotten (RFC 4787, requirement 5: at least two minutes, five by
+/// default).
+pub const FLOW_IDLE: Duration = Duration::from_secs(300);
+
+/// Pause between looks for flows that are to be forgotten.
+pub const FLOW_LOOK: Duration = Duration::from_secs(5);
+
+/// Bytes of datagrams that wait on one host for one capsule to be there, or to send on; each counts with
+/// [`DATAGRAM_OVERHEAD_BYTES`]. Ten seconds at 3 Mbit/s.
+pub const DATAGRAMS_WAITING_BYTES: usize = 4 << 20;
+
+/// What a waiting datagram costs beside its payload.
+pub const DATAGRAM_OVERHEAD_BYTES: usize = 256;
+
+/// Time that a datagram waits: longer than the pause of all but the largest moves, and than a program waits for an answer.
+pub const DATAGRAM_WAIT: Duration = Duration::from_secs(30);
+
+/// Destinations for which datagrams of one capsule wait at once.
+pub const DATAGRAM_DESTINATIONS: usize = 1024;
+
+/// Times that a datagram may come back because its capsule is elsewhere: it is moved from host to host less often while
+/// one is under way.
+pub const DATAGRAM_RETURNS: u32 = 8;
+
+/// Datagrams of all capsules that wait for the directory's word about their sender, or about the policy.
+pub const DATAGRAM_CHECKS: usize = 1024;
+
+/// Datagrams taken from a program at a time, so that other tasks of the data plane have their turn.
+pub const DATAGRAMS_AT_ONCE: usize = 64;
+
+/// Time before the freeze of a move in which programs may read what waits in their UDP sockets, which no image has.
+/// Nothing more is delivered meanwhile, so a program that reads at all needs far less.
+pub const DATAGRAM_DRAIN: Duration = Duration::from_millis(20);
+
+/// Pause between looks whether they have.
+pub const DATAGRAM_DRAIN_LOOK: Duration = Duration::from_millis(1);
+
+/// Time for which a datagram waits for a capsule that does not run: its program may have begun and sent something before
+/// its host told the directory, which takes milliseconds, and the answer must not be lost.
+pub const START_GRACE: Duration = Duration::from_secs(1);

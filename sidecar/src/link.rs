@@ -1,11 +1,12 @@
 //! Links: one QUIC connection per pair of hosts, shared by the sessions of all their capsules (D5).
 //!
 //! A link carries one control stream (the first bidirectional stream, opened by the host that dialled, length-
-//! prefixed [`Frame`]s), one unidirectional stream for each direction of each session that flows, and further
+//! prefixed [`Frame`]s), one unidirectional stream for each direction of each session that flows, datagrams, and further
 //! bidirectional streams for requests between sidecars. The two halves of a session on one host use the *local*
 //! link, which behaves alike without QUIC.
 
 mod control;
+mod datagram;
 mod dialling;
 mod health;
 mod ping;
@@ -19,10 +20,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::BytesMut;
-use overlay_proto::{Frame, HostName, StreamHeader};
+use overlay_proto::{Datagram, Frame, HostName, StreamHeader};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use datagram::NotSent;
 pub use dialling::LinkError;
 pub use health::Counters;
 pub use stream::{Receiver, Sender, StreamBroken, WriteError};
@@ -40,6 +42,8 @@ pub trait Upcalls: Send + Sync + 'static {
     fn frame(&self, link: &Arc<Link>, frame: Frame);
     /// A data stream arrived.
     fn data(&self, link: &Arc<Link>, header: StreamHeader, stream: Receiver);
+    /// A datagram arrived.
+    fn datagram(&self, link: &Arc<Link>, datagram: Datagram);
     /// A request stream arrived.
     fn request(&self, link: &Arc<Link>, send: quinn::SendStream, receive: quinn::RecvStream);
 }
@@ -61,6 +65,9 @@ pub struct Link {
     health: Mutex<health::Health>,
     /// Permits to write much, see [`crate::limits::LINK_TURNS`].
     turns: Arc<Semaphore>,
+    /// Permits for datagrams that have a stream of their own, see [`crate::limits::LARGE_DATAGRAMS`].
+    large_out: Arc<Semaphore>,
+    large_in: Semaphore,
 }
 
 enum Carrier {

@@ -204,14 +204,16 @@ impl Places {
         known.by_name.get(name).and_then(|id| known.capsules.get(id)).cloned()
     }
 
+    /// The capsule at a locator, if this host knows it.
+    pub fn known_at(&self, locator: &IpAddr) -> Option<CapsuleRecord> {
+        let known = self.read();
+        known.by_locator.get(locator).and_then(|id| known.capsules.get(id)).cloned()
+    }
+
     /// The capsule at a locator; asks the directory if this host does not know it.
     pub async fn by_locator(&self, locator: IpAddr) -> Option<CapsuleRecord> {
-        let found = {
-            let known = self.read();
-            known.by_locator.get(&locator).and_then(|id| known.capsules.get(id)).cloned()
-        };
-        if found.is_some() {
-            return found;
+        if let Some(found) = self.known_at(&locator) {
+            return Some(found);
         }
         let record = self.0.directory.lookup(LookupKey::Locator(locator)).await.ok()?;
         self.take(record.clone());

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use overlay_proto::{Frame, HostName, Role, StreamHeader};
+use overlay_proto::{Datagram, Frame, HostName, Role, StreamHeader};
 
 use crate::capsule::network::Networks;
 use crate::intercept::connect::Surroundings;
@@ -106,6 +106,12 @@ impl Upcalls for Switchboard {
         {
             // It may have begun between the two; a stream for nobody is dropped.
             let _ = around.table.data(link, header, stream);
+        }
+    }
+
+    fn datagram(&self, link: &Arc<Link>, datagram: Datagram) {
+        if let Some(around) = self.around.get() {
+            around.datagrams.arrive(link, datagram);
         }
     }
 

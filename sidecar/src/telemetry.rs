@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
+use crate::datagram::Lost;
 use crate::link::Counters;
 use crate::moving::superseded;
 use crate::sidecar::Sidecar;
@@ -80,8 +81,37 @@ async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> String {
         let count = sessions.iter().filter(|session| session.state == state).count();
         let _ = writeln!(text, "capsule_sessions{{state=\"{state}\"}} {count}");
     }
+    datagram_metrics(&sidecar, &mut text);
     link_metrics(&sidecar, &mut text);
     text
+}
+
+/// What became of datagrams and pings of the capsules of this host.
+fn datagram_metrics(sidecar: &Sidecar, text: &mut String) {
+    use std::fmt::Write;
+    let networks = sidecar.networks.all();
+    let flows: usize = networks.iter().map(|network| network.datagrams().flows().len()).sum();
+    let waiting: u64 = networks.iter().map(|network| network.datagrams().waiting_bytes()).sum();
+    for (name, help, value) in [
+        ("capsule_datagram_flows", "UDP flows of the capsules here.", flows as u64),
+        ("capsule_datagram_waiting_bytes", "Datagrams that wait to be sent or delivered.", waiting),
+    ] {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+    }
+    let counts = sidecar.around.datagrams.counts();
+    let name = "capsule_datagrams_total";
+    let _ = writeln!(text, "# HELP {name} Datagrams and pings that were carried.\n# TYPE {name} counter");
+    for (direction, count) in [("in", counts.received()), ("out", counts.sent())] {
+        let _ = writeln!(text, "{name}{{direction=\"{direction}\"}} {count}");
+    }
+    let name = "capsule_datagrams_lost_total";
+    let _ = writeln!(text, "# HELP {name} Datagrams and pings that were lost.\n# TYPE {name} counter");
+    for lost in Lost::ALL {
+        let _ = writeln!(text, "{name}{{reason=\"{}\"}} {}", lost.word(), counts.lost_for(lost));
+    }
+    let name = "capsule_datagrams_unread_bytes_total";
+    let help = "Memory of datagrams that programs had not read when they left by a move or suspend.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}", counts.unread_bytes());
 }
 
 /// What the policy did on this host.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use directory_api::identity::{self, SigningRequest, Subject, TransportSettings};
 use directory_api::{Identity, Zone};
-use overlay_proto::{AttachKey, Frame, Generation, HostName, Role, SessionId, StreamHeader};
+use overlay_proto::{AttachKey, Datagram, Frame, Generation, HostName, Role, SessionId, StreamHeader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -68,6 +68,7 @@ pub(crate) enum Told {
     Down(Arc<Link>),
     Frame(Frame),
     Data(StreamHeader, Receiver),
+    Datagram(Datagram),
     Request(quinn::RecvStream),
 }
 
@@ -95,6 +96,10 @@ impl Upcalls for Recorder {
 
     fn data(&self, _link: &Arc<Link>, header: StreamHeader, stream: Receiver) {
         let _ = self.0.send(Told::Data(header, stream));
+    }
+
+    fn datagram(&self, _link: &Arc<Link>, datagram: Datagram) {
+        let _ = self.0.send(Told::Datagram(datagram));
     }
 
     fn request(&self, _link: &Arc<Link>, _send: quinn::SendStream, receive: quinn::RecvStream) {

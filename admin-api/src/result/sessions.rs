@@ -30,6 +30,23 @@ words! {
     }
 }
 
+words! {
+    /// What a session carries.
+    SessionKind {
+        /// One connection.
+        Tcp = "tcp",
+        /// A flow: datagrams between two addresses, until none came for some minutes.
+        Udp = "udp",
+    }
+}
+
+impl SessionKind {
+    /// What sessions are of hosts that do not say it.
+    fn tcp() -> Self {
+        Self::Tcp
+    }
+}
+
 /// The answer to `sessions`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SessionsResult {
@@ -45,6 +62,9 @@ pub struct SessionsResult {
 pub struct SessionView {
     /// Its id, 32 hexadecimal digits.
     pub id: String,
+    /// What it carries.
+    #[serde(default = "SessionKind::tcp")]
+    pub kind: SessionKind,
     /// The capsule whose half this is.
     pub capsule: String,
     /// Who opened it.
@@ -78,4 +98,34 @@ pub struct SessionView {
     pub buffer_limit_bytes: u64,
     /// Time since it was opened.
     pub age_s: u64,
+    /// Of a flow: datagrams towards the capsule.
+    #[serde(default)]
+    pub datagrams_in: Option<u64>,
+    /// Of a flow: datagrams from the capsule.
+    #[serde(default)]
+    pub datagrams_out: Option<u64>,
+    /// Of a flow: time since the last datagram.
+    #[serde(default)]
+    pub quiet_s: Option<u64>,
+}
+
+/// What became of a capsule's datagrams and pings since it came to its host, or the sidecar there started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatagramCounts {
+    /// Of its programs, on their way.
+    pub sent: u64,
+    /// For its programs.
+    pub received: u64,
+    /// Bytes that wait to be sent or delivered.
+    pub waiting_bytes: u64,
+    /// Lost: more waited, or was under way, than there is room for.
+    pub lost_no_room: u64,
+    /// Lost: waited too long, or came back too often.
+    pub lost_too_late: u64,
+    /// Lost: nobody has the address.
+    pub lost_nowhere: u64,
+    /// Lost: the policy forbids it.
+    pub lost_denied: u64,
+    /// Lost: came from a host where its sender is not.
+    pub lost_misplaced: u64,
 }

@@ -2,7 +2,7 @@
 
 use admin_api::{
     Request,
-    result::{InspectResult, PolicyCounts},
+    result::{DatagramCounts, InspectResult, PolicyCounts},
 };
 use clap::Args;
 
@@ -73,6 +73,7 @@ fn read(answer: &InspectResult, stream: Stream) -> String {
         let [bytes, granted, limit] = [bytes, granted, limit].map(amounts::bytes);
         line("buffers", format!("{bytes} wait; {granted} granted of {limit}"));
     }
+    line("datagrams", answer.datagrams.as_ref().map(datagrams).unwrap_or_default());
     line("log", size(answer.log_bytes));
     line("processes", number(answer.processes));
     line("pid on host", number(answer.pid.map(u64::from)));
@@ -83,6 +84,25 @@ fn read(answer: &InspectResult, stream: Stream) -> String {
         line("last move", format!("{} {} {}, paused {paused}", last.from, stream.arrow(), last.to));
     }
     table.render()
+}
+
+/// What became of datagrams; nothing when there were none.
+fn datagrams(counts: &DatagramCounts) -> String {
+    let lost = [
+        (counts.lost_no_room, "without room"),
+        (counts.lost_too_late, "too late"),
+        (counts.lost_nowhere, "to nobody"),
+        (counts.lost_denied, "denied"),
+        (counts.lost_misplaced, "misplaced"),
+    ];
+    if counts.sent + counts.received + lost.iter().map(|(count, _)| count).sum::<u64>() == 0 {
+        return String::new();
+    }
+    let mut words = vec![format!("{} sent, {} received", counts.sent, counts.received)];
+    words.extend(
+        lost.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} lost {why}")),
+    );
+    words.join(", ")
 }
 
 /// What the policy did; nothing when it did nothing.

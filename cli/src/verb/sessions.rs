@@ -22,7 +22,8 @@ const ID_SHOWN: usize = 8;
 ///
 /// STATE: open (data flows), held (the other side is away), parked (the program reads slowly),
 /// closing (an end was said, not everything is delivered). IN and OUT are seen from the capsule.
-/// LIMIT is the memory that what the capsule sent may take until the peer has it.
+/// LIMIT is the memory that what the capsule sent may take until the peer has it. A UDP flow is listed
+/// until no datagram came for five minutes.
 #[derive(Args, Debug)]
 pub(crate) struct Sessions {
     /// The capsule, wherever it is; without it every capsule on this host
@@ -43,7 +44,19 @@ fn table(answer: &SessionsResult, stream: Stream, with_capsule: bool) -> String 
     if with_capsule {
         headings.push("CAPSULE");
     }
-    headings.extend(["DIR", "LOCAL", "PEER", "AT", "STATE", ">IN", ">OUT", ">BUFFERED", ">LIMIT", ">AGE"]);
+    headings.extend([
+        "KIND",
+        "DIR",
+        "LOCAL",
+        "PEER",
+        "AT",
+        "STATE",
+        ">IN",
+        ">OUT",
+        ">BUFFERED",
+        ">LIMIT",
+        ">AGE",
+    ]);
     let mut table = Table::new(stream, &headings);
     for session in &answer.sessions {
         let mut cells = vec![plain(session.id.get(..ID_SHOWN).unwrap_or(&session.id))];
@@ -51,6 +64,7 @@ fn table(answer: &SessionsResult, stream: Stream, with_capsule: bool) -> String 
             cells.push(plain(&session.capsule));
         }
         cells.extend([
+            plain(session.kind.as_str()),
             plain(session.direction.as_str()),
             plain(session.local.to_string()),
             plain(peer(session)),

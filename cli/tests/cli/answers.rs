@@ -4,7 +4,7 @@ use admin_api::{
     Body, Frame, Request,
     result::{
         CapsuleState, CapsuleView, CheckView, Direction, HostView, HostsResult, Level, PreflightResult,
-        PsResult, SessionState, SessionView, SessionsResult,
+        PsResult, SessionKind, SessionState, SessionView, SessionsResult,
     },
 };
 use serde_json::json;
@@ -101,6 +101,7 @@ async fn sessions_tell_both_ends() {
     let fake = FakeSidecar::start();
     let session = SessionView {
         id: "7f3a09c1000000000000000000000000".into(),
+        kind: SessionKind::Udp,
         capsule: "db".into(),
         direction: Direction::In,
         local: "10.88.0.2:5432".parse().unwrap(),
@@ -115,12 +116,16 @@ async fn sessions_tell_both_ends() {
         buffered_bytes: 0,
         buffer_limit_bytes: 262_144,
         age_s: 7200,
+        datagrams_in: Some(7),
+        datagrams_out: Some(1),
+        quiet_s: Some(0),
     };
     let answer = [result(&SessionsResult { sessions: vec![session], ..SessionsResult::default() })];
     let (request, output) = fake.answer(&["sessions", "db"], &answer).await;
     assert_eq!(request, Request::Sessions { name: Some("db".into()) });
     let row = text(&output.stdout).lines().nth(1).unwrap();
-    for word in ["7f3a09c1", "in", "10.88.0.2:5432", "chat 10.88.0.3:41022", "held 4m", "31 MiB", "2h"] {
+    for word in ["7f3a09c1", "udp", "in", "10.88.0.2:5432", "chat 10.88.0.3:41022", "held 4m", "31 MiB", "2h"]
+    {
         assert!(row.contains(word), "{word}: {row}");
     }
     let (_, output) = fake.answer(&["--json", "sessions"], &answer).await;

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::{Interception, RulesError};
-use crate::limits::INTERCEPT_TCP_PORT;
+use crate::limits::{INTERCEPT_TCP_PORT, INTERCEPT_UDP_PORT};
 use crate::netns::{Netns, Worker};
 use crate::syn::SynQueue;
-use crate::{diag, repair, tcp};
+use crate::{diag, repair, tcp, udp};
 
 /// Something that capsules need and this machine does not have, with the kernel's own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Missing {
     TcpRepair(String),
     /// SO_PEEK_OFF on TCP sockets (Linux 6.9).
     PeekOffset(String),
-    /// Socket diagnosis (CONFIG_INET_DIAG).
+    /// Socket diagnosis (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG).
     SocketDiagnosis(String),
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for Missing {
                 write!(formatter, "no SO_PEEK_OFF on TCP (Linux 6.9 or later): {why}")
             }
             Missing::SocketDiagnosis(why) => {
-                write!(formatter, "no socket diagnosis (CONFIG_INET_DIAG): {why}")
+                write!(formatter, "no socket diagnosis (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG): {why}")
             }
         }
     }
@@ -68,7 +68,9 @@ fn probe_inside() -> Vec<Missing> {
         v4: [192, 0, 2, 1].into(),
         v6: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
         tcp_port: INTERCEPT_TCP_PORT,
+        udp_port: INTERCEPT_UDP_PORT,
         queue: 0,
+        icmp_queue: 1,
     };
     let mut missing = Vec::new();
     if let Err(error) = set_up_and_lock(&interception) {
@@ -78,13 +80,20 @@ fn probe_inside() -> Vec<Missing> {
         missing.push(Missing::SynQueue(error.to_string()));
     }
     for v6 in [false, true] {
+        if let Err(error) = udp::listen(v6, interception.udp_port) {
+            missing.push(Missing::TransparentSocket(error.to_string()));
+        }
         match tcp::listen(v6, interception.tcp_port) {
             Err(error) => missing.push(Missing::TransparentSocket(error.to_string())),
             Ok(_) if v6 => {}
             Ok(_) => probe_socket(interception.v4.into(), &mut missing),
         }
     }
-    if let Err(error) = diag::Diag::open().and_then(|mut diag| diag.all()) {
+    let looked = diag::Diag::open().and_then(|mut diag| {
+        diag.all()?;
+        diag.datagrams_unread()
+    });
+    if let Err(error) = looked {
         missing.push(Missing::SocketDiagnosis(error.to_string()));
     }
     missing

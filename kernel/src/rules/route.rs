@@ -1,7 +1,7 @@
 //! Addresses and routes of a capsule's namespace, by rtnetlink.
 //!
 //! Locators and loopback are in the `local` table, as always. Foreign addresses are local too (AnyIP), but in a
-//! table of their own that only TCP is sent to, so that binding to one fails as it would on any machine. All else
+//! table of their own that only TCP, UDP and ICMP are sent to, so that binding to one fails as it would on any machine. All else
 //! finds the unreachable default of the main table: EHOSTUNREACH from `connect` and `sendto` themselves.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,6 +28,8 @@ const RULE_TO_TABLE: u8 = 1;
 /// Between the rule of the `local` table (0) and that of the main table (32766).
 const RULE_PRIORITY_TCP: u32 = 100;
 const RULE_PRIORITY_INJECTED: u32 = 101;
+const RULE_PRIORITY_UDP: u32 = 102;
+const RULE_PRIORITY_ICMP: u32 = 103;
 
 const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
@@ -56,6 +58,13 @@ pub(super) fn set_up(v4: Ipv4Addr, v6: Ipv6Addr) -> Result<(), Refused> {
         refuse_the_rest(&mut request, locator);
         add_rule(&mut request, "rule for TCP", locator, RULE_PRIORITY_TCP, |rule| {
             rule.put(FRA_IP_PROTO, &[libc::IPPROTO_TCP as u8]);
+        });
+        add_rule(&mut request, "rule for UDP", locator, RULE_PRIORITY_UDP, |rule| {
+            rule.put(FRA_IP_PROTO, &[libc::IPPROTO_UDP as u8]);
+        });
+        let icmp = if locator.is_ipv6() { libc::IPPROTO_ICMPV6 } else { libc::IPPROTO_ICMP };
+        add_rule(&mut request, "rule for ICMP", locator, RULE_PRIORITY_ICMP, |rule| {
+            rule.put(FRA_IP_PROTO, &[icmp as u8]);
         });
         // Raw packets are not TCP to the routing code.
         add_rule(&mut request, "rule for injected segments", locator, RULE_PRIORITY_INJECTED, |rule| {

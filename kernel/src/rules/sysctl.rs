@@ -35,6 +35,8 @@ const VALUES: &[(&str, &str, Need)] = &[
     ("ipv4/conf/lo/rp_filter", "0", Need::Required),
     ("ipv6/conf/all/disable_ipv6", "0", Need::Required),
     ("ipv6/conf/lo/disable_ipv6", "0", Need::Required),
+    // Whoever may open a socket may ping, as most distributions have it.
+    ("ipv4/ping_group_range", "0 2147483647", Need::Optional),
     // CRIU can't dump MPTCP sockets, which some runtimes open by default.
     ("mptcp/enabled", "0", Need::Optional),
 ];

@@ -118,7 +118,7 @@ fn is_unknown(error: &io::Error) -> bool {
 }
 
 fn whole_table(interception: &Interception, locked: bool, by: QueueBy) -> Request {
-    let &Interception { v4, v6, tcp_port, queue } = interception;
+    let &Interception { v4, v6, tcp_port, udp_port, queue, icmp_queue } = interception;
     batch(|request| {
         request.message("create nft table", NEW_TABLE, ACK | CREATE | EXCLUSIVE, &family_header(), |table| {
             table.text(TABLE_NAME, TABLE);
@@ -133,8 +133,14 @@ fn whole_table(interception: &Interception, locked: bool, by: QueueBy) -> Reques
         });
 
         accept_own(request, INTERCEPT, v4.into(), v6.into());
-        rule(request, "tproxy rule for IPv4", INTERCEPT, |rule| rule.tproxy(INTERCEPT_V4.into(), tcp_port));
-        rule(request, "tproxy rule for IPv6", INTERCEPT, |rule| rule.tproxy(INTERCEPT_V6.into(), tcp_port));
+        for (listener, protocol, port) in [
+            (IpAddr::from(INTERCEPT_V4), libc::IPPROTO_TCP, tcp_port),
+            (INTERCEPT_V6.into(), libc::IPPROTO_TCP, tcp_port),
+            (INTERCEPT_V4.into(), libc::IPPROTO_UDP, udp_port),
+            (INTERCEPT_V6.into(), libc::IPPROTO_UDP, udp_port),
+        ] {
+            rule(request, "tproxy rule", INTERCEPT, |rule| rule.tproxy(listener, protocol, port));
+        }
         rule(request, "drop rule", INTERCEPT, |rule| rule.drop_packet());
 
         accept_own(request, HOLD, v4.into(), v6.into());
@@ -145,6 +151,15 @@ fn whole_table(interception: &Interception, locked: bool, by: QueueBy) -> Reques
                 QueueBy::Xtables => rule.xtables_nfqueue(queue),
             }
         });
+        for protocol in [libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
+            rule(request, "rule that takes ICMP", HOLD, |rule| {
+                rule.protocol_is(protocol);
+                match by {
+                    QueueBy::Nft => rule.queue(icmp_queue),
+                    QueueBy::Xtables => rule.xtables_nfqueue(icmp_queue),
+                }
+            });
+        }
     })
 }
 

@@ -14,10 +14,19 @@ pub(crate) const LOCATOR_V6: Ipv6Addr = Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 
 pub(crate) const FAR_V4: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 9);
 pub(crate) const FAR_V6: Ipv6Addr = Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 9);
 pub(crate) const PORT: u16 = kernel::limits::INTERCEPT_TCP_PORT;
+pub(crate) const UDP_PORT: u16 = kernel::limits::INTERCEPT_UDP_PORT;
 pub(crate) const QUEUE: u16 = 7;
+pub(crate) const ICMP_QUEUE: u16 = 8;
 
 pub(crate) fn interception() -> Interception {
-    Interception { v4: LOCATOR_V4, v6: LOCATOR_V6, tcp_port: PORT, queue: QUEUE }
+    Interception {
+        v4: LOCATOR_V4,
+        v6: LOCATOR_V6,
+        tcp_port: PORT,
+        udp_port: UDP_PORT,
+        queue: QUEUE,
+        icmp_queue: ICMP_QUEUE,
+    }
 }
 
 pub(crate) fn locator(v6: bool) -> IpAddr {

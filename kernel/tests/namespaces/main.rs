@@ -4,6 +4,7 @@
 mod buffers;
 mod capsule;
 mod changes;
+mod datagrams;
 mod interception;
 mod moving;
 mod sockets;

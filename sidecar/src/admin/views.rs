@@ -6,13 +6,13 @@ use std::time::SystemTime;
 
 use admin_api::result::{
     CapsuleState, CapsuleView, Direction, HostState, HostView, HostsResult, InspectResult, LinkState,
-    LinkView, PsResult, ResolveResult, SessionState, SessionView, SessionsResult,
+    LinkView, PsResult, ResolveResult, SessionKind, SessionState, SessionView, SessionsResult,
 };
 use admin_api::{ErrorView, Timestamp};
 use directory_api::{self as directory, CapsuleRecord, HostRecord};
 use overlay_proto::{CapsuleId, Role};
 
-use super::{policy, record};
+use super::{flows, policy, record};
 use crate::capsule::Capsule;
 use crate::moving::superseded;
 use crate::sidecar::Sidecar;
@@ -82,7 +82,7 @@ fn locators(record: &CapsuleRecord) -> Vec<IpAddr> {
     vec![record.locators.v4.into(), record.locators.v6.into()]
 }
 
-fn state(state: directory::CapsuleState) -> CapsuleState {
+pub(super) fn state(state: directory::CapsuleState) -> CapsuleState {
     match state {
         directory::CapsuleState::Running => CapsuleState::Running,
         directory::CapsuleState::Moving => CapsuleState::Moving,
@@ -183,6 +183,7 @@ pub(super) async fn sessions(
     sessions.sort_by_key(|a| a.facts.began);
     let sessions = sessions.into_iter().map(|session| SessionView {
         id: session.id.to_string(),
+        kind: SessionKind::Tcp,
         capsule: name_of(session.facts.own).unwrap_or_default(),
         direction: match session.role {
             Role::Opener => Direction::Out,
@@ -209,8 +210,12 @@ pub(super) async fn sessions(
         buffered_bytes: session.buffered_bytes,
         buffer_limit_bytes: session.limit_bytes,
         age_s: session.facts.began.elapsed().unwrap_or_default().as_secs(),
+        datagrams_in: None,
+        datagrams_out: None,
+        quiet_s: None,
     });
-    Ok(SessionsResult { sessions: sessions.collect(), policy: policy::counts(sidecar, own) })
+    let sessions = sessions.chain(flows::of(sidecar, own)).collect();
+    Ok(SessionsResult { sessions, policy: policy::counts(sidecar, own) })
 }
 
 /// Everything about one capsule on this host.
@@ -239,6 +244,7 @@ pub(super) async fn inspect(sidecar: &Arc<Sidecar>, name: &str) -> Result<Inspec
         result.buffer_bytes = Some(sessions.iter().map(|session| session.buffered_bytes).sum());
         result.buffer_granted_bytes = Some(budget.granted_to(&record.id));
         result.buffer_limit_bytes = Some(budget.limits().capsule_bytes);
+        result.datagrams = sidecar.networks.of(&record.id).map(|network| flows::counts(&network));
         result.last_move = file.last_move;
         result.policy = policy::counts(sidecar, Some(record.id));
     }

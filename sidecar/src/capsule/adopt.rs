@@ -207,8 +207,7 @@ async fn serve(
         network.set_generation(generation);
         capsule.set_generation(generation)?;
     }
-    let (inherited, resolver) = left.inherited();
-    lifecycle::intercept(sidecar, &network, inherited, resolver).await?;
+    lifecycle::intercept(sidecar, &network, left.inherited()).await?;
     left.drive(sidecar, &network).await;
     Ok(())
 }

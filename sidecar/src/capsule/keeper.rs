@@ -19,6 +19,10 @@ pub const LISTENER6: &str = "listener6";
 pub const RESOLVER_UDP: &str = "resolver-udp";
 /// The resolver's listener.
 pub const RESOLVER_TCP: &str = "resolver-tcp";
+/// The TPROXY socket for datagrams of IPv4.
+pub const DATAGRAMS4: &str = "datagrams4";
+/// The TPROXY socket for datagrams of IPv6.
+pub const DATAGRAMS6: &str = "datagrams6";
 /// The sessions of a capsule that is arriving, as the source sent them.
 pub const ARRIVING: &str = "arriving";
 

@@ -18,6 +18,7 @@ use super::file::CapsuleFile;
 use super::network::{Identity, Namespace, Network};
 use super::resolver::{self, Upstreams};
 use super::{Capsule, Stage, engine};
+use crate::datagram;
 use crate::intercept::connect::{Connector, Inherited};
 use crate::moving::journal::Entry;
 use crate::session::Records;
@@ -180,7 +181,7 @@ async fn serve_network(
     find: impl FnOnce(&Capsule) -> anyhow::Result<Netns> + Send + 'static,
 ) -> anyhow::Result<Arc<Network>> {
     let (network, _) = make_network(capsule, state, find).await?;
-    intercept(sidecar, &network, Inherited::default(), None).await?;
+    intercept(sidecar, &network, Inherited::default()).await?;
     Ok(network)
 }
 
@@ -200,17 +201,19 @@ async fn make_network(
     .await?
 }
 
-/// Serves connects and lookups of a capsule.
+/// Serves connects, datagrams and lookups of a capsule.
 pub(crate) async fn intercept(
     sidecar: &Arc<Sidecar>,
     network: &Arc<Network>,
-    inherited: Inherited,
-    resolver: Option<[OwnedFd; 2]>,
+    mut inherited: Inherited,
 ) -> anyhow::Result<()> {
     sidecar.networks.add(network.clone());
+    let (resolver, datagrams) = (inherited.resolver.take(), inherited.datagrams.take());
     let (opened, around) = (network.clone(), sidecar.around.clone());
     let upstreams = Upstreams::of_host(sidecar.zone.clone(), sidecar.dns.clone(), sidecar.places.clone());
     let serving = sidecar.data_plane.spawn(async move {
+        let forwarder = around.datagrams.clone();
+        datagram::intercept(opened.clone(), forwarder, datagrams).await.context("intercepting datagrams")?;
         let connector = Connector::open(opened.clone(), around, inherited);
         tokio::spawn(connector.await.context("intercepting connections")?.run());
         resolver::start(&opened, upstreams, resolver).await
@@ -370,7 +373,9 @@ pub(crate) async fn close(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>) {
     for half in sidecar.table.park(capsule.id()).await {
         sidecar.table.forget((half.half.id(), half.half.role()));
     }
-    sidecar.networks.remove(&capsule.id());
+    if let Some(network) = sidecar.networks.remove(&capsule.id()) {
+        sidecar.around.datagrams.close(&network);
+    }
     let of = capsule.clone();
     let failures = tokio::task::spawn_blocking(move || engine::teardown(&of)).await.unwrap_or_default();
     for error in failures {

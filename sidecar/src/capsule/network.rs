@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::keeper::Keeper;
 use super::quiet::Quiet;
+use crate::datagram::Datagrams;
 use crate::policy::Counts;
 use crate::session::{Facts, Keeping, Program, Records, Slots};
 
@@ -23,6 +24,9 @@ pub const INTERCEPT_PORT: u16 = kernel::limits::INTERCEPT_TCP_PORT;
 
 /// Number of the NFQUEUE in each namespace.
 pub const SYN_QUEUE: u16 = 0;
+
+/// Number of the NFQUEUE for ICMP in each namespace.
+pub const ICMP_QUEUE: u16 = 1;
 
 /// The network of one capsule.
 pub struct Network {
@@ -38,6 +42,7 @@ pub struct Network {
     keeper: Keeper,
     slots: Arc<Slots>,
     policed: Counts,
+    datagrams: Datagrams,
 }
 
 /// Who the capsule is.
@@ -81,15 +86,18 @@ impl Network {
             v4: who.locators.v4,
             v6: who.locators.v6,
             tcp_port: INTERCEPT_PORT,
+            udp_port: kernel::limits::INTERCEPT_UDP_PORT,
             queue: SYN_QUEUE,
+            icmp_queue: ICMP_QUEUE,
         };
-        let sockets = worker.run(move || -> anyhow::Result<Diag> {
+        let arriving = state == Namespace::FreshAndLocked;
+        let (sockets, datagrams) = worker.run(move || -> anyhow::Result<(Diag, Datagrams)> {
             match state {
                 Namespace::Fresh => rules::set_up(&interception)?,
                 Namespace::FreshAndLocked => rules::set_up_locked(&interception)?,
                 Namespace::SetUp => {}
             }
-            Ok(Diag::open()?)
+            Ok((Diag::open()?, Datagrams::open(arriving)?))
         })?;
         let (keeper, table) = Keeper::start(shim)?;
         let (slots, records) = Slots::open(table).context("reading the capsule's sessions")?;
@@ -100,12 +108,13 @@ impl Network {
             generation: AtomicU64::new(who.generation.number()),
             worker,
             sockets: Arc::new(Mutex::new(sockets)),
-            quiet: Quiet::new(state == Namespace::FreshAndLocked),
+            quiet: Quiet::new(arriving),
             closed: CancellationToken::new(),
             connecting: AtomicUsize::new(0),
             keeper,
             slots,
             policed: Counts::default(),
+            datagrams,
         });
         Ok((network, records))
     }
@@ -199,6 +208,11 @@ impl Network {
         &self.policed
     }
 
+    /// Its datagrams.
+    pub fn datagrams(&self) -> &Datagrams {
+        &self.datagrams
+    }
+
     /// Puts a half on record whose socket the shim holds as `held`; `None` when there are too many, which is told.
     pub fn keeping(&self, held: String, facts: &Facts, half: &Half, program: &Program) -> Option<Keeping> {
         let Some(slot) = self.slots.take() else {
@@ -224,15 +238,20 @@ impl Networks {
         self.0.lock().expect("no panics under this lock").get(id).cloned()
     }
 
+    /// All networks.
+    pub fn all(&self) -> Vec<Arc<Network>> {
+        self.0.lock().expect("no panics under this lock").values().cloned().collect()
+    }
+
     /// Adds a network.
     pub fn add(&self, network: Arc<Network>) {
         self.0.lock().expect("no panics under this lock").insert(network.id(), network);
     }
 
-    /// Takes a network out and closes it.
-    pub fn remove(&self, id: &CapsuleId) {
-        if let Some(network) = self.0.lock().expect("no panics under this lock").remove(id) {
-            network.close();
-        }
+    /// Takes a network out and closes it; whoever still has something for it gets it.
+    pub fn remove(&self, id: &CapsuleId) -> Option<Arc<Network>> {
+        let network = self.0.lock().expect("no panics under this lock").remove(id)?;
+        network.close();
+        Some(network)
     }
 }

@@ -27,6 +27,9 @@ const PORT: u16 = 53;
 /// Time that an upstream may take.
 const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Connections that wait to be taken: what the standard library asks for.
+const BACKLOG: i32 = 128;
+
 /// Queries of one capsule that may be under way.
 const QUERIES: usize = 256;
 
@@ -114,10 +117,6 @@ pub async fn start(
     let (udp, tcp) = match left {
         Some([udp, tcp]) => (std::net::UdpSocket::from(udp), std::net::TcpListener::from(tcp)),
         None => {
-            let bind = || -> std::io::Result<_> {
-                let address = SocketAddr::new(RESOLVER.into(), PORT);
-                Ok((std::net::UdpSocket::bind(address)?, std::net::TcpListener::bind(address)?))
-            };
             let (udp, tcp) = network.worker().run(bind).context("binding the capsule's resolver")?;
             network.keeper().hold(RESOLVER_UDP, udp.as_fd()).await?;
             network.keeper().hold(RESOLVER_TCP, tcp.as_fd()).await?;
@@ -134,6 +133,22 @@ pub async fn start(
     tokio::spawn(closed.clone().run_until_cancelled_owned(serve_udp(udp, upstreams.clone(), datagrams)));
     tokio::spawn(closed.run_until_cancelled_owned(serve_tcp(tcp, upstreams, connections)));
     Ok(())
+}
+
+/// Binds the resolver's sockets so that a DNS server of the capsule can have the same port on all addresses. The kernel
+/// allows that where both say that they share it, which such servers do (SO_REUSEPORT, or for datagrams SO_REUSEADDR).
+fn bind() -> std::io::Result<(std::net::UdpSocket, std::net::TcpListener)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+    let open = |kind| -> std::io::Result<OwnedFd> {
+        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        bind(&socket, &SocketAddr::new(RESOLVER.into(), PORT))?;
+        Ok(socket)
+    };
+    let (udp, tcp) = (open(SocketType::DGRAM)?, open(SocketType::STREAM)?);
+    listen(&tcp, BACKLOG)?;
+    Ok((udp.into(), tcp.into()))
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, upstreams: Arc<Upstreams>, slots: Arc<Semaphore>) {

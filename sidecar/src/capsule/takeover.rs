@@ -8,7 +8,9 @@ use kernel::repair;
 use kernel::tcp::{self, TcpState};
 use tokio::sync::mpsc;
 
-use super::keeper::{ARRIVING, Connection, LISTENER4, LISTENER6, RESOLVER_TCP, RESOLVER_UDP};
+use super::keeper::{
+    ARRIVING, Connection, DATAGRAMS4, DATAGRAMS6, LISTENER4, LISTENER6, RESOLVER_TCP, RESOLVER_UDP,
+};
 use super::network::Network;
 use crate::intercept::connect::Inherited;
 use crate::moving::Arriving;
@@ -23,7 +25,6 @@ pub(crate) struct Left {
     /// Sessions of a capsule that was arriving, as its source sent them, without those that are in `halves`.
     arriving: Arriving,
     inherited: Inherited,
-    resolver: Option<[OwnedFd; 2]>,
 }
 
 /// A half on record, with what the shim holds for it.
@@ -45,7 +46,10 @@ impl Left {
         let mut left = Self::default();
         let listeners = held.remove(LISTENER4).zip(held.remove(LISTENER6));
         left.inherited.listeners = listeners.map(|(listener4, listener6)| [listener4, listener6]);
-        left.resolver = held.remove(RESOLVER_UDP).zip(held.remove(RESOLVER_TCP)).map(|(udp, tcp)| [udp, tcp]);
+        let resolver = held.remove(RESOLVER_UDP).zip(held.remove(RESOLVER_TCP));
+        left.inherited.resolver = resolver.map(|(udp, tcp)| [udp, tcp]);
+        let datagrams = held.remove(DATAGRAMS4).zip(held.remove(DATAGRAMS6));
+        left.inherited.datagrams = datagrams.map(|(v4, v6)| [v4, v6]);
         let arriving = held.remove(ARRIVING);
         for (slot, record) in records {
             match record {
@@ -89,9 +93,9 @@ impl Left {
         left
     }
 
-    /// What the connects and lookups of the capsule go on with.
-    pub(super) fn inherited(&mut self) -> (Inherited, Option<[OwnedFd; 2]>) {
-        (std::mem::take(&mut self.inherited), self.resolver.take())
+    /// What the interception of the capsule goes on with.
+    pub(super) fn inherited(&mut self) -> Inherited {
+        std::mem::take(&mut self.inherited)
     }
 
     /// Brings the connections back to life that were captured for a move that does not go on.

@@ -20,6 +20,7 @@ use crate::capsule::keeper::{Connection, LISTENER4, LISTENER6};
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;
 use crate::config::SuspendedConnects;
+use crate::datagram::Forwarder;
 use crate::limits::{
     ACCEPT_TIMEOUT, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, SUSPENDED_CONNECT,
     UNREACHABLE_AFTER,
@@ -41,6 +42,8 @@ pub struct Surroundings {
     pub table: Table,
     /// Waiting OPENs.
     pub opens: Opens,
+    /// Datagrams.
+    pub datagrams: Forwarder,
 }
 
 /// Source and destination of a connect.
@@ -82,7 +85,7 @@ pub struct Connector {
     outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
 }
 
-/// What an earlier sidecar left of the connects of a capsule.
+/// What an earlier sidecar left of the interception of a capsule.
 #[derive(Default)]
 pub struct Inherited {
     /// The listeners of IPv4 and IPv6.
@@ -91,6 +94,10 @@ pub struct Inherited {
     pub opened: Vec<(Slot, OpenedRecord)>,
     /// Connections that were accepted.
     pub accepted: Vec<Connection>,
+    /// The resolver's sockets.
+    pub resolver: Option<[OwnedFd; 2]>,
+    /// The sockets for datagrams of IPv4 and IPv6.
+    pub datagrams: Option<[OwnedFd; 2]>,
 }
 
 impl Connector {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bytes::BytesMut;
-use overlay_proto::{Frame, StreamHeader, frame};
+use overlay_proto::{Frame, StreamStart, frame};
 use tokio::sync::mpsc;
 
-use super::{Link, Receiver, Upcalls};
+use super::{Link, Receiver, Upcalls, datagram};
 
 /// Writes queued frames in batches until the link goes down.
 pub(super) async fn write_frames(
@@ -66,7 +66,7 @@ pub(super) async fn read_first(
     }
 }
 
-/// Accepts the streams of sessions; each is passed on when its header is complete.
+/// Accepts the streams of sessions and of large datagrams; each is passed on when its header is complete.
 pub(super) async fn accept_data(
     link: &Arc<Link>,
     connection: &quinn::Connection,
@@ -76,19 +76,27 @@ pub(super) async fn accept_data(
         let stream = connection.accept_uni().await?;
         let (link, upcalls) = (link.clone(), upcalls.clone());
         tokio::spawn(async move {
-            match read_header(stream).await {
-                Ok((header, stream)) => upcalls.data(&link, header, stream),
+            match read_start(stream).await {
+                Ok((StreamStart::Session(header), stream, head)) => {
+                    upcalls.data(&link, header, Receiver::quic(stream, head.freeze()));
+                }
+                Ok((StreamStart::Datagram, stream, head)) => {
+                    datagram::read_large(&link, stream, head, upcalls.as_ref()).await;
+                }
                 Err(error) => tracing::debug!(host = %link.host, %error, "data stream without a header"),
             }
         });
     }
 }
 
-async fn read_header(mut stream: quinn::RecvStream) -> anyhow::Result<(StreamHeader, Receiver)> {
+/// What the stream is for, and what came together with that.
+async fn read_start(
+    mut stream: quinn::RecvStream,
+) -> anyhow::Result<(StreamStart, quinn::RecvStream, BytesMut)> {
     let mut buffer = BytesMut::new();
     loop {
-        if let Some(header) = StreamHeader::decode(&mut buffer)? {
-            return Ok((header, Receiver::quic(stream, buffer.freeze())));
+        if let Some(start) = StreamStart::decode(&mut buffer)? {
+            return Ok((start, stream, buffer));
         }
         let Some(chunk) = stream.read_chunk(64 * 1024, true).await? else { bail!("the stream ended") };
         buffer.extend_from_slice(&chunk.bytes);

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::dialling::{Dialling, closed_for_another};
 use super::health::Health;
 use super::tie::{Dial, decides, stays};
-use super::{Carrier, Link, Upcalls, control};
-use crate::limits::{DIAL_TIMEOUT, LINK_FRAMES, LINK_SILENCE_MARGIN, LINK_TURNS};
+use super::{Carrier, Link, Upcalls, control, datagram};
+use crate::limits::{DIAL_TIMEOUT, LARGE_DATAGRAMS, LINK_FRAMES, LINK_SILENCE_MARGIN, LINK_TURNS};
 
 /// What a host is told that is not, or no longer, one of the mesh.
 const NOT_A_MEMBER: &str = "not a host of this mesh";
@@ -104,6 +104,8 @@ impl Links {
             pings: super::ping::Pings::default(),
             health: Mutex::default(),
             turns: Arc::new(Semaphore::new(LINK_TURNS)),
+            large_out: Arc::new(Semaphore::new(LARGE_DATAGRAMS)),
+            large_in: Semaphore::new(LARGE_DATAGRAMS),
         });
         tokio::spawn(pass_locally(local.clone(), queued, upcalls.clone()));
         let links = Self(Arc::new(Inner {
@@ -297,6 +299,8 @@ impl Links {
                 pings: super::ping::Pings::default(),
                 health: Mutex::new(Health::new(Instant::now(), connection.remote_address())),
                 turns: Arc::new(Semaphore::new(LINK_TURNS)),
+                large_out: Arc::new(Semaphore::new(LARGE_DATAGRAMS)),
+                large_in: Semaphore::new(LARGE_DATAGRAMS),
             });
             if let Some(other) = up.get(&host).filter(|other| !other.is_down()) {
                 let older = match order {
@@ -339,6 +343,7 @@ impl Links {
             ended = control::write_frames(&link, send, queued) => ended,
             ended = control::read_frames(&link, receive, buffer, upcalls.as_ref()) => ended,
             ended = control::accept_data(&link, &connection, upcalls) => ended,
+            ended = datagram::read_datagrams(&link, &connection, upcalls.as_ref()) => ended,
             ended = control::accept_requests(&link, &connection, upcalls.as_ref()) => ended,
             error = connection.closed() => Err(error.into()),
         };

@@ -157,6 +157,7 @@ impl Landing {
                 })
                 .collect();
             network.quiet().end();
+            sidecar.around.datagrams.release(&network);
             tokio::spawn(async move {
                 for half in settled {
                     let _ = half.await;

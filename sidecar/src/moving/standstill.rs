@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use kernel::diag::Diag;
 
 use super::image::MemoryDirectory;
 use super::sockets;
 use crate::capsule::network::Network;
 use crate::capsule::{Capsule, Stage, engine, lifecycle};
-use crate::limits::{QUIESCE_TIMEOUT, SHUT_TIMEOUT};
+use crate::limits::{DATAGRAM_DRAIN, DATAGRAM_DRAIN_LOOK, QUIESCE_TIMEOUT, SHUT_TIMEOUT};
 use crate::session::Parked;
 use crate::sidecar::Sidecar;
 
@@ -29,6 +30,8 @@ pub(crate) struct Standstill {
     captured: bool,
     /// Some of its connections have TCP_USER_TIMEOUT set.
     impatient: bool,
+    /// Memory of datagrams that its programs had not read when they were frozen.
+    unread_datagrams: u64,
     parked: Option<Vec<Parked>>,
     image: Option<MemoryDirectory>,
 }
@@ -46,6 +49,7 @@ impl Standstill {
             locked: false,
             captured: false,
             impatient: false,
+            unread_datagrams: 0,
             parked: None,
             image: None,
         }
@@ -86,6 +90,16 @@ impl Standstill {
             let (sidecar, own) = (self.sidecar.clone(), self.capsule.id());
             tokio::task::spawn_blocking(move || sidecar.around.routes.show_sockets(&own)).await?;
         }
+        self.hold_datagrams().await
+    }
+
+    /// Datagrams for the capsule wait from here on; what lies in its programs' sockets gets a moment to be read.
+    async fn hold_datagrams(&mut self) -> anyhow::Result<()> {
+        self.network.datagrams().hold();
+        let deadline = Instant::now() + DATAGRAM_DRAIN;
+        while self.network.sockets(Diag::datagrams_unread).await? > 0 && Instant::now() < deadline {
+            tokio::time::sleep(DATAGRAM_DRAIN_LOOK).await;
+        }
         Ok(())
     }
 
@@ -94,6 +108,11 @@ impl Standstill {
         self.paused = true;
         let capsule = self.capsule.clone();
         tokio::task::spawn_blocking(move || engine::pause(&capsule)).await??;
+        let unread = self.network.sockets(Diag::datagrams_unread).await?;
+        if unread > 0 {
+            tracing::warn!(capsule = %self.capsule.name(), bytes = unread, "datagrams that its programs have not read are in no image");
+        }
+        self.unread_datagrams = unread;
         Ok(())
     }
 
@@ -174,6 +193,7 @@ impl Standstill {
         }
         if self.held {
             self.sidecar.table.release(self.capsule.id());
+            self.sidecar.around.datagrams.release(&self.network);
         }
         if self.quiet {
             self.network.quiet().end();
@@ -190,6 +210,7 @@ impl Standstill {
         }
         self.image = None;
         let _ = self.sidecar.places.refresh(&self.capsule.id()).await;
+        self.sidecar.around.datagrams.counts().unread(self.unread_datagrams);
         lifecycle::discard(&self.sidecar, &self.capsule).await;
         drop(parked);
     }

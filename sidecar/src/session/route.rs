@@ -231,6 +231,11 @@ impl Routes {
         });
     }
 
+    /// The link to a host, if it is up.
+    pub fn existing_link(&self, host: &HostName) -> Option<Arc<Link>> {
+        self.links().existing(host)
+    }
+
     /// A link to the host of a capsule.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A host that joined the mesh and then lies: it may speak for what is placed on it, and for nothing else (D8).
 
 mod arrivals;
+mod datagrams;
 mod evil;
 mod garbage;
 mod sessions;

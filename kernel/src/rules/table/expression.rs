@@ -83,7 +83,7 @@ impl<'a, 'b> Expressions<'a, 'b> {
     }
 
     pub(super) fn is_syn(&mut self) {
-        self.is_tcp();
+        self.protocol_is(libc::IPPROTO_TCP);
         self.payload(BASE_TRANSPORT, TCP_FLAGS, 1);
         self.expression("bitwise", |data| {
             data.be32(BITWISE_SOURCE, REGISTER);
@@ -95,14 +95,14 @@ impl<'a, 'b> Expressions<'a, 'b> {
         self.compare(&[SYN]);
     }
 
-    /// TCP of the listener's family goes to the listener, and no further rule sees it.
-    pub(super) fn tproxy(&mut self, listener: IpAddr, port: u16) {
+    /// What is of the protocol and of the listener's family goes to the listener, and no further rule sees it.
+    pub(super) fn tproxy(&mut self, listener: IpAddr, protocol: i32, port: u16) {
         let (family, address) = match listener {
             IpAddr::V4(v4) => (libc::NFPROTO_IPV4, v4.octets().to_vec()),
             IpAddr::V6(v6) => (libc::NFPROTO_IPV6, v6.octets().to_vec()),
         };
         self.family_is(family);
-        self.is_tcp();
+        self.protocol_is(protocol);
         self.load(REGISTER, &address);
         self.load(SECOND_REGISTER, &port.to_be_bytes());
         self.expression("tproxy", |data| {
@@ -144,9 +144,9 @@ impl<'a, 'b> Expressions<'a, 'b> {
         self.compare(&[family as u8]);
     }
 
-    fn is_tcp(&mut self) {
+    pub(super) fn protocol_is(&mut self, protocol: i32) {
         self.meta(META_L4PROTO);
-        self.compare(&[libc::IPPROTO_TCP as u8]);
+        self.compare(&[protocol as u8]);
     }
 
     fn meta(&mut self, key: u32) {

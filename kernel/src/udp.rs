@@ -1,0 +1,206 @@
+//! Datagrams of a capsule's programs to foreign addresses, and from there.
+//!
+//! What they send comes out of one TPROXY socket for each family, whole and with both its addresses. What is for them
+//! is injected as a packet: a socket that were bound to the foreign address and port would stand in the way of a
+//! program that binds the same port.
+#![allow(unsafe_code, reason = "recvmsg with control messages that rustix does not know")]
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::inject::{Injector, quoted};
+use crate::limits::{DATAGRAM_SOCKET_BYTES, INTERCEPT_V4, INTERCEPT_V6};
+use crate::sockopt;
+
+const SO_RCVBUFFORCE: i32 = 33;
+/// Room for both control messages that are asked for.
+const CONTROL_BYTES: usize = 128;
+
+/// What came out of a TPROXY socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The program's address.
+    pub source: SocketAddr,
+    /// Where the program sent it.
+    pub destination: SocketAddr,
+    /// TOS of IPv4, traffic class of IPv6.
+    pub traffic_class: u8,
+    /// Bytes of the payload.
+    pub length: usize,
+}
+
+/// Opens the TPROXY socket of one family. Only intercepted datagrams arrive there.
+///
+/// # Errors
+/// EADDRINUSE when the namespace has one; EPERM without CAP_NET_ADMIN.
+pub fn listen(v6: bool, port: u16) -> io::Result<OwnedFd> {
+    let address = if v6 { IpAddr::V6(INTERCEPT_V6) } else { IpAddr::V4(INTERCEPT_V4) };
+    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    let fd = socket.as_fd();
+    sockopt::set(fd, libc::SOL_SOCKET, SO_RCVBUFFORCE, &(DATAGRAM_SOCKET_BYTES as i32))?;
+    if v6 {
+        socket.set_only_v6(true)?;
+        socket.set_ip_transparent_v6(true)?;
+        sockopt::set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR, &1)?;
+        sockopt::set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, &1)?;
+    } else {
+        socket.set_ip_transparent_v4(true)?;
+        sockopt::set(fd, libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR, &1)?;
+        sockopt::set(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, &1)?;
+    }
+    // A program of the capsule that binds this port on all addresses must be able to.
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    Ok(socket.into())
+}
+
+/// Takes the next datagram into `buffer`; `None` when there is none.
+///
+/// # Errors
+/// Those of the socket.
+pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+    let mut name = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all-zero is a valid msghdr without buffers.
+    let mut message = unsafe { MaybeUninit::<libc::msghdr>::zeroed().assume_init() };
+    message.msg_name = name.as_mut_ptr().cast();
+    message.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL_BYTES;
+    // SAFETY: every pointer in `message` leads to as many writable bytes as it says, and all outlive the call.
+    let taken = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let Ok(length) = usize::try_from(taken) else {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+    };
+    // SAFETY: it was zeroed, and the kernel wrote an address.
+    let source = address(unsafe { name.assume_init_ref() });
+    let (mut destination, mut traffic_class) = (None, 0);
+    // SAFETY: the kernel filled in the control buffer and its length.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: `header` was given by CMSG_FIRSTHDR or CMSG_NXTHDR, and CONTROL_BYTES has room for what was asked for.
+        let (level, kind, data) =
+            unsafe { ((*header).cmsg_level, (*header).cmsg_type, libc::CMSG_DATA(header)) };
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) => {
+                // SAFETY: the kernel put a sockaddr_in there.
+                destination = Some(v4(&unsafe { data.cast::<libc::sockaddr_in>().read_unaligned() }));
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_ORIGDSTADDR) => {
+                // SAFETY: the kernel put a sockaddr_in6 there.
+                destination = Some(v6(&unsafe { data.cast::<libc::sockaddr_in6>().read_unaligned() }));
+            }
+            // SAFETY: the kernel put a byte there.
+            (libc::IPPROTO_IP, libc::IP_TOS) => traffic_class = unsafe { data.read() },
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                // SAFETY: the kernel put an int there.
+                traffic_class = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u8;
+            }
+            _ => {}
+        }
+        // SAFETY: as for CMSG_FIRSTHDR.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    let (source, destination) = source.zip(destination).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Some(Received { source, destination, traffic_class, length }))
+}
+
+/// Puts datagrams and ICMP messages from foreign addresses into the namespace that it was opened in.
+#[derive(Debug)]
+pub struct Deliverer {
+    injector: Injector,
+    identification: AtomicU32,
+}
+
+impl Deliverer {
+    /// Opens it in the namespace of the calling thread; afterwards any thread may use it.
+    ///
+    /// # Errors
+    /// EPERM without CAP_NET_RAW.
+    pub fn open() -> io::Result<Deliverer> {
+        Ok(Deliverer { injector: Injector::open(0)?, identification: AtomicU32::new(1) })
+    }
+
+    /// Delivers a datagram. When this returns it is in the receive queue of a socket, or the namespace's kernel has
+    /// answered that there is none, or there was no room.
+    ///
+    /// # Errors
+    /// It is longer than a datagram can be, or its addresses are of two families.
+    pub fn datagram(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        traffic_class: u8,
+        payload: &[u8],
+    ) -> io::Result<()> {
+        let identification = self.identification.fetch_add(1, Ordering::Relaxed);
+        self.injector.send_datagram(source, destination, traffic_class, payload, identification)
+    }
+
+    /// Delivers an ICMP message, from its type on.
+    ///
+    /// # Errors
+    /// It is no message, or its addresses are of two families.
+    pub fn icmp(&self, source: IpAddr, destination: IpAddr, message: &[u8]) -> io::Result<()> {
+        let protocol = if source.is_ipv6() { libc::IPPROTO_ICMPV6 } else { libc::IPPROTO_ICMP };
+        self.injector.send_icmp(source, destination, protocol as u8, message.to_vec())
+    }
+
+    /// Tells a program that the host which it sent a datagram to can't be reached.
+    ///
+    /// # Errors
+    /// The addresses are of two families.
+    pub fn unreachable(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        payload_bytes: usize,
+    ) -> io::Result<()> {
+        let packet = quoted(source, destination, payload_bytes);
+        self.injector.send_unreachable(destination.ip(), source.ip(), &packet)
+    }
+
+    /// Tells a program that the host which it sent an ICMP message to can't be reached.
+    ///
+    /// # Errors
+    /// The addresses are of two families.
+    pub fn icmp_unreachable(&self, source: IpAddr, destination: IpAddr, message: &[u8]) -> io::Result<()> {
+        let packet = crate::icmp::quoted(source, destination, message);
+        self.injector.send_unreachable(destination, source, &packet)
+    }
+}
+
+/// Control messages want to be aligned as their header is.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let storage = std::ptr::from_ref(storage);
+    // SAFETY: a sockaddr_storage is large enough for, and aligned as, either; the family says which it is.
+    match unsafe { i32::from((*storage).ss_family) } {
+        // SAFETY: as above.
+        libc::AF_INET => Some(v4(unsafe { &*storage.cast::<libc::sockaddr_in>() })),
+        // SAFETY: as above.
+        libc::AF_INET6 => Some(v6(unsafe { &*storage.cast::<libc::sockaddr_in6>() })),
+        _ => None,
+    }
+}
+
+fn v4(address: &libc::sockaddr_in) -> SocketAddr {
+    let ip = Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
+    SocketAddr::new(ip.into(), u16::from_be(address.sin_port))
+}
+
+fn v6(address: &libc::sockaddr_in6) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::from(address.sin6_addr.s6_addr).into(), u16::from_be(address.sin6_port))
+}
