@@ -24,8 +24,8 @@ use crate::identity::{IdentityError, SigningRequest};
 use crate::limits::{CALL_TIME, WATCH_QUEUE};
 use crate::policy::Terms;
 use crate::{
-    ApiError, CapsuleRecord, CapsuleState, Change, HostRecord, Identity, Issued, Lease, LeaseRequest,
-    LookupKey, Request, Response, Rule, RuleId, RuleSet, TakeoverFrom, WireError,
+    ApiError, Asked, CapsuleRecord, CapsuleState, Change, HostRecord, Identity, Issued, Lease, LeaseRequest,
+    LookupKey, Person, Request, Response, Rule, RuleId, RuleSet, TakeoverFrom, WireError,
 };
 
 pub use joining::join;
@@ -35,6 +35,7 @@ pub use joining::join;
 pub struct Client {
     shared: Arc<call::Shared>,
     call_time: Duration,
+    asked_by: Option<Arc<Person>>,
 }
 
 /// Why a call failed.
@@ -103,13 +104,20 @@ impl Client {
     /// # Errors
     /// When there is no socket, or TLS refuses the identity.
     pub fn connect(addresses: Vec<SocketAddr>, identity: Identity) -> Result<Self, ClientError> {
-        Ok(Self { shared: Arc::new(call::Shared::new(addresses, identity)?), call_time: CALL_TIME })
+        let shared = Arc::new(call::Shared::new(addresses, identity)?);
+        Ok(Self { shared, call_time: CALL_TIME, asked_by: None })
     }
 
     /// The same client with another time limit for each call.
     #[must_use]
     pub fn with_call_time(&self, call_time: Duration) -> Self {
-        Self { shared: self.shared.clone(), call_time }
+        Self { call_time, ..self.clone() }
+    }
+
+    /// The same client for what goes back to a person: the directory writes that down with what it changes.
+    #[must_use]
+    pub fn asked_by(&self, person: Option<Arc<Person>>) -> Self {
+        Self { asked_by: person, ..self.clone() }
     }
 
     /// Whether there is a connection at this moment.
@@ -128,8 +136,8 @@ impl Client {
         }
     }
 
-    /// Gets a fresh certificate for the same key and shows it from here on. Writing it to disk is the caller's
-    /// ([`crate::Membership::save_certificate`]).
+    /// Gets a fresh certificate for the same key, shows it from here on, and trusts whom the directory says. Writing both
+    /// to disk is the caller's ([`crate::Membership::save_credentials`]).
     ///
     /// # Errors
     /// When the directory is away or refuses, or the certificate does not fit.
@@ -145,6 +153,8 @@ impl Client {
                 Response::Issued(issued) => issued,
                 other => return Err(self.unexpected("renew certificate", &other)),
             };
+        let anchors = std::iter::once(issued.ca).chain(issued.also_trusted).map(Into::into).collect();
+        identity.trust(anchors)?;
         identity.renew(issued.chain.into_iter().map(Into::into).collect())?;
         Ok(())
     }
@@ -387,7 +397,10 @@ impl Client {
     }
 
     async fn call(&self, request: Request) -> Result<Response, ClientError> {
-        self.shared.call(&request, self.call_time).await
+        let by = self.asked_by.as_deref().cloned();
+        let credentials =
+            matches!(request, Request::RenewLease(_)).then(|| self.shared.identity().credentials());
+        self.shared.call(&Asked { request, by, credentials }, self.call_time).await
     }
 
     fn unexpected(&self, verb: &'static str, response: &Response) -> ClientError {

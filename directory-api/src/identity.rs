@@ -5,13 +5,14 @@
 //! The directory's own certificate has `spiffe://ZONE/directory` and `directory.ZONE`.
 //!
 //! An [`Identity`] is a handle: all clones, and all TLS configurations made from it, show the certificate that was
-//! installed last, so that a renewal needs no new endpoints.
+//! installed last, so that a renewal needs no new endpoints. They also trust whom it trusts at the time of a handshake.
 
 mod membership;
 mod signing;
 mod subject;
 mod tls;
 mod transport;
+mod trust;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,8 +33,10 @@ pub use tls::{
     link_server, provider,
 };
 pub use transport::{TransportSettings, endpoint, restartable_endpoint, udp_socket};
+pub use trust::{Anchors, credentials_hash};
 
-/// A key, the certificates that vouch for it, and the CA that both sides trust.
+/// A key, the certificates that vouch for it, and the CA that both sides trust: while its root is being replaced, the old
+/// one and the new one.
 #[derive(Clone)]
 pub struct Identity {
     inner: Arc<Inner>,
@@ -42,7 +45,7 @@ pub struct Identity {
 struct Inner {
     subject: Subject,
     zone: Zone,
-    ca: CertificateDer<'static>,
+    anchors: RwLock<Anchors>,
     current: RwLock<Current>,
 }
 
@@ -100,18 +103,22 @@ impl Identity {
         ca: CertificateDer<'static>,
     ) -> Result<Self, IdentityError> {
         let (subject, zone) = named(&chain)?;
-        let current = Current::new(key_pem, chain)?;
-        Ok(Self { inner: Arc::new(Inner { subject, zone, ca, current: RwLock::new(current) }) })
+        let current = RwLock::new(Current::new(key_pem, chain)?);
+        let anchors = RwLock::new(trust::checked(vec![ca])?);
+        Ok(Self { inner: Arc::new(Inner { subject, zone, anchors, current }) })
     }
 
-    /// As [`Identity::new`], from PEM texts.
+    /// As [`Identity::new`], from PEM texts; all certificates of `ca_pem` are trusted.
     ///
     /// # Errors
     /// As [`Identity::new`], and when a text is no PEM.
     pub fn from_pem(key_pem: &str, chain_pem: &str, ca_pem: &str) -> Result<Self, IdentityError> {
-        let ca = certificates(ca_pem)?.into_iter().next();
+        let anchors = certificates(ca_pem)?;
+        let ca = anchors.first().cloned();
         let ca = ca.ok_or_else(|| IdentityError::Certificate("no CA certificate".into()))?;
-        Self::new(key_pem, certificates(chain_pem)?, ca)
+        let identity = Self::new(key_pem, certificates(chain_pem)?, ca)?;
+        identity.trust(anchors)?;
+        Ok(identity)
     }
 
     /// Shows another certificate for the same key from here on, at all clones.
@@ -145,11 +152,6 @@ impl Identity {
     /// The mesh.
     pub fn zone(&self) -> &Zone {
         &self.inner.zone
-    }
-
-    /// The certificate that both sides trust.
-    pub fn ca(&self) -> &CertificateDer<'static> {
-        &self.inner.ca
     }
 
     /// The certificates shown, leaf first.

@@ -15,6 +15,7 @@
 //!       ◄─── changes, in order (watch) ────
 //! ```
 
+mod asked;
 mod error;
 mod record;
 mod request;
@@ -28,6 +29,7 @@ pub mod policy;
 pub mod token;
 pub mod zone;
 
+pub use asked::{Asked, Person};
 pub use client::{Client, ClientError, join};
 pub use error::ApiError;
 pub use identity::{Identity, Membership};

@@ -41,5 +41,12 @@ pub const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 /// Longest join token, characters: the longest zone, host and eight owners need 1,250.
 pub const TOKEN_CHARACTERS_MAX: usize = 2048;
 
+/// Longest name of a person that is kept, characters: Linux takes 32.
+pub const USER_NAME_CHARACTERS_MAX: usize = 64;
+
 /// Longest certificate chain, certificates.
 pub const CHAIN_LENGTH_MAX: usize = 4;
+
+/// Most CA certificates that a host trusts at a time: the old root and the new one while it is being replaced, and room
+/// for one that an interrupted replacement left.
+pub const ANCHORS_MAX: usize = 3;

@@ -206,6 +206,9 @@ pub struct Lease {
     pub host: HostRecord,
     /// What the caller said it holds, but the directory places elsewhere, at another generation, or knows no more.
     pub stale: Vec<StaleCapsule>,
+    /// What the host would hold if it renewed its certificate now ([`crate::identity::credentials_hash`]); `None` from
+    /// directories that do not say.
+    pub credentials: Option<[u8; 32]>,
 }
 
 /// A capsule that a host holds wrongly.
@@ -222,8 +225,10 @@ pub struct StaleCapsule {
 pub struct Issued {
     /// The certificate and what is between it and the CA, DER, leaf first.
     pub chain: Vec<Vec<u8>>,
-    /// The CA's certificate, DER.
+    /// The CA's certificate, under which the chain was signed, DER.
     pub ca: Vec<u8>,
+    /// Other certificates of the CA to be trusted meanwhile, DER: its last root, or its next.
+    pub also_trusted: Vec<Vec<u8>>,
     /// Where the directory takes requests; an unspecified address stands for the one at which it was asked.
     pub api: Vec<SocketAddr>,
     /// Where the directory answers DNS; as above.

@@ -3,6 +3,7 @@
 //! A tag is never used again for something else; a field that a reader does not know is skipped; a request or a change
 //! that it does not know is an error of its own kind ([`WireError::Unknown`]), so that the sender can be told.
 
+mod asked;
 mod error;
 mod message;
 mod record;
@@ -79,6 +80,7 @@ pub(crate) enum WatchPiece {
 }
 
 pub(crate) use message::TokenPayload;
+
 pub(crate) use response::piece_from_wire;
 
 /// A record as it is kept in the directory's store.
@@ -105,6 +107,14 @@ pub fn encode_rule(record: &Rule) -> Vec<u8> {
 /// When the bytes are no rule.
 pub fn decode_rule(bytes: &[u8]) -> Result<Rule, WireError> {
     rule::rule_from_wire(message::Rule::decode(bytes)?)
+}
+
+/// A hash, or none.
+fn hash(value: &[u8], field: &'static str) -> Result<Option<[u8; 32]>, WireError> {
+    match value {
+        [] => Ok(None),
+        value => bytes(value, field).map(Some),
+    }
 }
 
 /// The field must be there.

@@ -5,14 +5,13 @@ mod answer;
 mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use directory_api::identity::{PeerError, Subject, peer_subject};
 use directory_api::limits::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
-use directory_api::{ApiError, Request, Response, WireError, frame};
+use directory_api::{ApiError, Asked, Request, Response, WireError, frame};
 use overlay_proto::HostName;
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::limits::{CONNECTIONS_JOINING_MAX, CONNECTIONS_MAX, JOINING_TIME, REQUEST_TIME, STOP_TIME};
@@ -116,20 +115,20 @@ async fn exchange(
         Err(_) => None,
     };
     let Some(message) = message else { return Ok(()) };
-    let request = match Request::decode(&message) {
-        Ok(request) => request,
+    let asked = match Asked::decode(&message) {
+        Ok(asked) => asked,
         Err(error) => return reply(&mut send, answers, Response::Error(malformed(&error))).await,
     };
-    let verb = request.verb();
-    let response = match (caller, request) {
+    let verb = asked.request.verb();
+    let response = match (caller, &asked.request) {
         (Caller::Host(host), Request::Watch { from_revision }) => {
             return match answers.check_member(host) {
-                Ok(()) => watch::send(&mut send, answers, host, from_revision).await,
+                Ok(()) => watch::send(&mut send, answers, host, *from_revision).await,
                 Err(refusal) => watch::refuse(&mut send, &refusal).await,
             };
         }
-        (Caller::Host(host), request) => answers.answer(host, connection.remote_address(), request).await,
-        (Caller::Stranger, Request::Join { token, csr }) => answers.join(&token, &csr).await,
+        (Caller::Host(host), _) => answers.answer(host, connection.remote_address(), asked).await,
+        (Caller::Stranger, Request::Join { token, csr }) => answers.join(token, csr).await,
         (Caller::Stranger, _) => {
             Err(ApiError::Denied { reason: "a host without a certificate can only join".into() })
         }
@@ -160,15 +159,4 @@ async fn reply(
 
 fn malformed(error: &WireError) -> ApiError {
     ApiError::Malformed { reason: error.to_string() }
-}
-
-/// Renews the directory's own certificate before it runs out.
-pub async fn keep_certified(answers: Arc<Answers>) {
-    const LOOK: Duration = Duration::from_secs(3600);
-    loop {
-        sleep(LOOK).await;
-        if let Err(error) = answers.renew_own_certificate() {
-            warn!(%error, "cannot renew the directory's own certificate");
-        }
-    }
 }

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{error, info};
 
 use crate::api::{self, Answers};
+use crate::authority::{Authority, Follower};
 use crate::config::Config;
 use crate::data::{Data, Listening};
 use crate::dns::signing::Signer;
@@ -41,7 +42,8 @@ struct Sockets {
 pub async fn serve(data: Data, config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let ca = data.ca()?;
+    let data = Arc::new(data);
+    let (ca_files, ca) = data.ca()?;
     let token_key = data.token_key()?;
     let signer = Arc::new(Signer::new(&data.zone_keys()?, SystemTime::now())?);
     let store = data.store()?;
@@ -54,8 +56,8 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let Started { writer, published, mut ended } =
         Writer::start(engine, store, data.audit()?, metrics.clone())?;
 
-    let identity = ca.own_identity(SystemTime::now())?;
-    let server = directory_server(&identity, &TransportSettings::directory())?;
+    let authority = Arc::new(Authority::new(ca, SystemTime::now())?);
+    let server = directory_server(authority.identity(), &TransportSettings::directory())?;
     let api_endpoint = restartable_endpoint(sockets.api, Some(server), &token_key)?;
     let dns_addresses = advertised(&config.advertise_dns, sockets.listening.dns);
     let servers =
@@ -65,14 +67,13 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
         published: published.clone(),
         signer: signer.clone(),
         metrics: metrics.dns.clone(),
-        identity: identity.clone(),
+        identity: authority.identity().clone(),
         secondaries: config.secondaries()?,
         answers_per_second: config.dns_answers_per_second,
     };
     let dns = Dns::start(sockets.dns, sources)?;
     let answers = Arc::new(Answers {
-        ca,
-        identity,
+        authority: authority.clone(),
         token_key,
         certificate_life: config.certificate_life(),
         api: advertised(&config.advertise_api, sockets.listening.api),
@@ -82,8 +83,15 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
         metrics: metrics.clone(),
     });
     let mut tasks = JoinSet::new();
-    tasks.spawn(api::serve(api_endpoint.clone(), answers.clone()));
-    tasks.spawn(api::keep_certified(answers));
+    tasks.spawn(api::serve(api_endpoint.clone(), answers));
+    let follower = Follower {
+        data: data.clone(),
+        authority,
+        published: published.clone(),
+        passphrase_file: config.ca_passphrase_file.clone(),
+        files: ca_files,
+    };
+    tasks.spawn(follower.run());
     tasks.spawn(http::serve(sockets.http, Arc::new(Pages { published: published.clone(), metrics })));
     tasks.spawn(tick(writer.clone()));
     data.announce(&sockets.listening)?;

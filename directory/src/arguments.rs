@@ -40,7 +40,7 @@ pub enum Verb {
         #[arg(long, value_name = "FILE")]
         ca_passphrase_file: Option<PathBuf>,
     },
-    /// Make another issuer, which signs hosts' certificates; restart the directory to use it
+    /// Make another issuer, which signs hosts' certificates; a running directory takes it up by itself
     RenewIssuer {
         /// Where the directory keeps everything
         #[arg(long)]
@@ -48,6 +48,27 @@ pub enum Verb {
         /// What the key of the CA's root is encrypted with
         #[arg(long, value_name = "FILE")]
         ca_passphrase_file: Option<PathBuf>,
+    },
+    /// Encrypt the key of the CA's root where it lies
+    SealRoot {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// Encrypt it with the passphrase on this file's first line
+        #[arg(long, value_name = "FILE")]
+        ca_passphrase_file: PathBuf,
+    },
+    /// Replace the CA's root, one step at a time: make another, sign by it, forget the old one
+    RotateRoot {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// Encrypt the next root's key with the passphrase on this file's first line, and open it with that
+        #[arg(long, value_name = "FILE")]
+        ca_passphrase_file: Option<PathBuf>,
+        /// Only say where it stands, and which hosts are not ready
+        #[arg(long)]
+        status: bool,
     },
     /// Print a one-time token with which a host can join; works while the directory serves
     Token {

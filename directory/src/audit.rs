@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::limits::{AUDIT_FILE_BYTES_MAX, AUDIT_FILES_MAX};
 
-pub use entry::{By, Entry, entries, owners};
+pub use entry::{AskedBy, By, Entry, entries, owners};
 
 /// The log of one data directory, open for writing.
 #[derive(Debug)]

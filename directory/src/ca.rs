@@ -6,13 +6,14 @@
 //! ```
 //!
 //! Hosts trust the root, and show the issuer's certificate with their own. A mesh that was made before there were issuers
-//! has a root that may not have one, and signs with it.
+//! has a root that may not have one, and signs with it until it is replaced. While a root is being replaced hosts trust
+//! two.
 
 use std::time::{Duration, SystemTime};
 
 use directory_api::identity::{
     IdentityError, Subject, Validity, certificate_has_key, certificate_parameters, certificates,
-    read_request, validity,
+    credentials_hash, read_request, validity,
 };
 use directory_api::{Identity, Zone};
 use overlay_proto::HostName;
@@ -39,9 +40,12 @@ pub struct Ca {
     intermediate: Option<CertificateDer<'static>>,
     valid: Validity,
     certificate: CertificateDer<'static>,
+    /// The next root, or the last one.
+    also_trusted: Vec<CertificateDer<'static>>,
 }
 
 /// A key and the certificate that goes with it, PEM.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Pair {
     /// The private key.
     pub key: String,
@@ -128,7 +132,7 @@ impl Ca {
         let certificate = one_certificate(&root.certificate)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::from_pem(&root.key)?)?;
         let valid = validity(&certificate)?;
-        Ok(Self { zone, issuer, intermediate: None, valid, certificate })
+        Ok(Self { zone, issuer, intermediate: None, valid, certificate, also_trusted: Vec::new() })
     }
 
     /// Takes up the issuer that [`create_issuer`] made for the root of this certificate.
@@ -144,7 +148,30 @@ impl Ca {
             return Err(IdentityError::Mismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&intermediate, key)?;
-        Ok(Self { zone, issuer, intermediate: Some(intermediate), valid, certificate })
+        let (intermediate, also_trusted) = (Some(intermediate), Vec::new());
+        Ok(Self { zone, issuer, intermediate, valid, certificate, also_trusted })
+    }
+
+    /// The same CA, with other roots that hosts trust beside this one.
+    ///
+    /// # Errors
+    /// When one of them is no certificate.
+    pub fn also_trusting<'a>(
+        mut self,
+        roots: impl Iterator<Item = &'a String>,
+    ) -> Result<Self, IdentityError> {
+        self.also_trusted = roots.map(|pem| one_certificate(pem)).collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// All roots that hosts trust; the first is this CA's own.
+    pub fn anchors(&self) -> Vec<CertificateDer<'static>> {
+        std::iter::once(&self.certificate).chain(&self.also_trusted).cloned().collect()
+    }
+
+    /// What a host holds that has its certificate from this CA.
+    pub fn credentials(&self) -> [u8; 32] {
+        credentials_hash(self.intermediate.as_slice(), &self.anchors())
     }
 
     /// When what signs is good.
@@ -185,15 +212,19 @@ impl Ca {
     /// When the crypto library fails.
     pub fn own_identity(&self, now: SystemTime) -> Result<Identity, IdentityError> {
         let key = KeyPair::generate()?;
-        Identity::new(&key.serialize_pem(), self.own_chain(&key, now)?, self.certificate.clone())
+        let chain = self.own_chain(&key, now)?;
+        let identity = Identity::new(&key.serialize_pem(), chain, self.certificate.clone())?;
+        identity.trust(self.anchors())?;
+        Ok(identity)
     }
 
-    /// Renews the directory's own certificate.
+    /// Renews the directory's own certificate, and has it trust whom this CA's hosts trust.
     ///
     /// # Errors
     /// When the crypto library fails.
     pub fn renew_own(&self, identity: &Identity, now: SystemTime) -> Result<(), IdentityError> {
         let key = KeyPair::from_pem(&identity.key_pem())?;
+        identity.trust(self.anchors())?;
         identity.renew(self.own_chain(&key, now)?)
     }
 

@@ -42,6 +42,8 @@ pub struct Config {
     pub certificate_hours: u64,
     /// Most capsules of one owner.
     pub owner_capsules_max: usize,
+    /// A file with the passphrase of the root's key, so that the directory renews its issuer by itself.
+    pub ca_passphrase_file: Option<PathBuf>,
     /// Which log lines are written, as `RUST_LOG` says it.
     pub log: String,
 }
@@ -79,7 +81,7 @@ pub struct Flags {
 }
 
 /// The settings that `CAPSULE_…` may give; other variables of that prefix belong to other programs.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "api",
     "dns",
     "dot",
@@ -92,6 +94,7 @@ const KEYS: [&str; 13] = [
     "lease_seconds",
     "certificate_hours",
     "owner_capsules_max",
+    "ca_passphrase_file",
     "log",
 ];
 
@@ -111,6 +114,7 @@ impl Default for Config {
             lease_seconds: 15,
             certificate_hours: 24,
             owner_capsules_max: 1024,
+            ca_passphrase_file: None,
             log: "info,hickory_server=warn,hickory_proto=error".into(),
         }
     }

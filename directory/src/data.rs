@@ -4,11 +4,15 @@
 //!  DIR/mesh.json    zone and locator pools; written last, so that it stands for a finished init
 //!  DIR/ca.pem       the root's certificate      DIR/ca.key      its key, or DIR/ca.key.age, the same encrypted
 //!  DIR/issuer.pem   the issuer's certificate    DIR/issuer.key  its key
+//!  DIR/next-ca.pem, next-ca.key, last-ca.pem    while the root is being replaced; DIR/uptake.json  which hosts are ready
 //!  DIR/token.key    signs join tokens           DIR/store.redb  the facts
 //!  DIR/dnssec.json  the keys that sign the zones
 //!  DIR/serve.json   where the running directory listens
 //!  DIR/audit.log    who changed what
 //! ```
+
+mod authority;
+mod replacing;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -24,13 +28,15 @@ use overlay_proto::{HostName, Owner};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, By, Entry, Log};
-use crate::ca::{self, Ca, Pair};
+use crate::ca;
 use crate::dns::signing;
 use crate::limits::{TOKEN_LIFE_MAX, TOKEN_OWNERS_MAX};
 use crate::locators::Pools;
 use crate::sealed::{self, Passphrase};
 use crate::store::Embedded;
 use crate::zone_keys::{Step, ZoneKeys};
+
+pub use authority::{CaFiles, Rotation, Uptake};
 
 /// A data directory that `init` made.
 pub struct Data {
@@ -87,7 +93,9 @@ impl Data {
             None => data.write("ca.key", &root.key)?,
         }
         data.write("ca.pem", &root.certificate)?;
-        data.write_issuer(&ca::create_issuer(&data.zone, &root, SystemTime::now())?)?;
+        let issuer = ca::create_issuer(&data.zone, &root, SystemTime::now())?;
+        data.write("issuer.key", &issuer.key)?;
+        data.write("issuer.pem", &issuer.certificate)?;
         data.write("token.key", data_encoding::HEXLOWER.encode(&random::<32>()?))?;
         data.write_zone_keys(&ZoneKeys::new(signing::generate()?))?;
         Embedded::open(&data.file("store.redb"))?;
@@ -122,46 +130,6 @@ impl Data {
             Ok(Self { path: path.to_owned(), zone: file.zone.parse()?, pools })
         };
         read().with_context(|| format!("{} is broken", mesh.display()))
-    }
-
-    /// Takes up the CA: its issuer, or of a mesh that has none the root.
-    pub fn ca(&self) -> Result<Ca> {
-        let (root, zone) = (self.read("ca.pem")?, self.zone.clone());
-        if !self.has("issuer.pem")? {
-            let root = Pair { key: self.read("ca.key")?, certificate: root };
-            return Ca::root(zone, &root).with_context(|| self.file("ca.pem").display().to_string());
-        }
-        let issuer = Pair { key: self.read("issuer.key")?, certificate: self.read("issuer.pem")? };
-        Ca::issuer(zone, &issuer, &root).with_context(|| self.file("issuer.pem").display().to_string())
-    }
-
-    /// Makes another issuer, in the place of the one there is. What that one signed stays good.
-    pub fn renew_issuer(&self, passphrase: Option<&Passphrase>) -> Result<()> {
-        if !self.has("issuer.pem")? {
-            bail!(
-                "the root of this mesh was made to sign by itself, until {} is made anew",
-                self.path.display()
-            );
-        }
-        let sealed = self.file("ca.key.age");
-        let key = match (self.has("ca.key")?, passphrase) {
-            (true, _) => self.read("ca.key")?,
-            (false, Some(passphrase)) => sealed::unseal(&self.read_bytes("ca.key.age")?, passphrase)
-                .with_context(|| sealed.display().to_string())?,
-            (false, None) => bail!("{} is encrypted: --ca-passphrase-file FILE", sealed.display()),
-        };
-        let root = Pair { key, certificate: self.read("ca.pem")? };
-        let issuer = ca::create_issuer(&self.zone, &root, SystemTime::now())?;
-        let entry =
-            Entry::new(SystemTime::now(), &By::Operator, "renew issuer", "mesh", &self.zone, "made".into());
-        self.audit()?.append(&[entry]).context("cannot write the audit log; no issuer was made")?;
-        self.write_issuer(&issuer)
-    }
-
-    /// The key first: whoever dies in between has an old certificate that does not fit, and does this again.
-    fn write_issuer(&self, issuer: &Pair) -> Result<()> {
-        self.write("issuer.key", &issuer.key)?;
-        self.write("issuer.pem", &issuer.certificate)
     }
 
     fn has(&self, name: &str) -> Result<bool> {
@@ -305,4 +273,17 @@ fn random<const LENGTH: usize>() -> Result<[u8; LENGTH]> {
     let mut bytes = [0; LENGTH];
     provider().secure_random.fill(&mut bytes).map_err(|_| anyhow!("the system has no random numbers"))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mesh for one test, in a directory of its own.
+    pub(super) fn mesh(name: &str, passphrase: Option<&Passphrase>) -> Data {
+        let path = std::env::temp_dir().join(format!("capsule-data-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        let pools = Pools { v4: "10.88.0.0/16".parse().unwrap(), v6: "fd88::/64".parse().unwrap() };
+        Data::init(&path, "capsule.internal".parse().unwrap(), pools, passphrase).unwrap()
+    }
 }

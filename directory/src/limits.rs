@@ -90,6 +90,12 @@ pub const SECONDARIES_MAX: usize = 16;
 /// How often the key file and the signatures' period are looked at.
 pub const KEYS_TICK: Duration = Duration::from_secs(1);
 
+/// How long what a directory wrote of its hosts' readiness for another root counts: some looks, each a second apart.
+pub const UPTAKE_FRESH: Duration = Duration::from_secs(10);
+
+/// How often a directory that cannot renew its issuer tries again, and says so.
+pub const ISSUER_AGAIN: Duration = Duration::from_secs(3600);
+
 /// Largest DNS answer over UDP, bytes: fits a packet of 1,280 bytes (DNS flag day 2020).
 pub const DNS_UDP_BYTES: u16 = 1_232;
 

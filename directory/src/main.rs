@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 
 use capsule_directory::arguments::{Arguments, Verb};
-use capsule_directory::audit::Entry;
+use capsule_directory::audit::{By, Entry};
 use capsule_directory::config::{Config, Flags};
 use capsule_directory::data::Data;
 use capsule_directory::dns::signing::delegations;
@@ -38,9 +38,22 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::RenewIssuer { data, ca_passphrase_file: file } => {
             let passphrase = file.as_deref().map(Passphrase::read).transpose()?;
-            Data::open(&data)?.renew_issuer(passphrase.as_ref())?;
-            eprintln!("made another issuer; restart the directory to use it");
+            Data::open(&data)?.renew_issuer(&By::Operator, passphrase.as_ref(), SystemTime::now())?;
+            eprintln!("made another issuer; a running directory takes it up within two seconds");
             Ok(())
+        }
+        Verb::SealRoot { data: path, ca_passphrase_file: file } => {
+            let passphrase = Passphrase::read(&file)?;
+            Data::open(&path)?.seal_root(&passphrase, SystemTime::now())?;
+            let path = path.display();
+            eprintln!(
+                "the root's key is encrypted: {path}/ca.key.age. It opened again, and {path}/ca.key is gone"
+            );
+            Ok(())
+        }
+        Verb::RotateRoot { data, ca_passphrase_file: file, status } => {
+            let passphrase = file.as_deref().map(Passphrase::read).transpose()?;
+            capsule_directory::rotation::run(&Data::open(&data)?, passphrase.as_ref(), status)
         }
         Verb::Token { data, host, ttl, no_operator, owner } => {
             let token = Data::open(&data)?.token(host, ttl, !no_operator, owner)?;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use directory_api::{ApiError, Response};
+use directory_api::{ApiError, Person, Response};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
@@ -24,6 +24,7 @@ pub struct Writer {
 #[derive(Debug)]
 struct Job {
     command: Command,
+    asked_by: Option<Person>,
     answer: oneshot::Sender<Result<Response, ApiError>>,
 }
 
@@ -75,8 +76,16 @@ impl Writer {
     /// # Errors
     /// When the command is refused, or the store failed.
     pub async fn run(&self, command: Command) -> Result<Response, ApiError> {
+        self.run_for(command, None).await
+    }
+
+    /// As [`Writer::run`], for a person that a host names: the audit log says whom.
+    ///
+    /// # Errors
+    /// As [`Writer::run`].
+    pub async fn run_for(&self, command: Command, asked_by: Option<Person>) -> Result<Response, ApiError> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job { command, answer }).await.map_err(|_| ApiError::Stopping)?;
+        self.jobs.send(Job { command, asked_by, answer }).await.map_err(|_| ApiError::Stopping)?;
         answered.await.map_err(|_| ApiError::StoreFailed)?
     }
 }
@@ -107,7 +116,8 @@ impl<S: Store> Thread<S> {
         for job in jobs.drain(..) {
             let (by, verb, first) = (job.command.by(), job.command.verb(), self.engine.batch().updates.len());
             answers.push((self.engine.handle(job.command, now), job.answer));
-            entries.extend(audit::entries(now.wall, &by, verb, self.engine.batch(), first));
+            let changed = audit::entries(now.wall, &by, verb, self.engine.batch(), first);
+            entries.extend(changed.into_iter().map(|entry| entry.asked_by(job.asked_by.as_ref())));
         }
         let batch = self.engine.take_batch();
         if let Err(error) = self.make_durable(&batch.writes, &entries, now) {

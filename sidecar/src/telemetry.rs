@@ -19,6 +19,9 @@ use crate::link::Counters;
 use crate::moving::superseded;
 use crate::sidecar::Sidecar;
 
+/// Pause before a host that got other certificates says that it has them.
+const CREDENTIALS_SAID: Duration = Duration::from_secs(1);
+
 /// Starts logging to standard error; `CAPSULE_LOG` chooses what.
 pub fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("CAPSULE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -186,8 +189,10 @@ pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
             advertise: sidecar.config.advertise,
             capsules: sidecar.capsules.held(),
         };
+        let mut wanted = None;
         pause = match sidecar.places.directory().renew_lease(lease).await {
             Ok(lease) => {
+                wanted = lease.credentials.filter(|held| *held != membership.identity.credentials());
                 for stale in lease.stale {
                     tracing::debug!(capsule = %stale.id, placed = ?stale.placed, "held here, but the directory has another view");
                     superseded::heard_of(&sidecar, &stale.id).await;
@@ -202,19 +207,27 @@ pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
                 Duration::from_secs(1)
             }
         };
-        if membership.identity.is_due(SystemTime::now())
-            && let Err(error) = renew_certificate(&sidecar, &membership).await
-        {
-            tracing::warn!(
+        // Also when the directory signs by other keys, or is about to.
+        if wanted.is_none() && !membership.identity.is_due(SystemTime::now()) {
+            continue;
+        }
+        match renew_certificate(&sidecar, &membership).await {
+            Ok(()) if wanted == Some(membership.identity.credentials()) => {
+                tracing::info!("this host has the certificates that the CA gives out at present");
+                // The directory waits for every host to say so.
+                pause = CREDENTIALS_SAID;
+            }
+            Ok(()) => {}
+            Err(error) => tracing::warn!(
                 error = format!("{error:#}"),
                 "the certificate was not renewed; it is tried again"
-            );
+            ),
         }
     }
 }
 
 async fn renew_certificate(sidecar: &Sidecar, membership: &Membership) -> anyhow::Result<()> {
     sidecar.places.directory().renew_certificate().await?;
-    membership.save_certificate(&sidecar.data.join("identity"))?;
+    membership.save_credentials(&sidecar.data.join("identity"))?;
     Ok(())
 }

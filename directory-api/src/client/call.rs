@@ -12,7 +12,7 @@ use crate::identity::{TransportSettings, directory_client, endpoint, udp_socket}
 use crate::limits::{
     ATTEMPT_TIME, BACKOFF_FIRST, BACKOFF_MAX, CONNECT_TIME, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX,
 };
-use crate::{Identity, Request, Response, frame};
+use crate::{Asked, Identity, Response, frame};
 
 /// Enough for one host's requests; the data of links does not pass here.
 const SOCKET_BUFFER_BYTES: usize = 1 << 20;
@@ -74,9 +74,9 @@ impl Shared {
     }
 
     /// Asks until there is an answer or the time is over.
-    pub(super) async fn call(&self, request: &Request, call_time: Duration) -> Result<Response, ClientError> {
+    pub(super) async fn call(&self, asked: &Asked, call_time: Duration) -> Result<Response, ClientError> {
         let deadline = Instant::now() + call_time;
-        let message = request.encode();
+        let (request, message) = (&asked.request, asked.encode());
         let mut pause = BACKOFF_FIRST;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -32,7 +32,9 @@ pub async fn join(directory: SocketAddr, token: &str) -> Result<Membership, Clie
         return Err(wrong("the CA is not the one in the token"));
     }
     let chain = issued.chain.into_iter().map(Into::into).collect();
+    let anchors = std::iter::once(issued.ca.clone()).chain(issued.also_trusted).map(Into::into);
     let identity = Identity::new(request.key_pem(), chain, issued.ca.into())?;
+    identity.trust(anchors.collect())?;
     if identity.host() != Some(&token.host) {
         return Err(wrong("the certificate is for another host"));
     }

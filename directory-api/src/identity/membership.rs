@@ -79,8 +79,7 @@ impl Membership {
         let failed = |source| MembershipError::File { path: directory.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         write(directory, "key.pem", &self.identity.key_pem())?;
-        self.save_certificate(directory)?;
-        write(directory, "ca.pem", &certificates_to_pem(&[self.identity.ca().clone()]))?;
+        self.save_credentials(directory)?;
         let file = JoinFile {
             version: VERSION,
             host: self.host.clone(),
@@ -92,11 +91,12 @@ impl Membership {
         write(directory, "join.json", &text)
     }
 
-    /// Writes the certificate alone, after a renewal; the key stays the same.
+    /// Writes whom this host trusts and its certificate, after a renewal; the key stays the same.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn save_certificate(&self, directory: &Path) -> Result<(), MembershipError> {
+    pub fn save_credentials(&self, directory: &Path) -> Result<(), MembershipError> {
+        write(directory, "ca.pem", &certificates_to_pem(&self.identity.anchors()))?;
         write(directory, "cert.pem", &certificates_to_pem(&self.identity.chain()))
     }
 

@@ -108,6 +108,37 @@ async fn a_renewed_certificate_is_shown_by_the_same_configuration() {
     assert!(matches!(Identity::new(&a.key_pem(), b.chain(), ca.der()), Err(IdentityError::Mismatch)));
 }
 
+#[tokio::test]
+async fn a_root_is_replaced_under_the_same_configurations() {
+    let (old, new) = (Ca::new(), Ca::new());
+    let (a, b) = (old.identity("a"), old.identity("b"));
+    let certified = |identity: &Identity| {
+        let request =
+            SigningRequest::for_key(&identity.key_pem(), &zone(), identity.host().unwrap()).unwrap();
+        identity.renew(new.issue(request.csr_der(), identity.subject())).unwrap();
+    };
+    // The handles by which endpoints know the identities: nothing is made anew.
+    let (shown_a, shown_b) = (a.clone(), b.clone());
+    a.trust(vec![old.der(), new.der()]).unwrap();
+    assert_eq!(
+        dial(&shown_a, &shown_b, "b").await.unwrap().as_str(),
+        "a",
+        "one trusts both, the other the old"
+    );
+    b.trust(vec![old.der(), new.der()]).unwrap();
+    certified(&a);
+    assert_eq!(dial(&shown_a, &shown_b, "b").await.unwrap().as_str(), "a", "one of each");
+    assert_eq!(dial(&shown_b, &shown_a, "a").await.unwrap().as_str(), "b", "the other way round");
+    a.trust(vec![new.der()]).unwrap();
+    assert!(dial(&shown_a, &shown_b, "b").await.is_err(), "the old root is nobody any more");
+    assert!(dial(&shown_b, &shown_a, "a").await.is_err(), "neither for who is dialled");
+    certified(&b);
+    b.trust(vec![new.der()]).unwrap();
+    assert_eq!(dial(&shown_a, &shown_b, "b").await.unwrap().as_str(), "a");
+    assert!(a.trust(vec![]).is_err() && a.trust(vec![old.der(); 4]).is_err());
+    assert_eq!(a.anchors().as_ref(), [new.der()]);
+}
+
 #[test]
 fn a_membership_is_read_back() {
     let ca = Ca::new();
@@ -122,13 +153,20 @@ fn a_membership_is_read_back() {
     assert!(matches!(Membership::load(&directory), Err(MembershipError::None(_))));
     membership.save(&directory).unwrap();
     let read = Membership::load(&directory).unwrap();
+    let other = Ca::new();
+    membership.identity.trust(vec![other.der(), ca.der()]).unwrap();
+    membership.save_credentials(&directory).unwrap();
+    let both = Membership::load(&directory).unwrap().identity;
     std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(both.anchors().as_ref(), [other.der(), ca.der()]);
+    assert_eq!(both.credentials(), membership.identity.credentials());
+    assert_ne!(both.credentials(), read.identity.credentials());
     assert_eq!(
         (read.host, read.zone, read.api, read.dns),
         (membership.host, membership.zone, membership.api, membership.dns)
     );
     assert_eq!(read.identity.chain(), membership.identity.chain());
-    assert_eq!(read.identity.ca(), membership.identity.ca());
+    assert_eq!(read.identity.ca(), ca.der());
 }
 
 #[tokio::test]

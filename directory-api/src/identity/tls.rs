@@ -8,12 +8,13 @@ use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme, version,
 };
 
+use super::trust::{TrustedClients, TrustedServers};
 use super::{Identity, IdentityError, Subject, TransportSettings, ca_hash, subject};
 
 /// ALPN of the directory.
@@ -43,11 +44,8 @@ pub fn directory_server(
     identity: &Identity,
     settings: &TransportSettings,
 ) -> Result<quinn::ServerConfig, IdentityError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(identity)?, provider())
-        .allow_unauthenticated()
-        .build()
-        .map_err(verifier_error)?;
-    server(identity, verifier, ALPN_DIRECTORY, settings)
+    let verifier = TrustedClients { identity: identity.clone(), strangers: true };
+    server(identity, Arc::new(verifier), ALPN_DIRECTORY, settings)
 }
 
 /// What the directory serves DNS with, over TLS or QUIC: anyone may ask, and knows it by the mesh's CA and the name
@@ -85,10 +83,8 @@ pub fn link_server(
     identity: &Identity,
     settings: &TransportSettings,
 ) -> Result<quinn::ServerConfig, IdentityError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(identity)?, provider())
-        .build()
-        .map_err(verifier_error)?;
-    server(identity, Arc::new(HostsOnly(verifier)), ALPN_LINK, settings)
+    let verifier = TrustedClients { identity: identity.clone(), strangers: false };
+    server(identity, Arc::new(HostsOnly(Arc::new(verifier))), ALPN_LINK, settings)
 }
 
 /// What a host dials links with; the server name is [`crate::Zone::host`], so that only that host can answer.
@@ -147,7 +143,8 @@ fn client(
 ) -> Result<quinn::ClientConfig, IdentityError> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13])?
-        .with_root_certificates(roots(identity)?)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustedServers(identity.clone())))
         .with_client_cert_resolver(Arc::new(Shown(identity.clone())));
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
@@ -164,18 +161,8 @@ fn quic_client(
     Ok(config)
 }
 
-fn roots(identity: &Identity) -> Result<Arc<RootCertStore>, IdentityError> {
-    let mut roots = RootCertStore::empty();
-    roots.add(identity.ca().clone())?;
-    Ok(Arc::new(roots))
-}
-
 fn tls_error(error: &dyn std::error::Error) -> IdentityError {
     IdentityError::Tls(rustls::Error::General(error.to_string()))
-}
-
-fn verifier_error(error: rustls::server::VerifierBuilderError) -> IdentityError {
-    tls_error(&error)
 }
 
 /// Shows whatever certificate the identity has at the time of the handshake.

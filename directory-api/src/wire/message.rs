@@ -112,6 +112,27 @@ pub(super) struct Request {
         tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 31, 32"
     )]
     pub kind: Option<RequestKind>,
+    /// The person that the request goes back to.
+    #[prost(message, optional, tag = "50")]
+    pub asked_by: Option<Person>,
+    /// What the host holds; empty from hosts that do not say.
+    #[prost(bytes = "vec", tag = "51")]
+    pub credentials: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Person {
+    #[prost(uint32, tag = "1")]
+    pub uid: u32,
+    /// Empty where the number has no name.
+    #[prost(string, tag = "2")]
+    pub user: String,
+    /// The host on which the person asked.
+    #[prost(string, tag = "3")]
+    pub host: String,
+    /// Who logged in, where that is another one.
+    #[prost(string, tag = "4")]
+    pub login: String,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -314,6 +335,8 @@ pub(super) struct Issued {
     pub api: Vec<String>,
     #[prost(string, repeated, tag = "4")]
     pub dns: Vec<String>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub also_trusted: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -324,6 +347,9 @@ pub(super) struct Lease {
     pub host: Option<Host>,
     #[prost(message, repeated, tag = "3")]
     pub stale: Vec<Stale>,
+    /// Empty from directories that do not say.
+    #[prost(bytes = "vec", tag = "50")]
+    pub credentials: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -74,7 +74,7 @@ pub(super) fn to_wire(request: &Request) -> wire::Request {
         Request::RemoveRule(id) => Kind::RemoveRule(id.number()),
         Request::Watch { from_revision } => Kind::Watch(*from_revision),
     };
-    wire::Request { kind: Some(kind) }
+    wire::Request { kind: Some(kind), asked_by: None, credentials: Vec::new() }
 }
 
 pub(super) fn from_wire(request: wire::Request) -> Result<Request, WireError> {

@@ -10,7 +10,7 @@ use super::message as wire;
 use super::record::{capsule_from_wire, capsule_to_wire, host_from_wire, host_to_wire};
 use super::rule::{rule_from_wire, rule_to_wire};
 use super::{WatchPiece, WireError, bytes, error, needed, parsed};
-use crate::limits::{CHAIN_LENGTH_MAX, SNAPSHOT_CHUNK_RECORDS};
+use crate::limits::{ANCHORS_MAX, CHAIN_LENGTH_MAX, SNAPSHOT_CHUNK_RECORDS};
 use crate::{ApiError, Change, Issued, Lease, Response, RuleId, RuleSet, StaleCapsule};
 
 pub(super) fn to_wire(response: &Response) -> wire::Response {
@@ -22,11 +22,13 @@ pub(super) fn to_wire(response: &Response) -> wire::Response {
             ca: issued.ca.clone(),
             api: issued.api.iter().map(ToString::to_string).collect(),
             dns: issued.dns.iter().map(ToString::to_string).collect(),
+            also_trusted: issued.also_trusted.clone(),
         }),
         Response::Lease(lease) => Kind::Lease(wire::Lease {
             duration_ms: u64::try_from(lease.duration.as_millis()).unwrap_or(u64::MAX),
             host: Some(host_to_wire(&lease.host)),
             stale: lease.stale.iter().map(stale_to_wire).collect(),
+            credentials: lease.credentials.map(|hash| hash.to_vec()).unwrap_or_default(),
         }),
         Response::Capsule(record) => Kind::Capsule(capsule_to_wire(record)),
         Response::Capsules(records) => {
@@ -53,6 +55,7 @@ pub(super) fn from_wire(response: wire::Response) -> Result<Response, WireError>
             duration: Duration::from_millis(lease.duration_ms),
             host: host_from_wire(needed(lease.host, "host")?)?,
             stale: lease.stale.into_iter().map(stale_from_wire).collect::<Result<_, _>>()?,
+            credentials: super::hash(&lease.credentials, "credentials")?,
         }),
         Kind::Capsule(record) => Response::Capsule(Box::new(capsule_from_wire(record)?)),
         Kind::Capsules(records) => {
@@ -73,6 +76,9 @@ fn issued_from_wire(issued: wire::Issued) -> Result<Issued, WireError> {
     if issued.chain.is_empty() || issued.chain.len() > CHAIN_LENGTH_MAX {
         return Err(WireError::Field("chain"));
     }
+    if issued.also_trusted.len() >= ANCHORS_MAX {
+        return Err(WireError::Field("also_trusted"));
+    }
     let addresses = |texts: &[String], field| {
         texts.iter().map(|text| parsed::<SocketAddr>(text, field)).collect::<Result<Vec<_>, _>>()
     };
@@ -81,6 +87,7 @@ fn issued_from_wire(issued: wire::Issued) -> Result<Issued, WireError> {
         dns: addresses(&issued.dns, "dns")?,
         chain: issued.chain,
         ca: issued.ca,
+        also_trusted: issued.also_trusted,
     })
 }
 

@@ -2,6 +2,7 @@ use overlay_proto::{CapsuleId, ClaimKeyHash, Generation, Locators, OfferId};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
+use crate::asked::{Asked, Person};
 use crate::policy::{Effect, Terms};
 use crate::{ApiError, CapsuleState, Issued, LeaseRequest, LookupKey, OfferRecord, Outcome, OutcomeRecord};
 use crate::{HeldCapsule, HostRecord, Lease, StaleCapsule, SuspensionRecord, TakeoverFrom};
@@ -131,6 +132,27 @@ fn requests_are_read_back() {
 }
 
 #[test]
+fn what_goes_along_with_a_request_is_read_back_and_may_be_skipped() {
+    let person = Person {
+        host: Some("a".parse().unwrap()),
+        uid: 1000,
+        user: Some("ann".into()),
+        login: Some("ann.lee".into()),
+    };
+    let asked = Asked { request: Request::List, by: Some(person.clone()), credentials: Some([4; 32]) };
+    assert_eq!(Asked::decode(&asked.encode()), Ok(asked.clone()));
+    assert_eq!(Request::decode(&asked.encode()), Ok(Request::List));
+    let bare = Asked { request: Request::List, by: None, credentials: None };
+    assert_eq!(Asked::decode(&Request::List.encode()), Ok(bare));
+    assert_eq!(person.to_string(), "ann (uid 1000), logged in as ann.lee, at a");
+
+    // A name is shown to people: it has one line, and an end.
+    let loud = Person { user: Some(format!("x\n\u{1b}[2J{}", "y".repeat(500))), ..person };
+    let read = Asked::decode(&Asked { by: Some(loud), ..asked }.encode()).unwrap().by.unwrap().user.unwrap();
+    assert!(read.starts_with("x??[2Jy") && read.chars().count() == 64, "{read}");
+}
+
+#[test]
 fn responses_are_read_back() {
     let stale = [
         StaleCapsule { id: CapsuleId::from_bytes([1; 16]), placed: None },
@@ -139,11 +161,23 @@ fn responses_are_read_back() {
             placed: Some(("b".parse().unwrap(), Generation::new(4))),
         },
     ];
-    let lease = Lease { duration: Duration::from_secs(15), host: host(), stale: stale.to_vec() };
-    let issued = Issued { chain: vec![vec![1]], ca: vec![2], api: vec![host().address], dns: vec![] };
+    let lease = Lease {
+        duration: Duration::from_secs(15),
+        host: host(),
+        stale: stale.to_vec(),
+        credentials: Some([5; 32]),
+    };
+    let issued = Issued {
+        chain: vec![vec![1]],
+        ca: vec![2],
+        also_trusted: vec![vec![3]],
+        api: vec![host().address],
+        dns: vec![],
+    };
     let responses = [
         Response::Issued(issued),
-        Response::Lease(lease),
+        Response::Lease(lease.clone()),
+        Response::Lease(Lease { credentials: None, ..lease }),
         Response::Capsule(Box::new(capsule())),
         Response::Capsules(vec![capsule(), CapsuleRecord { offer: None, last_outcome: None, ..capsule() }]),
         Response::Hosts(vec![host()]),

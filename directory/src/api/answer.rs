@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use directory_api::identity::{IdentityError, provider};
 use directory_api::token::TokenError;
-use directory_api::{ApiError, Identity, Issued, LeaseRequest, Request, Response, RuleSet, Token};
+use directory_api::{ApiError, Asked, Issued, LeaseRequest, Request, Response, RuleSet, Token};
 use overlay_proto::{CapsuleId, HostName};
 use tracing::{info, warn};
 
-use crate::ca::{self, Ca};
+use crate::authority::Authority;
+use crate::ca;
 use crate::engine::{Command, Registration};
 use crate::metrics::Metrics;
 use crate::placement::{NewOffer, NewSuspension, Takeover};
@@ -20,9 +21,7 @@ use crate::writer::Writer;
 /// All that answers are made from.
 pub struct Answers {
     /// Signs certificates.
-    pub ca: Ca,
-    /// What the directory shows of itself.
-    pub identity: Identity,
+    pub authority: Arc<Authority>,
     /// Makes tokens recognizable.
     pub token_key: [u8; 32],
     /// How long hosts' certificates are good.
@@ -53,11 +52,11 @@ impl Answers {
         &self,
         caller: &HostName,
         from: SocketAddr,
-        request: Request,
+        asked: Asked,
     ) -> Result<Response, ApiError> {
         self.check_member(caller)?;
         let caller = caller.clone();
-        let command = match request {
+        let command = match asked.request {
             Request::Lookup(key) => {
                 let record = self.published.read(|registry| registry.lookup(&key))?;
                 return Ok(Response::Capsule(Box::new(record)));
@@ -73,6 +72,7 @@ impl Answers {
             }
             Request::RenewLease(lease) => {
                 let address = reached_at(&lease, from)?;
+                self.authority.heard(&caller, asked.credentials);
                 Command::RenewLease { caller, address, capsules: lease.capsules }
             }
             Request::Register { name, owner, registration: nonce } => {
@@ -117,7 +117,11 @@ impl Answers {
                 Command::TakeOver { caller, capsule, takeover }
             }
         };
-        self.writer.run(command).await
+        let mut answer = self.writer.run_for(command, asked.by).await;
+        if let Ok(Response::Lease(lease)) = &mut answer {
+            lease.credentials = Some(self.authority.ca().credentials());
+        }
+        answer
     }
 
     /// Lets a new host in.
@@ -145,22 +149,6 @@ impl Answers {
         Err(ApiError::NotAMember { host: caller.clone() })
     }
 
-    pub(super) fn renew_own_certificate(&self) -> Result<(), IdentityError> {
-        let now = SystemTime::now();
-        if self.ca.is_due(now) {
-            let ends = self.ca.validity().not_after.duration_since(now).unwrap_or_default();
-            warn!(
-                days = ends.as_secs() / 86_400,
-                "the issuer ends, and with it every certificate: capsule-directory renew-issuer, then restart"
-            );
-        }
-        if self.identity.is_due(now) {
-            self.ca.renew_own(&self.identity, now)?;
-            info!("renewed the directory's own certificate");
-        }
-        Ok(())
-    }
-
     fn rules(&self) -> RuleSet {
         self.published.read(|all| RuleSet { revision: all.revision, rules: all.policy.rules().to_vec() })
     }
@@ -175,11 +163,13 @@ impl Answers {
     }
 
     fn issue(&self, request: ca::Request) -> Result<Response, ApiError> {
-        let chain = self.ca.certify(request, self.certificate_life, SystemTime::now());
+        let ca = self.authority.ca();
+        let chain = ca.certify(request, self.certificate_life, SystemTime::now());
         let chain = chain.map_err(|error| bad_request(&error))?;
         Ok(Response::Issued(Issued {
             chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
-            ca: self.ca.certificate().to_vec(),
+            ca: ca.certificate().to_vec(),
+            also_trusted: ca.anchors().iter().skip(1).map(|root| root.to_vec()).collect(),
             api: self.api.clone(),
             dns: self.dns.clone(),
         }))

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use directory_api::{CapsuleRecord, Change};
+use directory_api::{CapsuleRecord, Change, Person};
 use overlay_proto::{CapsuleId, HostName, Owner};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,10 @@ pub struct Entry {
     pub revision: Option<u64>,
     /// Who: the host that the certificate names, or who else.
     pub by: String,
+    /// The person it goes back to: as a host says, which can't be proven, or as the kernel says of who ran a command
+    /// here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<AskedBy>,
     /// By which request.
     pub verb: String,
     /// What kind of fact: `capsule`, `host`, `rule`, `mesh`.
@@ -27,6 +31,22 @@ pub struct Entry {
     pub name: String,
     /// What holds since.
     pub text: String,
+}
+
+/// A person, as [`directory_api::Person`] has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedBy {
+    /// The host on which the command was typed; `None` on the directory's own machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The user number.
+    pub uid: u32,
+    /// Its name there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Who logged in, where that is another user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
 }
 
 /// Who changes something.
@@ -57,11 +77,26 @@ impl Entry {
             at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             revision: None,
             by: by.to_string(),
+            asked_by: None,
             verb: verb.to_owned(),
             kind: kind.to_owned(),
             name: name.to_string(),
             text,
         }
+    }
+}
+
+impl Entry {
+    /// The same entry, with the person that it goes back to.
+    #[must_use]
+    pub fn asked_by(mut self, person: Option<&Person>) -> Self {
+        self.asked_by = person.map(|person| AskedBy {
+            host: person.host.as_ref().map(ToString::to_string),
+            uid: person.uid,
+            user: person.user.clone(),
+            login: person.login.clone(),
+        });
+        self
     }
 }
 
@@ -152,7 +187,29 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let revision = self.revision.map_or_else(|| "-".to_owned(), |revision| format!("r{revision}"));
         let Self { by, verb, kind, name, text, .. } = self;
-        write!(f, "{}  {revision}  {by}  {verb}  {kind} {name}: {text}", Utc(self.at_ms))
+        let person = match &self.asked_by {
+            // A host's word is marked as such.
+            Some(person) if person.host.is_some() => format!(", for {person} (it says)"),
+            Some(person) => format!(", {person}"),
+            None => String::new(),
+        };
+        write!(f, "{}  {revision}  {by}{person}  {verb}  {kind} {name}: {text}", Utc(self.at_ms))
+    }
+}
+
+impl fmt::Display for AskedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => write!(f, "{user} uid {}", self.uid)?,
+            None => write!(f, "uid {}", self.uid)?,
+        }
+        if let Some(login) = &self.login {
+            write!(f, " logged in as {login}")?;
+        }
+        match &self.host {
+            Some(host) => write!(f, " at {host}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -69,7 +69,7 @@ impl Engine {
         }
         let stale = capsules.iter().filter_map(|held| self.reported(caller, held)).collect();
         let host = entry.shown().ok_or(ApiError::StoreFailed)?;
-        Ok(Response::Lease(Lease { duration: self.leases.duration(), host, stale }))
+        Ok(Response::Lease(Lease { duration: self.leases.duration(), host, stale, credentials: None }))
     }
 
     /// Takes over what a host says of one capsule, or says what is wrong with it.

@@ -57,7 +57,7 @@ async fn by_quic(
     question: &Message,
 ) -> Result<Message, Box<dyn std::error::Error>> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(membership.identity.ca().clone())?;
+    roots.add(membership.identity.ca())?;
     let mut tls = rustls::ClientConfig::builder_with_provider(directory_api::identity::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)

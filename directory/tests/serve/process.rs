@@ -48,11 +48,18 @@ impl Directory {
     }
 
     fn start_by(config: &'static str, passphrase: Option<&str>) -> Self {
+        let mut directory = Self::made(config, passphrase);
+        directory.serve();
+        directory
+    }
+
+    /// A mesh that is not served yet.
+    pub(super) fn made(config: &'static str, passphrase: Option<&str>) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let data = std::env::temp_dir().join(format!("capsule-serve-{}-{number}", std::process::id()));
         let unbound: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let mut directory = Self {
+        let directory = Self {
             data,
             child: None,
             api: unbound,
@@ -72,7 +79,6 @@ impl Directory {
         let made = directory.run(&init);
         let _ = std::fs::remove_file(&file);
         assert!(made.status.success(), "{made:?}");
-        directory.serve();
         directory
     }
 
