@@ -17,17 +17,33 @@ pub struct Call {
     /// A receiver that sees a host here never passes the call on again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarded_by: Option<String>,
+    /// Who typed the verb, as the sidecar says that passes it on; on the admin socket the kernel says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<Asker>,
+}
+
+/// Somebody who typed a verb.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asker {
+    /// The user number.
+    pub uid: u32,
+    /// Its name on that host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Who logged in, where that is another user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
 }
 
 impl Call {
     /// A call as a client makes it.
     pub fn new(request: Request) -> Self {
-        Self { request, forwarded_by: None }
+        Self { request, forwarded_by: None, asked_by: None }
     }
 
-    /// The same call, passed on by the sidecar of `host`.
-    pub fn forwarded(self, host: impl Into<String>) -> Self {
-        Self { request: self.request, forwarded_by: Some(host.into()) }
+    /// The same call, passed on by the sidecar of `host` for `asker`.
+    pub fn forwarded(self, host: impl Into<String>, asker: Option<Asker>) -> Self {
+        Self { request: self.request, forwarded_by: Some(host.into()), asked_by: asker }
     }
 }
 

@@ -167,7 +167,7 @@ mod tests {
     async fn a_call_passed_on_reads_as_if_it_were_near() {
         let (client, server) = duplex(1 << 16);
         let (read, write) = tokio::io::split(client);
-        let mut asking = call(read, write, Call::new(Request::Hosts).forwarded("a")).await.unwrap();
+        let mut asking = call(read, write, Call::new(Request::Hosts).forwarded("a", None)).await.unwrap();
         let (read, write) = tokio::io::split(server);
         let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
         let Some(Frame::Call(call)) = reader.next().await.unwrap() else { panic!("no call") };

@@ -44,6 +44,9 @@ pub const TOKEN_CHARACTERS_MAX: usize = 2048;
 /// Longest name of a person that is kept, characters: Linux takes 32.
 pub const USER_NAME_CHARACTERS_MAX: usize = 64;
 
+/// Bytes of `/etc/passwd` that are read for a user's name: some 100,000 users.
+pub const USER_FILE_BYTES_MAX: u64 = 8 << 20;
+
 /// Longest certificate chain, certificates.
 pub const CHAIN_LENGTH_MAX: usize = 4;
 

@@ -15,6 +15,7 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::data::owner::hand_over;
 use crate::limits::{AUDIT_FILE_BYTES_MAX, AUDIT_FILES_MAX};
 
 pub use entry::{AskedBy, By, Entry, entries, owners};
@@ -36,6 +37,7 @@ impl Log {
     /// When the file cannot be opened.
     pub fn open(directory: &Path) -> io::Result<Self> {
         let file = open(&path(directory, 0))?;
+        hand_over(&file, directory)?;
         let bytes = file.metadata()?.len();
         // Whoever wrote last may have died in the middle of a line. An empty line is no entry, and does no harm.
         Ok(Self { directory: directory.to_owned(), file, bytes, torn: bytes > 0 })
@@ -73,6 +75,7 @@ impl Log {
             }
         }
         self.file = open(&path(&self.directory, 0))?;
+        hand_over(&self.file, &self.directory)?;
         (self.bytes, self.torn) = (0, false);
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! ```
 
 mod authority;
+pub(crate) mod owner;
 mod replacing;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -27,7 +28,7 @@ use directory_api::{Token, Zone};
 use overlay_proto::{HostName, Owner};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{self, By, Entry, Log};
+use crate::audit::{self, Entry, Log};
 use crate::ca;
 use crate::dns::signing;
 use crate::limits::{TOKEN_LIFE_MAX, TOKEN_OWNERS_MAX};
@@ -107,7 +108,7 @@ impl Data {
         };
         data.write("mesh.json", serde_json::to_string_pretty(&file)?)?;
         let text = format!("made, locators {} and {}", data.pools.v4, data.pools.v6);
-        let entry = Entry::new(SystemTime::now(), &By::Operator, "init", "mesh", &data.zone, text);
+        let entry = Entry::of_operator("init", "mesh", &data.zone, text);
         data.audit()?.append(&[entry])?;
         Ok(data)
     }
@@ -218,7 +219,7 @@ impl Data {
         let rights = if operator { "operator" } else { "no operator" };
         let whose = audit::owners(&token.owners);
         let text = format!("{rights}, {whose}, good for {} s", life.as_secs());
-        let entry = Entry::new(SystemTime::now(), &By::Operator, "token", "host", &token.host, text);
+        let entry = Entry::of_operator("token", "host", &token.host, text);
         self.audit()?.append(&[entry]).context("cannot write the audit log; no token was made")?;
         Ok(token.sign(&self.token_key()?))
     }
@@ -260,6 +261,7 @@ impl Data {
             let fresh = self.file(&format!("{name}.new"));
             let mut file =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            owner::hand_over(&file, &self.path)?;
             file.write_all(content.as_ref())?;
             file.sync_all()?;
             fs::rename(&fresh, &path)?;

@@ -18,7 +18,9 @@ use admin_api::{Body, Call, ErrorView, Frame, FrameReader, FrameWriter, Request,
 use directory_api::CapsuleRecord;
 use overlay_proto::{CapsuleName, HostName};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::unix::UCred;
 
+use crate::asker;
 use crate::capsule::lifecycle;
 use crate::moving::{self, superseded};
 use crate::sidecar::Sidecar;
@@ -33,17 +35,17 @@ pub type Input = FrameReader<Box<dyn AsyncRead + Send + Unpin>>;
 pub type Output = FrameWriter<Box<dyn AsyncWrite + Send + Unpin>>;
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Caller {
-    /// Someone at this host's admin socket.
-    Local,
+    /// Someone at this host's admin socket, as far as the kernel says who.
+    Local(Option<UCred>),
     /// The sidecar of another host.
     Host(HostName),
 }
 
 /// One call, from its first frame to its last.
 pub async fn serve(sidecar: Arc<Sidecar>, mut input: Input, mut output: Output, caller: Caller) {
-    let call = match input.next().await {
+    let mut call = match input.next().await {
         Ok(Some(Frame::Call(call))) => call,
         Ok(None) => return,
         Ok(Some(_)) | Err(_) => {
@@ -54,7 +56,13 @@ pub async fn serve(sidecar: Arc<Sidecar>, mut input: Input, mut output: Output, 
         }
     };
     tracing::debug!(verb = call.request.verb(), ?caller, "call");
-    if let Err(error) = dispatch(&sidecar, call, &mut input, &mut output, &caller).await {
+    let person = match &caller {
+        Caller::Local(Some(peer)) => asker::at_socket(*peer, sidecar.me.clone()).await,
+        Caller::Local(None) => None,
+        Caller::Host(host) => call.asked_by.take().map(|asker| asker::as_said(asker, host.clone())),
+    };
+    let done = dispatch(&sidecar, call, &mut input, &mut output, &caller);
+    if let Err(error) = asker::for_person(person, done).await {
         let _ = output.write(&Frame::Error(error)).await;
     }
 }

@@ -27,6 +27,7 @@ pub mod capsule;
 pub mod moving;
 
 pub mod admin;
+mod asker;
 pub mod requests;
 pub mod sidecar;
 pub mod telemetry;
@@ -35,6 +36,7 @@ pub mod faults;
 
 pub mod limits;
 mod random;
+mod supervisor;
 mod upgrade;
 mod watched;
 

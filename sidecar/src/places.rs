@@ -16,6 +16,7 @@ use overlay_proto::{CapsuleId, CapsuleName, HostName};
 use tokio::sync::watch;
 
 use self::asking::Asking;
+use crate::asker;
 use crate::finder::Finder;
 use crate::limits::{POLICY_CALL, TOMBSTONES};
 use crate::policy::Enforcement;
@@ -54,6 +55,8 @@ struct Known {
     by_name: HashMap<CapsuleName, CapsuleId>,
     by_locator: HashMap<IpAddr, CapsuleId>,
     hosts: HashMap<HostName, HostRecord>,
+    /// How often hosts were said to be gone: an answer from before that may name one of them.
+    host_removals: u64,
     removed: HashSet<CapsuleId>,
     removed_order: VecDeque<CapsuleId>,
 }
@@ -159,6 +162,7 @@ impl Places {
                         hosts.into_iter().map(|host| (host.name.clone(), host)).collect();
                     removed.extend(known.hosts.keys().filter(|name| !hosts.contains_key(*name)).cloned());
                     known.hosts = hosts;
+                    known.host_removals += 1;
                 }
                 Change::Capsule { record, .. } => {
                     let id = record.id;
@@ -175,6 +179,7 @@ impl Places {
                 }
                 Change::HostRemoved { name, .. } => {
                     known.hosts.remove(&name);
+                    known.host_removals += 1;
                     removed.push(name);
                 }
                 Change::Rule { revision, rule } => policy = Some(PolicyChange::Put(revision, rule)),
@@ -320,9 +325,9 @@ impl Places {
         &self.0.policy
     }
 
-    /// The directory's own client.
-    pub fn directory(&self) -> &Client {
-        &self.0.directory
+    /// The directory's own client, for the person whose verb is being carried out, if it is one.
+    pub fn directory(&self) -> Client {
+        self.0.directory.asked_by(asker::current())
     }
 }
 

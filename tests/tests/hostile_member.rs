@@ -324,7 +324,7 @@ async fn forwarded(liar: &Liar, verb: Verb) -> ErrorView {
     let (mut send, receive) = liar.connection.open_bi().await.expect("a stream");
     send.write_all(&[1]).await.expect("the kind of the request");
     let (mut input, mut output) = (FrameReader::new(receive), FrameWriter::new(send));
-    let call = Call::new(verb).forwarded("a");
+    let call = Call::new(verb).forwarded("a", None);
     output.write(&admin_api::Frame::Call(call)).await.expect("sent");
     match timeout(SOON, input.next()).await.expect("answered").expect("a frame") {
         Some(admin_api::Frame::Error(error)) => error,

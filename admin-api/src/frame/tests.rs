@@ -1,13 +1,14 @@
 use super::*;
 use crate::{
-    request::{Memory, Request, Run},
+    request::{Asker, Memory, Request, Run},
     result::{MoveResult, Phases},
 };
 
 fn samples() -> Vec<Frame> {
     let run = Run { name: "db".into(), argv: vec!["a b".into(), "ü".into()], ..Run::default() };
+    let asker = Asker { uid: 1000, user: Some("ann".into()), login: None };
     vec![
-        Frame::Call(Call::new(Request::Run(run)).forwarded("a")),
+        Frame::Call(Call::new(Request::Run(run)).forwarded("a", Some(asker))),
         Frame::Call(Call::new(Request::Hosts)),
         Frame::Call(Call::new(Request::Move {
             name: "db".into(),

@@ -87,6 +87,13 @@ impl Entry {
 }
 
 impl Entry {
+    /// An entry about a command on the data directory, with whoever runs this process.
+    pub fn of_operator(verb: &str, kind: &str, name: impl fmt::Display, text: String) -> Self {
+        let uid = rustix::process::getuid().as_raw();
+        let person = Person::of_process(uid, None, None);
+        Self::new(SystemTime::now(), &By::Operator, verb, kind, name, text).asked_by(Some(&person))
+    }
+
     /// The same entry, with the person that it goes back to.
     #[must_use]
     pub fn asked_by(mut self, person: Option<&Person>) -> Self {

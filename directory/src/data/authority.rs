@@ -11,7 +11,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use overlay_proto::HostName;
 use serde::{Deserialize, Serialize};
 
@@ -274,8 +274,45 @@ impl Data {
         }
     }
 
+    /// What is wrong with the files that a directory serves with.
+    pub fn faults(&self, passphrase: Option<&Passphrase>, now: SystemTime) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut check = |result: Result<()>| faults.extend(result.err().map(|error| format!("{error:#}")));
+        check(self.token_key().map(drop));
+        // One that is not there is made by the first start.
+        if self.has("dnssec.json").unwrap_or(true) {
+            check(self.zone_keys().map(drop));
+        }
+        if !self.has("store.redb").unwrap_or(true) {
+            check(Err(anyhow!("{} is missing: restore it from a backup", self.file("store.redb").display())));
+        }
+        check(self.check_ca(passphrase, now));
+        faults
+    }
+
+    fn check_ca(&self, passphrase: Option<&Passphrase>, now: SystemTime) -> Result<()> {
+        // What is half changed is finished by the next start.
+        let Some(files) = self.ca_files()? else { return Ok(()) };
+        let ca = files.open(self)?;
+        ensure!(
+            ca.validity().not_after > now,
+            "{}: what signs is good no more: capsule-directory renew-issuer --data {}",
+            self.file("issuer.pem").display(),
+            self.path.display()
+        );
+        if let (Some(passphrase), false, true) = (passphrase, self.has("ca.key")?, self.has("ca.key.age")?) {
+            self.root_key("ca.key", Some(passphrase)).context("ca_passphrase_file")?;
+        }
+        Ok(())
+    }
+
     fn note(&self, by: &By, verb: &str, text: &str, now: SystemTime) -> Result<()> {
-        let entry = Entry::new(now, by, verb, "mesh", &self.zone, text.into());
+        let entry = match by {
+            By::Operator => Entry::of_operator(verb, "mesh", &self.zone, text.into()),
+            By::Host(_) | By::Joining(_) | By::Directory => {
+                Entry::new(now, by, verb, "mesh", &self.zone, text.into())
+            }
+        };
         self.audit()?.append(&[entry]).context("cannot write the audit log; nothing was changed")
     }
 }

@@ -8,13 +8,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::Data;
+use super::{Data, owner};
 
 /// Every file that this way replaces.
 const NAMES: [&str; 9] = [
@@ -40,28 +40,33 @@ pub(super) struct Plan {
 
 /// Held while the files of the CA are read or changed; the lock ends with it.
 #[derive(Debug)]
-pub(super) struct Held(#[expect(dead_code, reason = "holds the lock")] File);
+pub(super) struct Held(#[expect(dead_code, reason = "holds the lock")] Option<File>);
 
 impl Data {
     /// Waits until nobody else reads or changes the files of the CA, and finishes what somebody began who died.
     pub(super) fn hold_ca(&self) -> Result<Held> {
-        let file = self.ca_lock()?;
+        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(self.lock_path());
+        let file = file.and_then(|file| owner::hand_over(&file, &self.path).map(|()| file));
+        let file = file.with_context(|| format!("cannot open {}", self.lock_path().display()))?;
         flock(&file, FlockOperation::LockExclusive).context("cannot lock the files of the CA")?;
         self.finish_replacing().context("cannot finish what was begun with the files of the CA")?;
-        Ok(Held(file))
+        Ok(Held(Some(file)))
     }
 
     /// As [`Data::hold_ca`] for reading; `None` while somebody changes them, or left them half changed.
     pub(super) fn look_at_ca(&self) -> Result<Option<Held>> {
-        let file = self.ca_lock()?;
-        let locked = flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
+        let file = match File::open(self.lock_path()) {
+            // Nobody has changed them yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other.with_context(|| format!("cannot open {}", self.lock_path().display()))?),
+        };
+        let locked =
+            file.as_ref().is_none_or(|file| flock(file, FlockOperation::NonBlockingLockShared).is_ok());
         Ok((locked && !self.has(PLAN)?).then_some(Held(file)))
     }
 
-    fn ca_lock(&self) -> Result<File> {
-        let path = self.file("ca.lock");
-        let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
-        opened.with_context(|| format!("cannot open {}", path.display()))
+    fn lock_path(&self) -> PathBuf {
+        self.file("ca.lock")
     }
 
     /// Puts some files and removes others, all or none.
@@ -119,6 +124,23 @@ fn sync(directory: &Path) -> io::Result<()> {
 mod tests {
     use super::super::tests::mesh;
     use super::*;
+
+    #[test]
+    fn what_root_writes_belongs_to_the_owner_of_the_data() {
+        use std::os::unix::fs::MetadataExt as _;
+        let data = mesh("owner", None);
+        // Only root can give files away; for others the owner is the same all along.
+        let uid =
+            if rustix::process::geteuid().is_root() { 12_345 } else { rustix::process::geteuid().as_raw() };
+        for name in ["", "audit.log"] {
+            std::os::unix::fs::chown(data.path.join(name), Some(uid), None).unwrap();
+        }
+        data.renew_issuer(&crate::audit::By::Operator, None, std::time::SystemTime::now()).unwrap();
+        for name in ["issuer.key", "issuer.pem", "ca.lock", "audit.log"] {
+            assert_eq!(fs::metadata(data.file(name)).unwrap().uid(), uid, "{name}");
+        }
+        fs::remove_dir_all(&data.path).unwrap();
+    }
 
     #[test]
     fn a_change_that_was_decided_is_finished_and_another_is_forgotten() {

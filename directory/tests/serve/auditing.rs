@@ -1,5 +1,8 @@
 //! Who changed what.
 
+use std::sync::Arc;
+
+use directory_api::Person;
 use directory_api::policy::{Effect, Ports, Terms};
 
 use super::process::Directory;
@@ -18,7 +21,10 @@ async fn every_change_can_be_told_afterwards_and_by_whom() {
         to: "me/db".parse().unwrap(),
         ports: Ports::ALL,
     };
-    a.client.set_rule(terms).await.unwrap();
+    // Somebody on c asked, as a says.
+    let person =
+        Person { host: Some("c".parse().unwrap()), uid: 1000, user: Some("ann".into()), login: None };
+    a.client.asked_by(Some(Arc::new(person))).set_rule(terms).await.unwrap();
     a.client.remove_host(b.name.clone(), true).await.unwrap();
     // While it serves, and by another process after it was killed.
     let told = audited(&directory, &[]);
@@ -43,6 +49,12 @@ async fn every_change_can_be_told_afterwards_and_by_whom() {
     }
     assert!(!told.iter().any(|entry| entry["verb"] == "remove"), "{told:?}");
     assert!(told.iter().any(|entry| entry["verb"] == "set rule" && entry["text"] == "deny */* to me/db"));
+    let rule = told.iter().find(|entry| entry["verb"] == "set rule").unwrap();
+    assert_eq!(rule["by"], "host a");
+    assert_eq!(rule["asked_by"], serde_json::json!({"host": "c", "uid": 1000, "user": "ann"}));
+    assert!(line("claim", "db").get("asked_by").is_none(), "nobody was named");
+    let uid = rustix::process::getuid().as_raw();
+    assert_eq!(line("token", "a")["asked_by"]["uid"], uid, "who ran the command");
     let revisions: Vec<_> = told.iter().filter_map(|entry| entry["revision"].as_u64()).collect();
     assert!(revisions.is_sorted(), "{revisions:?}");
 
@@ -50,6 +62,7 @@ async fn every_change_can_be_told_afterwards_and_by_whom() {
     let output = directory.run(&["audit"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.lines().count(), told.len());
+    assert!(text.contains("  host a, for ann uid 1000 at c (it says)  set rule  "), "{text}");
     assert!(text.lines().last().unwrap().ends_with("host a  remove host  host b: removed"), "{text}");
 }
 

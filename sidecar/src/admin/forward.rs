@@ -6,6 +6,7 @@ use admin_api::{Body, Call, ErrorView, Frame, FrameReader, FrameWriter, Request}
 use overlay_proto::HostName;
 
 use super::{Input, Output, write};
+use crate::asker;
 use crate::requests::{self, Kind};
 use crate::sidecar::Sidecar;
 
@@ -20,7 +21,7 @@ pub(crate) async fn ask(
     let (send, receive) = opened.map_err(|error| away(format!("{error:#}")))?;
     let mut reader = FrameReader::new(receive);
     let mut writer = FrameWriter::new(send);
-    let call = Call::new(request).forwarded(sidecar.me.to_string());
+    let call = Call::new(request).forwarded(sidecar.me.to_string(), asker::to_forward());
     writer.write(&Frame::Call(call)).await.map_err(|error| away(caused(error)))?;
     loop {
         match reader.next().await {
@@ -55,8 +56,8 @@ pub(super) async fn pass_on(
     let (send, receive) = opened.map_err(|error| away(format!("{error:#}")))?;
     let mut reader = FrameReader::new(receive);
     let mut writer = FrameWriter::new(send);
-    let me = sidecar.me.to_string();
-    writer.write(&Frame::Call(call.forwarded(me))).await.map_err(|error| away(caused(error)))?;
+    let call = call.forwarded(sidecar.me.to_string(), asker::to_forward());
+    writer.write(&Frame::Call(call)).await.map_err(|error| away(caused(error)))?;
     loop {
         tokio::select! {
             answer = reader.next() => {

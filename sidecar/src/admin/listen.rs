@@ -38,9 +38,10 @@ pub async fn listen(path: &Path) -> anyhow::Result<UnixListener> {
 pub async fn accept(sidecar: Arc<Sidecar>, listener: UnixListener) -> anyhow::Result<()> {
     loop {
         let (stream, _) = listener.accept().await.context("the admin socket")?;
+        let peer = stream.peer_cred().ok();
         let (reader, writer) = stream.into_split();
         let input = FrameReader::new(Box::new(reader) as Box<_>);
         let output = FrameWriter::new(Box::new(writer) as Box<_>);
-        tokio::spawn(serve(sidecar.clone(), input, output, Caller::Local));
+        tokio::spawn(serve(sidecar.clone(), input, output, Caller::Local(peer)));
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn recover(
             return recovered(sidecar, &capsule, taken, RecoveredFrom::Move).await;
         }
         // An older copy, so only where a person asks for this very one.
-        if superseded::is_superseded(&capsule) && *caller == Caller::Local {
+        if superseded::is_superseded(&capsule) && matches!(caller, Caller::Local(_)) {
             let revived = superseded::revive(sidecar, &capsule, takeover).await;
             let taken = revived.map_err(|error| {
                 ErrorView::new("recover/failed", format!("{name} is placed here, but does not run"))

@@ -168,7 +168,7 @@ impl Evil {
         self.run(async {
             let (mut send, receive) = wire.connection.open_bi().await.expect("a stream");
             send.write_all(&[ADMIN]).await.expect("the link is up");
-            let call = Call { request, forwarded_by: by.map(str::to_owned) };
+            let call = Call { request, forwarded_by: by.map(str::to_owned), asked_by: None };
             let mut conversation = admin_api::call(receive, send, call).await?;
             timeout(Duration::from_secs(60), conversation.outcome(|_| ())).await.expect("an answer in time")
         })
