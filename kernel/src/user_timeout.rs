@@ -25,6 +25,15 @@ pub struct ProgramSocket {
 }
 
 impl ProgramSocket {
+    /// The time-out as it is at this moment, milliseconds; 0: none. Processes that share the socket are shown one after
+    /// the other, and what was found may have been put aside for the first of them.
+    ///
+    /// # Errors
+    /// Those of `getsockopt`.
+    pub fn timeout_ms_at_present(&self) -> io::Result<u32> {
+        Ok(sockopt::tcp_user_timeout(&self.fd)?)
+    }
+
     /// Sets the time-out; 0 is none.
     ///
     /// # Errors

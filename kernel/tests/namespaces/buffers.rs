@@ -83,7 +83,11 @@ fn a_user_timeout_is_put_aside_and_given_back() {
             };
             assert_eq!(find().timeout_ms, 1000);
             assert!(!find().is_waiting().expect("asked"));
+            // A process that shares the socket was shown it as it was before.
+            let shared = find();
             find().set_timeout_ms(0).expect("set");
+            assert_eq!((shared.timeout_ms, shared.timeout_ms_at_present().expect("read")), (1000, 0));
+            drop(shared);
             assert_eq!(sockopt::tcp_user_timeout(&program).expect("read"), 0);
             tcp::set_receive_buffer(&ours, 32 << 10).expect("buffer");
             fill(&mut program);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use admin_api::result::{CheckView, Level};
 use anyhow::Context;
+use overlay_proto::{CapsuleName, HostName};
 use runtime::files::base::{self, BaseFile, Difference, DifferenceKind};
 use runtime::files::space::{disk_needed, free_space};
 
@@ -86,13 +87,24 @@ fn impatience(capsule: &Capsule, pids: &[u32]) -> Option<CheckView> {
     })
 }
 
+/// What becomes of a copy on this host whose processes are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// It is in the way.
+    Keep,
+    /// A takeover from a file clears it away.
+    Clear,
+}
+
 /// Looks at this host: can it take the capsule that `prepare` describes?
 pub(crate) async fn can_take(
     sidecar: &Arc<Sidecar>,
     prepare: &Prepare,
+    remains: Remains,
 ) -> anyhow::Result<(Vec<CheckView>, Vec<Difference>)> {
     let group = format!("host {}", sidecar.me);
-    let mut checks = vec![here_already(sidecar, prepare, &group)];
+    let stage = sidecar.capsules.get(&prepare.capsule.id).map(|capsule| capsule.stage());
+    let mut checks = vec![here_already(stage, &sidecar.me, &prepare.capsule.name, remains)];
     checks.extend(room(sidecar, &prepare.needs, &group)?);
     checks.push(cpu(&prepare.needs, &group)?);
     for path in &prepare.needs.shared {
@@ -122,27 +134,33 @@ pub(crate) async fn can_take(
     Ok((checks, differences))
 }
 
-fn here_already(sidecar: &Sidecar, prepare: &Prepare, group: &str) -> CheckView {
-    let here = sidecar.capsules.get(&prepare.capsule.id).map(|capsule| capsule.stage());
-    match here {
-        None | Some(Stage::Left { .. } | Stage::Removed | Stage::Suspended) => {
-            check(group, "move/place", Level::Ok, format!("{} has no copy of it", sidecar.me), "")
+fn here_already(here: Option<Stage>, me: &HostName, name: &CapsuleName, remains: Remains) -> CheckView {
+    let group = format!("host {me}");
+    match (here, remains) {
+        (None | Some(Stage::Left { .. } | Stage::Removed | Stage::Suspended), _) => {
+            check(&group, "move/place", Level::Ok, format!("{me} has no copy of it"), "")
         }
-        // Nothing of that runs any more: a takeover from a file clears it away.
-        Some(Stage::Died) => {
-            let evidence = format!("{} has only what is left of one that is gone", sidecar.me);
-            check(group, "move/place", Level::Ok, evidence, "")
+        (Some(Stage::Died), Remains::Clear) => {
+            let evidence = format!("{me} has only what is left of one that is gone");
+            check(&group, "move/place", Level::Ok, evidence, "")
         }
-        Some(Stage::Superseded { .. }) => {
-            let evidence = format!("{} keeps a superseded copy of {}", sidecar.me, prepare.capsule.name);
-            let remedy = format!("on {}: capsule rm --local {}", sidecar.me, prepare.capsule.name);
-            check(group, "move/copy-there", Level::Fail, evidence, &remedy)
+        (Some(Stage::Died), Remains::Keep) => {
+            let evidence = format!("{me} still has what is left of {name}, which ended there");
+            let remedy = format!(
+                "try again in a few seconds; if it says so still, on {me}: capsule rm --local {name}"
+            );
+            check(&group, "move/copy-there", Level::Fail, evidence, &remedy)
         }
-        Some(stage) => {
+        (Some(Stage::Superseded { .. }), _) => {
+            let evidence = format!("{me} keeps a superseded copy of {name}");
+            let remedy = format!("on {me}: capsule rm --local {name}");
+            check(&group, "move/copy-there", Level::Fail, evidence, &remedy)
+        }
+        (Some(stage), _) => {
             let doing =
                 if stage == Stage::Arriving { "is still taking an earlier move of" } else { "already has" };
-            let evidence = format!("{} {doing} {}", sidecar.me, prepare.capsule.name);
-            check(group, "move/copy-there", Level::Fail, evidence, "wait for the other move to end")
+            let evidence = format!("{me} {doing} {name}");
+            check(&group, "move/copy-there", Level::Fail, evidence, "wait for the other move to end")
         }
     }
 }
@@ -258,4 +276,23 @@ fn base_files(differences: &[Difference], group: &str) -> Vec<CheckView> {
     };
     checks.push(check(group, "move/base", Level::Ok, evidence, ""));
     checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_died_is_in_the_way_of_a_move_and_not_of_a_takeover_from_a_file() {
+        let (me, name) = ("b".parse().unwrap(), "db".parse().unwrap());
+        let level = |stage, remains| here_already(stage, &me, &name, remains).level;
+        assert_eq!(level(Some(Stage::Died), Remains::Keep), Level::Fail);
+        assert_eq!(level(Some(Stage::Died), Remains::Clear), Level::Ok);
+        for remains in [Remains::Keep, Remains::Clear] {
+            assert_eq!(level(None, remains), Level::Ok);
+            assert_eq!(level(Some(Stage::Suspended), remains), Level::Ok);
+            assert_eq!(level(Some(Stage::Running), remains), Level::Fail);
+            assert_eq!(level(Some(Stage::Superseded { by: None }), remains), Level::Fail);
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod decision;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use directory_api::TakeoverFrom;
 use overlay_proto::{ClaimKey, Generation, HostName, OfferId};
 use serde::{Deserialize, Serialize};
 
@@ -230,6 +231,16 @@ impl Journal {
             | Self::GivingBack { .. }
             | Self::Superseded
             | Self::Removing => None,
+        }
+    }
+
+    /// What a takeover by a person's word goes on from, while nobody knows more.
+    pub fn goes_on_from(&self) -> TakeoverFrom {
+        match (self, self.offer()) {
+            // The processes here came out of that file, whatever the person said this time.
+            (Self::Recovering { file, .. }, _) => TakeoverFrom::File(*file),
+            (_, Some(offer)) => TakeoverFrom::Copy(offer),
+            (_, None) => TakeoverFrom::Kept,
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use admin_api::ErrorView;
 use admin_api::result::RmResult;
+use directory_api::TakeoverFrom;
 use overlay_proto::{CapsuleId, Generation};
 
 use super::journal::{Decision, Entry, Journal, Processes, Question, decide};
@@ -144,7 +145,7 @@ pub(crate) async fn revive(
     takeover: Takeover,
 ) -> anyhow::Result<Taken> {
     let _busy = capsule.busy().lock_owned().await;
-    let record = match verdict::take_over(sidecar, capsule, takeover, None).await {
+    let record = match verdict::take_over(sidecar, capsule, takeover, TakeoverFrom::Kept).await {
         Ok(record) => record,
         refused => return Ok(refused),
     };

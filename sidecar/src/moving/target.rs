@@ -106,7 +106,7 @@ async fn examine_all(sidecar: &Arc<Sidecar>, host: &HostName, prepare: &Prepare)
     }
     let record = sidecar.places.capsule(&prepare.capsule.id).context("an unknown capsule")?;
     ensure!(record.host == *host, "{} is not placed at {host}", record.name);
-    let (checks, differences) = examine::can_take(sidecar, prepare).await?;
+    let (checks, differences) = examine::can_take(sidecar, prepare, examine::Remains::Keep).await?;
     Ok(ToSource::Examined { checks, differences })
 }
 

@@ -91,7 +91,7 @@ pub(crate) async fn settle(
                 tokio::select! {
                     () = news(sidecar, capsule, heard) => {}
                     Some((takeover, told)) = listening.1.recv() => {
-                        let taken = take_over(sidecar, capsule, takeover, journal.offer()).await;
+                        let taken = take_over(sidecar, capsule, takeover, journal.goes_on_from()).await;
                         answer = taken.as_ref().ok().map(|record| Answer::Ours(record.generation));
                         let _ = told.send(taken);
                     }
@@ -113,16 +113,15 @@ async fn news(sidecar: &Sidecar, capsule: &Capsule, heard: bool) {
     let _ = tokio::time::timeout(ASK_AT_LEAST, sidecar.places.wait_until(&id, differs)).await;
 }
 
-/// Places the capsule here, by a person's word; `copy` is the offer of the move that left the copy.
+/// Places the capsule here, by a person's word.
 pub(crate) async fn take_over(
     sidecar: &Sidecar,
     capsule: &Capsule,
     takeover: Takeover,
-    copy: Option<OfferId>,
+    from: TakeoverFrom,
 ) -> Taken {
     let directory = sidecar.places.directory();
     let Takeover { generation, id, host_is_gone } = takeover;
-    let from = copy.map_or(TakeoverFrom::Kept, TakeoverFrom::Copy);
     let taken = directory.take_over(capsule.id(), generation, id, from, host_is_gone).await;
     if let Ok(record) = &taken {
         tracing::warn!(capsule = %capsule.name(), generation = %record.generation, "taken over by this host");

@@ -1,5 +1,6 @@
 //! Which hosts are of the mesh. A certificate outlives a host's place in it by hours, so links go by this.
 
+use directory_api::HostRecord;
 use overlay_proto::HostName;
 
 use super::Places;
@@ -18,11 +19,11 @@ impl Places {
             return true;
         }
         let question = async {
+            let removals = self.host_removals();
             match self.0.directory.with_call_time(MEMBER_CALL).hosts().await {
                 Ok(hosts) => {
                     if let Some(record) = hosts.into_iter().find(|record| record.name == *host) {
-                        let mut known = self.0.known.write().expect("no panics under this lock");
-                        known.hosts.insert(host.clone(), record);
+                        self.take_host(record, removals);
                     }
                 }
                 Err(error) => tracing::debug!(%host, %error, "the directory was asked for a host in vain"),
@@ -30,6 +31,20 @@ impl Places {
         };
         self.0.asking.ask(MEMBER_ASK_PAUSE, question).await;
         self.host(host).is_some()
+    }
+
+    /// How often hosts were said to be gone.
+    pub(super) fn host_removals(&self) -> u64 {
+        self.read().host_removals
+    }
+
+    /// Takes a host's record from an answer to a question that was asked after so many removals. The watch may have
+    /// overtaken the answer: after another removal it counts for nothing, and whoever wants to know asks again.
+    pub(super) fn take_host(&self, record: HostRecord, removals: u64) {
+        let mut known = self.0.known.write().expect("no panics under this lock");
+        if known.host_removals == removals {
+            known.hosts.insert(record.name.clone(), record);
+        }
     }
 
     /// Tells of hosts that are gone.

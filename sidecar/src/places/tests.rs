@@ -239,3 +239,25 @@ fn only_a_stopped_capsule_can_never_answer() {
         assert_eq!(can_never_answer(&CapsuleRecord { state, ..record(1, "a", 1) }), never, "{state}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_a_removal_overtook_brings_no_host_back() {
+    let (places, _) = places();
+    let asked = places.host_removals();
+    places.take_host(host_record("b"), asked);
+    assert!(places.host(&host("b")).is_some());
+    // The directory answers, removes the host, and the watch is here first: with the host known here or not.
+    for name in ["b", "c"] {
+        let asked = places.host_removals();
+        places.apply(Change::HostRemoved { revision: 1, name: host(name) });
+        places.take_host(host_record(name), asked);
+        assert!(places.host(&host(name)).is_none(), "{name}");
+        let asked = places.host_removals();
+        places.apply(snapshot(vec![], &["a"]));
+        places.take_host(host_record(name), asked);
+        assert!(places.host(&host(name)).is_none(), "{name}");
+    }
+    // Asked anew, the answer counts.
+    places.take_host(host_record("b"), places.host_removals());
+    assert!(places.host(&host("b")).is_some());
+}

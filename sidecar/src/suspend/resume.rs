@@ -236,7 +236,11 @@ impl Resuming {
             Some(recovery) => recovery.look(&self.sidecar, &self.manifest).await?,
             None => self.may_be_resumed().await?,
         }
-        let (checks, differences) = examine::can_take(&self.sidecar, &prepare).await?;
+        let remains = match self.recovery {
+            Some(_) => examine::Remains::Clear,
+            None => examine::Remains::Keep,
+        };
+        let (checks, differences) = examine::can_take(&self.sidecar, &prepare, remains).await?;
         if checks.iter().any(|check| check.level == Level::Fail) {
             bail!(Refused(checks));
         }

@@ -1,4 +1,4 @@
-use directory_api::CapsuleState;
+use directory_api::{CapsuleState, TakeoverFrom};
 
 use super::*;
 
@@ -305,6 +305,10 @@ fn a_takeover_from_a_file_is_asked_again_until_it_is_answered() {
     assert_eq!(Journal::of(&text[0]).unwrap(), Journal::Arriving);
     let journal = Journal::of(&text.concat()).unwrap();
     assert_eq!(journal, Journal::Recovering { takeover, generation, file });
+    // Also where a person says `recover` once more, without the file.
+    assert_eq!(journal.goes_on_from(), TakeoverFrom::File(file));
+    assert_eq!(Journal::Offered { offer: offer() }.goes_on_from(), TakeoverFrom::Copy(offer()));
+    assert_eq!(Journal::Superseded.goes_on_from(), TakeoverFrom::Kept);
     let ours = || Some(Answer::Ours(at(G + 1)));
     for processes in ALL {
         let without_a_copy =

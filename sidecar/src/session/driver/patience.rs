@@ -54,7 +54,7 @@ impl Driver {
     pub(super) fn on_program_socket(&mut self, socket: &ProgramSocket) -> std::io::Result<()> {
         let standing = self.standing();
         let Some(keeping) = &mut self.keeping else { return Ok(()) };
-        match aside::change(&standing, socket.timeout_ms, socket.is_waiting()?) {
+        match aside::change(&standing, socket.timeout_ms_at_present()?, socket.is_waiting()?) {
             Change::Nothing => Ok(()),
             Change::PutAside(timeout_ms) => {
                 keeping.note_user_timeout(timeout_ms)?;
