@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE := --release
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
-.PHONY: help setup build faults demo test soak bench bench-directory lint clean
+.PHONY: help setup build install faults demo test soak bench bench-directory lint clean
 
 help:
 	@echo 'make setup   packages, CRIU and a look at the kernel (root)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make soak    random faults for hours while every byte is checked: MINUTES=60 SEED=… (root)'
 	@echo 'make bench   throughput, delay, memory and blackout against plain TCP and plain CRIU (root)'
 	@echo 'make bench-directory  the directory'\''s DNS beside stock hickory, with 100,000 capsules (root)'
+	@echo 'make install what `make build` made, with units and man pages: PREFIX=/usr/local SYSCONFDIR=/etc DESTDIR= (root)'
 	@echo 'make lint    format, clippy and documentation, warnings are errors'
 	@echo 'make clean   what was built, and what killed tests left behind'
 
@@ -23,6 +24,12 @@ setup:
 
 build:
 	$(CARGO) build $(PROFILE) --workspace
+
+# Programs, units, man pages, completions and settings; what there is of settings stays. Builds nothing.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+install:
+	DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' scripts/install
 
 # The sidecar with failures that tests switch on: only its own crate is compiled once more.
 faults: build

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
+use directory_api::Zone;
 use directory_api::identity::{TransportSettings, directory_server, restartable_endpoint, udp_socket};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +25,7 @@ use crate::limits::{KEYS_TICK, LEASE_TICK, STOP_TIME};
 use crate::metrics::Metrics;
 use crate::published::Published;
 use crate::store::Store as _;
+use crate::supervisor::{self, Pulse};
 use crate::writer::{Started, Writer};
 use crate::zone::Zones;
 
@@ -93,9 +95,10 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     };
     tasks.spawn(follower.run());
     tasks.spawn(http::serve(sockets.http, Arc::new(Pages { published: published.clone(), metrics })));
-    tasks.spawn(tick(writer.clone()));
+    tasks.spawn(tick(writer.clone(), data.zone.clone(), published.clone()));
     data.announce(&sockets.listening)?;
     report(&data, &sockets.listening, &published);
+    supervisor::ready();
 
     let mut lost = None;
     tokio::select! {
@@ -104,6 +107,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
         _ = interrupt.recv() => info!("SIGINT: stopping"),
         result = &mut ended => lost = Some(result),
     }
+    supervisor::stopping();
     api::stop(api_endpoint).await;
     dns.stop().await;
     drop(writer);
@@ -137,9 +141,10 @@ impl Sockets {
     }
 }
 
-/// Looks at the leases, again and again.
-async fn tick(writer: Writer) {
-    let mut ticks = interval(LEASE_TICK);
+/// Looks at the leases, again and again; the supervisor hears that the writer answers.
+async fn tick(writer: Writer, zone: Zone, published: Arc<Published>) {
+    let mut pulse = Pulse::new();
+    let mut ticks = interval(pulse.every().map_or(LEASE_TICK, |every| every.min(LEASE_TICK)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -147,6 +152,7 @@ async fn tick(writer: Writer) {
             // The writer has said why; if the store is lost, the process is about to end.
             tokio::time::sleep(LEASE_TICK).await;
         }
+        pulse.beat(&zone, &published);
     }
 }
 

@@ -138,7 +138,7 @@ pub enum Verb {
         /// Where /healthz, /readyz and /metrics are
         #[arg(long)]
         http: Option<SocketAddr>,
-        /// Only say whether the settings are right
+        /// Only say all that is wrong with the settings and the data, and where; may run beside the one that serves
         #[arg(long)]
         check_config: bool,
     },

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dns::tsig::Secret;
 use crate::limits::{DNS_THREADS_MAX, SECONDARIES_MAX, SECRET_BYTES_MIN};
+use crate::sealed::Passphrase;
 
 /// The settings of a running directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,25 +122,17 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Puts the settings together and checks them.
+    /// Puts the settings together and checks them, and the files that they name.
+    ///
+    /// # Errors
+    /// All that is wrong with them, a line each.
     pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Self> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(file) = file {
             figment = figment.merge(Toml::file_exact(file));
         }
         let figment = figment.merge(Env::prefixed("CAPSULE_").only(&KEYS)).merge(Serialized::defaults(flags));
-        let config: Self = match figment.extract() {
-            Ok(config) => config,
-            Err(errors) => {
-                let faults: Vec<_> = errors.into_iter().map(|error| error.to_string()).collect();
-                bail!("{}", faults.join("\n"));
-            }
-        };
-        let faults = config.faults();
-        if !faults.is_empty() {
-            bail!("{}", faults.join("\n"));
-        }
-        Ok(config)
+        Ok(settings::read(&figment, Self::faults)?)
     }
 
     /// The lease as a time.
@@ -162,14 +155,14 @@ impl Config {
         let open = |secondary: &Secondary| {
             let file = secondary.key_file.display();
             let text = std::fs::read_to_string(&secondary.key_file)
-                .with_context(|| format!("secondaries: cannot read {file}"))?;
+                .with_context(|| format!("cannot read {file}"))?;
             let secret = data_encoding::BASE64
                 .decode(text.trim().as_bytes())
-                .with_context(|| format!("secondaries: {file} is not base64"))?;
+                .with_context(|| format!("{file} is not base64"))?;
             if secret.len() < SECRET_BYTES_MIN {
-                bail!("secondaries: the secret in {file} is shorter than {SECRET_BYTES_MIN} bytes");
+                bail!("the secret in {file} is shorter than {SECRET_BYTES_MIN} bytes");
             }
-            let secret = Secret::new(&secondary.key_name, secret).context("secondaries: key_name")?;
+            let secret = Secret::new(&secondary.key_name, secret).context("key_name")?;
             Ok((secondary.address, secret))
         };
         self.secondaries.iter().map(open).collect()
@@ -180,25 +173,35 @@ impl Config {
         Duration::from_secs(self.certificate_hours * 3600)
     }
 
-    fn faults(&self) -> Vec<String> {
+    fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
-        let mut check = |good: bool, fault: &str| {
+        let mut check = |good: bool, key: &'static str, fault: &str| {
             if !good {
-                faults.push(fault.to_owned());
+                faults.push((key, fault.to_owned()));
             }
         };
-        check((1..=3600).contains(&self.lease_seconds), "lease_seconds: 1 to 3600 are allowed");
-        check((1..=8760).contains(&self.certificate_hours), "certificate_hours: 1 to 8760 are allowed");
-        let too_many = format!("dns_threads: 0 to {DNS_THREADS_MAX} are allowed");
-        check(self.dns_threads <= DNS_THREADS_MAX, &too_many);
-        let too_many = format!("secondaries: at most {SECONDARIES_MAX} are allowed");
-        check(self.secondaries.len() <= SECONDARIES_MAX, &too_many);
-        check(self.owner_capsules_max > 0, "owner_capsules_max: at least 1 is needed");
-        check(self.log.parse::<tracing_subscriber::EnvFilter>().is_ok(), "log: not a filter such as `info`");
+        check((1..=3600).contains(&self.lease_seconds), "lease_seconds", "1 to 3600 are allowed");
+        check((1..=8760).contains(&self.certificate_hours), "certificate_hours", "1 to 8760 are allowed");
+        let too_many = format!("0 to {DNS_THREADS_MAX} are allowed");
+        check(self.dns_threads <= DNS_THREADS_MAX, "dns_threads", &too_many);
+        let too_many = format!("at most {SECONDARIES_MAX} are allowed");
+        check(self.secondaries.len() <= SECONDARIES_MAX, "secondaries", &too_many);
+        check(self.owner_capsules_max > 0, "owner_capsules_max", "at least 1 is needed");
+        check(
+            self.log.parse::<tracing_subscriber::EnvFilter>().is_ok(),
+            "log",
+            "not a filter such as `info`",
+        );
         let usable =
             |addresses: &[SocketAddr]| addresses.iter().all(|address| !address.ip().is_unspecified());
-        check(usable(&self.advertise_api), "advertise_api: 0.0.0.0 and :: can't be reached");
-        check(usable(&self.advertise_dns), "advertise_dns: 0.0.0.0 and :: can't be reached");
+        check(usable(&self.advertise_api), "advertise_api", "0.0.0.0 and :: can't be reached");
+        check(usable(&self.advertise_dns), "advertise_dns", "0.0.0.0 and :: can't be reached");
+        if let Err(error) = self.secondaries() {
+            faults.push(("secondaries", format!("{error:#}")));
+        }
+        if let Some(Err(error)) = self.ca_passphrase_file.as_deref().map(Passphrase::read) {
+            faults.push(("ca_passphrase_file", format!("{error:#}")));
+        }
         faults
     }
 }

@@ -93,6 +93,9 @@ pub const KEYS_TICK: Duration = Duration::from_secs(1);
 /// How long what a directory wrote of its hosts' readiness for another root counts: some looks, each a second apart.
 pub const UPTAKE_FRESH: Duration = Duration::from_secs(10);
 
+/// How often what a supervisor is shown of the directory is looked at.
+pub const STATUS_EVERY: Duration = Duration::from_secs(5);
+
 /// How often a directory that cannot renew its issuer tries again, and says so.
 pub const ISSUER_AGAIN: Duration = Duration::from_secs(3600);
 

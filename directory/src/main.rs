@@ -93,13 +93,11 @@ fn run(verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Serve { data, config: file, dns, dot, doq, api, http, check_config } => {
-            let config =
-                Config::load(file.as_deref(), &Flags { api, dns, dot, doq, http }).context("bad settings")?;
-            config.secondaries().context("bad settings")?;
+            let config = Config::load(file.as_deref(), &Flags { api, dns, dot, doq, http });
             if check_config {
-                eprintln!("the settings are right");
-                return Ok(());
+                return capsule_directory::check::run(&data, config);
             }
+            let config = config.context("bad settings")?;
             let filter = config.log.parse::<tracing_subscriber::EnvFilter>()?;
             let colours = std::io::stderr().is_terminal();
             tracing_subscriber::fmt()

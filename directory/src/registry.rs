@@ -186,6 +186,11 @@ impl Registry {
             .collect()
     }
 
+    /// How many capsules there are.
+    pub fn capsule_count(&self) -> usize {
+        self.capsules.len()
+    }
+
     /// The records of the capsules placed at a host, as they are kept, by name.
     pub fn capsules_at<'a>(&'a self, host: &'a HostName) -> impl Iterator<Item = &'a CapsuleRecord> {
         self.by_name

@@ -14,5 +14,6 @@ mod serve {
     mod resolver;
     mod restarting;
     mod secondary;
+    mod supervised;
     mod watching;
 }

@@ -25,7 +25,7 @@ use crate::requests::Taker;
 use crate::session::{Patience, Routes, Table};
 use crate::sidecar::{Acting, Sidecar};
 use crate::switchboard::Switchboard;
-use crate::{admin, capsule, moving, roaming, telemetry, upgrade};
+use crate::{admin, capsule, moving, roaming, supervisor, telemetry, upgrade};
 
 /// The whole program.
 pub fn main() -> ExitCode {
@@ -96,11 +96,11 @@ fn joined(join: &Join) -> anyhow::Result<()> {
 }
 
 fn served(serve: Serve) -> anyhow::Result<()> {
-    let config = Config::load(&serve)?;
+    let config = Config::load(&serve);
     if serve.check_config {
-        eprintln!("the settings are good");
-        return Ok(());
+        return checked(&serve.data, config);
     }
+    let config = config?;
     telemetry::log(config.log);
     let membership = Membership::load(&serve.data.join("identity"))?;
     let data = std::fs::canonicalize(&serve.data)?;
@@ -114,12 +114,26 @@ fn served(serve: Serve) -> anyhow::Result<()> {
         });
         data_plane.shutdown_timeout(Duration::from_millis(200));
     })?;
+    handle.spawn(supervisor::pulse());
     let control = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = control.block_on(serve_until_told(config, membership, data, handle));
     control.shutdown_timeout(Duration::from_millis(500));
     let _ = stop.send(());
     let _ = thread.join();
     served
+}
+
+/// Says all that `serve` would refuse of settings and data; reserves nothing.
+fn checked(data: &std::path::Path, config: anyhow::Result<Config>) -> anyhow::Result<()> {
+    let joined = Membership::load(&data.join("identity"));
+    let faults =
+        [config.err().map(|error| format!("{error:#}")), joined.err().map(|error| error.to_string())];
+    let faults: Vec<String> = faults.into_iter().flatten().collect();
+    if !faults.is_empty() {
+        bail!("{}", faults.join("\n"));
+    }
+    eprintln!("the settings and {} are good", data.display());
+    Ok(())
 }
 
 async fn serve_until_told(
@@ -138,6 +152,8 @@ async fn serve_until_told(
     let sidecar = assemble(config, membership, data, data_plane).await?;
     tracing::info!(host = %sidecar.me, zone = %sidecar.zone, listen = %sidecar.config.listen, "serving");
     lock.serving()?;
+    supervisor::ready();
+    tokio::spawn(supervisor::status(sidecar.clone()));
     let upgrades = async {
         while upgraded.recv().await.is_some() {
             lock.replace(&sidecar).await;
@@ -150,6 +166,7 @@ async fn serve_until_told(
         _ = interrupt.recv() => Ok(()),
         () = upgrades => Ok(()),
     };
+    supervisor::stopping();
     tracing::info!("ending; the capsules of this host go on, their sessions wait for the next sidecar");
     sidecar.links.close();
     let _ = std::fs::remove_file(&sidecar.config.admin);

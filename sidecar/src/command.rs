@@ -80,7 +80,7 @@ pub struct Serve {
     /// Where to serve /metrics, /healthz and /readyz.
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,
-    /// Check the settings and end.
+    /// Say all that is wrong with the settings and the data, and where, and end; may run beside the one that serves.
     #[arg(long)]
     pub check_config: bool,
 }

@@ -105,7 +105,7 @@ impl Config {
     /// Composes the settings and checks them.
     ///
     /// # Errors
-    /// A setting is unknown or has no sense; the message says which and where.
+    /// Settings are unknown or have no sense; the message says which and where, a line each.
     pub fn load(flags: &Serve) -> anyhow::Result<Self> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(file) = &flags.config {
@@ -117,9 +117,7 @@ impl Config {
         figment = merge_flag(figment, "advertise", flags.advertise.as_ref());
         figment = merge_flag(figment, "admin", flags.admin.as_ref());
         figment = merge_flag(figment, "http", flags.http.as_ref());
-        let config: Self = figment.extract().map_err(|error| anyhow::anyhow!("settings: {error}"))?;
-        config.validate()?;
-        Ok(config)
+        settings::read(&figment, Self::faults).context("settings")
     }
 
     /// What receive buffers may take on a host with so much memory.
@@ -133,21 +131,28 @@ impl Config {
         }
     }
 
-    fn validate(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.base.is_absolute(), "settings: base = {:?} is not an absolute path", self.base);
-        anyhow::ensure!(is_directory(&self.base), "settings: base = {:?} is not a directory", self.base);
-        anyhow::ensure!(
-            (1200..=6500).contains(&self.mtu_initial_bytes),
-            "settings: mtu_initial_bytes = {} is not between 1200 and 6500",
-            self.mtu_initial_bytes
+    fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        let mut check = |good: bool, key: &'static str, what: String| {
+            if !good {
+                faults.push((key, what));
+            }
+        };
+        let (base, mtu) = (&self.base, self.mtu_initial_bytes);
+        check(base.is_absolute(), "base", format!("{base:?} is not an absolute path"));
+        check(is_directory(base), "base", format!("{base:?} is not a directory"));
+        check(
+            (1200..=6500).contains(&mtu),
+            "mtu_initial_bytes",
+            format!("{mtu} is not between 1200 and 6500"),
         );
-        anyhow::ensure!(
+        check(
             self.buffer_session_bytes >= BUFFER_BYTES_MIN,
-            "settings: buffer_session_bytes = {} is below {BUFFER_BYTES_MIN}, which every session has",
-            self.buffer_session_bytes
+            "buffer_session_bytes",
+            format!("{} is below {BUFFER_BYTES_MIN}, which every session has", self.buffer_session_bytes),
         );
-        anyhow::ensure!(self.link_idle_s >= 2, "settings: link_idle_s = {} is below 2", self.link_idle_s);
-        Ok(())
+        check(self.link_idle_s >= 2, "link_idle_s", format!("{} is below 2", self.link_idle_s));
+        faults
     }
 }
 

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use directory_api::identity::{SigningRequest, certificate_parameters, read_request};
+use directory_api::{Identity, Membership};
 
 /// A folder that goes with the test.
 struct Scratch(PathBuf);
@@ -26,14 +30,37 @@ impl Drop for Scratch {
     }
 }
 
+/// The data of a host that joined.
+fn joined() -> Scratch {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let scratch = Scratch::new(&format!("host-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+    let (zone, host) =
+        ("capsule.internal".parse().expect("a sound host"), "a".parse().expect("a sound host"));
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca =
+        rcgen::CertifiedIssuer::self_signed(parameters, rcgen::KeyPair::generate().expect("a sound host"))
+            .expect("a sound host");
+    let request = SigningRequest::generate(&zone, &host).expect("a sound host");
+    let (mut signed, subject) = read_request(request.csr_der()).expect("a sound host");
+    signed.params = certificate_parameters(&zone, &subject).expect("a sound host");
+    let chain = vec![signed.signed_by(&ca).expect("a sound host").der().clone()];
+    let identity = Identity::new(request.key_pem(), chain, ca.der().clone()).expect("a sound host");
+    let membership = Membership { host, zone, identity, api: vec![], dns: vec![] };
+    membership.save(&scratch.0.join("identity")).expect("a sound host");
+    scratch
+}
+
 fn check(variables: &[(&str, &str)], flags: &[&str]) -> Output {
+    let host = joined();
     let mut command = Command::new(env!("CARGO_BIN_EXE_capsule-sidecar"));
     let inherited = std::env::vars_os().map(|(name, _)| name);
     for name in inherited.filter(|name| name.to_string_lossy().starts_with("CAPSULE_")) {
         command.env_remove(name);
     }
     command
-        .args(["serve", "--data", "/nowhere", "--check-config"])
+        .args(["serve", "--check-config", "--data"])
+        .arg(&host.0)
         .args(flags)
         .envs(variables.iter().copied());
     command.output().expect("it is built")
@@ -86,4 +113,24 @@ fn a_file_that_can_not_be_read_is_named() {
     bad(&[], &["--config", "/no/such/file.toml"], &["/no/such/file.toml"]);
     let scratch = Scratch::new("broken");
     bad(&[], &["--config", &scratch.file("listen = [")], &["settings"]);
+}
+
+#[test]
+fn all_faults_are_said_at_once_with_their_lines() {
+    let scratch = Scratch::new("all");
+    let file = scratch.file("# a host\nlsiten = 'x'\nlink_idle_s = 1\n\nbase = 'relative'\n");
+    let output = check(&[("CAPSULE_HTTP", "nowhere")], &["--config", &file]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for fault in [":2: lsiten: ", ":3: link_idle_s: ", ":5: base: ", "environment CAPSULE_HTTP: http: "] {
+        assert!(said.lines().any(|line| line.contains(fault)), "{fault} in {said}");
+    }
+}
+
+#[test]
+fn a_host_that_has_not_joined_is_told_so() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_capsule-sidecar"));
+    let output = command.args(["serve", "--data", "/nowhere", "--check-config"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("has not joined"), "{output:?}");
 }

@@ -22,6 +22,7 @@ pub(super) struct Directory {
     pub(super) dot: Option<SocketAddr>,
     pub(super) doq: Option<SocketAddr>,
     config: &'static str,
+    environment: Vec<(String, String)>,
 }
 
 /// A host that joined.
@@ -68,6 +69,7 @@ impl Directory {
             dot: None,
             doq: None,
             config,
+            environment: Vec::new(),
         };
         let file = std::env::temp_dir().join(format!("capsule-serve-{}-{number}.key", std::process::id()));
         let mut init = vec!["init", "--zone", "capsule.internal"];
@@ -93,6 +95,12 @@ impl Directory {
         Command::new(BINARY).args(arguments).output().unwrap()
     }
 
+    /// Sets variables of the environment for the next start.
+    pub(super) fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        let owned = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.environment = owned.collect();
+    }
+
     /// Serves again, at the same addresses.
     pub(super) fn serve(&mut self) {
         let file = self.data.join("directory.toml");
@@ -103,6 +111,7 @@ impl Directory {
         for (flag, address) in flags {
             command.arg(flag).arg(address.to_string());
         }
+        command.envs(self.environment.iter().cloned());
         self.child = Some(command.stdout(Stdio::null()).spawn().unwrap());
         let listening = self.data.join("serve.json");
         let begin = Instant::now();

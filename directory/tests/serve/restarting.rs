@@ -95,8 +95,35 @@ fn settings_are_checked() {
     let said = String::from_utf8_lossy(&bad.stderr).into_owned();
     assert_eq!(bad.status.code(), Some(1), "{said}");
     assert!(said.contains("leese_seconds") && said.contains("bad.toml"), "{said}");
+    // Beside the one that serves, which it does not disturb.
     let good = directory.run(&["serve", "--check-config"]);
     assert!(good.status.success(), "{good:?}");
+    std::fs::write(
+        file,
+        "api = 'nowhere'\nlease_seconds = 0\n\n[[secondaries]]\naddress = '192.0.2.1:53'\n\
+        key_name = 'k'\nkey_file = '/no/such/key'\n",
+    )
+    .unwrap();
+    let key = directory.data().join("token.key");
+    let kept = std::fs::read(&key).unwrap();
+    std::fs::write(&key, "short").unwrap();
+    std::fs::remove_file(directory.data().join("issuer.key")).unwrap();
+    let all = directory.run(&["serve", "--config", file, "--check-config"]);
+    let said = String::from_utf8_lossy(&all.stderr).into_owned();
+    assert_eq!(all.status.code(), Some(1), "{said}");
+    for fault in [
+        "bad.toml:1: api: ",
+        "bad.toml:2: lease_seconds: ",
+        "bad.toml:4: secondaries: cannot read /no/such/key",
+        "token.key",
+        "issuer.key",
+    ] {
+        assert!(said.lines().any(|line| line.contains(fault)), "{fault} in {said}");
+    }
+    std::fs::write(&key, kept).unwrap();
+    let missing = directory.command(&["serve", "--data", "/no/such/data", "--check-config"]);
+    assert_eq!(missing.status.code(), Some(1), "{missing:?}");
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("not initialised"), "{missing:?}");
     let usage = directory.run(&["token"]);
     assert_eq!(usage.status.code(), Some(2));
 }

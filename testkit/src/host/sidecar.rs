@@ -28,6 +28,7 @@ struct State {
     process: Option<Process>,
     config: String,
     flags: Vec<String>,
+    environment: Vec<String>,
     everywhere: bool,
 }
 
@@ -54,6 +55,12 @@ impl Host {
     /// Adds flags to `capsule-sidecar serve`, for its next start (`--gateway`).
     pub fn add_flags(&self, flags: &[&str]) {
         self.0.sidecar.lock().flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+    }
+
+    /// Sets variables of the environment, for the sidecar's next start.
+    pub fn set_environment(&self, variables: &[(&str, &str)]) {
+        let assigned = variables.iter().map(|(name, value)| format!("{name}={value}"));
+        self.0.sidecar.lock().environment = assigned.collect();
     }
 
     /// Makes the sidecar listen on all addresses of the host, from its next start; else it names the one that it has.
@@ -107,7 +114,12 @@ impl Host {
         let mut arguments = vec!["serve", "--data", &data, "--config", &config, "--listen", &listen];
         arguments.extend(["--admin", &admin, "--http", &http]);
         arguments.extend(state.flags.iter().map(String::as_str));
-        let mut process = self.start_logged(&program("capsule-sidecar"), &arguments, "sidecar");
+        // `env` becomes the sidecar: the process id is its own.
+        let sidecar = text(program("capsule-sidecar"));
+        let mut line: Vec<&str> = state.environment.iter().map(String::as_str).collect();
+        line.push(&sidecar);
+        line.extend(arguments);
+        let mut process = self.start_logged(Path::new("/usr/bin/env"), &line, "sidecar");
         self.wait_ready(&mut process, "sidecar", READY_WITHIN, || UnixStream::connect(&admin).is_ok());
         state.process = Some(process);
     }
