@@ -1,5 +1,6 @@
 //! Messages on a QUIC stream: four bytes of length (big-endian), then the message.
 
+use bytes::Bytes;
 use quinn::{ReadExactError, RecvStream, SendStream};
 
 /// Why a message did not come or go.
@@ -26,6 +27,14 @@ pub enum FrameError {
 /// # Errors
 /// When it is longer than `bytes_max`, or the stream breaks.
 pub async fn write(stream: &mut SendStream, message: &[u8], bytes_max: usize) -> Result<(), FrameError> {
+    Ok(stream.write_chunk(framed(message, bytes_max)?).await?)
+}
+
+/// The bytes of one message as they stand on a stream, for messages that go out on many.
+///
+/// # Errors
+/// When it is longer than `bytes_max`.
+pub fn framed(message: &[u8], bytes_max: usize) -> Result<Bytes, FrameError> {
     let too_long = FrameError::TooLong { bytes: message.len(), bytes_max };
     let Ok(length) = u32::try_from(message.len()) else { return Err(too_long) };
     if message.len() > bytes_max {
@@ -35,8 +44,7 @@ pub async fn write(stream: &mut SendStream, message: &[u8], bytes_max: usize) ->
     let mut bytes = Vec::with_capacity(4 + message.len());
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(message);
-    stream.write_all(&bytes).await?;
-    Ok(())
+    Ok(bytes.into())
 }
 
 /// Reads one message; `None` when the stream ended before one began.

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
-use directory_api::Change;
+use bytes::Bytes;
+use directory_api::limits::RESPONSE_BYTES_MAX;
+use directory_api::{Change, frame};
 use tokio::sync::watch;
 
 use crate::engine::{Batch, Update};
@@ -16,6 +18,8 @@ use crate::zone::{Depends, Stamp};
 #[derive(Debug)]
 pub struct Published {
     view: RwLock<View>,
+    /// A snapshot that is on its way to some watcher: others can have the same one.
+    snapshot: Mutex<Weak<Told>>,
     revision: watch::Sender<u64>,
     /// The same, to be read without a lock.
     present: AtomicU64,
@@ -23,11 +27,39 @@ pub struct Published {
     changed: Box<[AtomicU64]>,
 }
 
+/// What watchers are told: one change, or a snapshot.
+#[derive(Debug)]
+pub struct Told {
+    /// What it is.
+    pub change: Change,
+    frames: OnceLock<Vec<Bytes>>,
+}
+
+impl Told {
+    fn new(change: Change) -> Arc<Self> {
+        Arc::new(Self { change, frames: OnceLock::new() })
+    }
+
+    /// How it goes over the wire, made once for all watchers: with hundreds of them, this is what a change costs.
+    ///
+    /// # Errors
+    /// When it is longer than a message may be.
+    pub fn frames(&self) -> Result<&[Bytes], frame::FrameError> {
+        if let Some(frames) = self.frames.get() {
+            return Ok(frames);
+        }
+        let pieces = self.change.encode();
+        let framed = pieces.iter().map(|piece| frame::framed(piece, RESPONSE_BYTES_MAX));
+        let frames = framed.collect::<Result<_, _>>()?;
+        Ok(self.frames.get_or_init(|| frames))
+    }
+}
+
 #[derive(Debug)]
 struct View {
     registry: Registry,
     /// The last changes, oldest first, in the order of revisions.
-    history: VecDeque<Change>,
+    history: VecDeque<Arc<Told>>,
     /// The revision before the oldest change in `history`: whoever has it can go on from there.
     history_from: u64,
 }
@@ -39,7 +71,8 @@ impl Published {
         let view = View { registry, history: VecDeque::new(), history_from: revision };
         let changed = std::iter::repeat_with(|| AtomicU64::new(revision)).take(Stamp::COUNT).collect();
         let present = AtomicU64::new(revision);
-        Self { view: RwLock::new(view), revision: watch::Sender::new(revision), present, changed }
+        let (view, snapshot) = (RwLock::new(view), Mutex::new(Weak::new()));
+        Self { view, snapshot, revision: watch::Sender::new(revision), present, changed }
     }
 
     /// Reads the facts.
@@ -60,15 +93,16 @@ impl Published {
             self.changed[stamp.index()].store(view.registry.revision, Ordering::Release);
         }
         self.present.store(view.registry.revision, Ordering::Release);
-        view.history.extend(batch.changes);
+        view.history.extend(batch.changes.into_iter().map(Told::new));
         while view.history.len() > HISTORY_CHANGES {
             if let Some(oldest) = view.history.pop_front() {
-                view.history_from = oldest.revision();
+                view.history_from = oldest.change.revision();
             }
         }
         let revision = view.registry.revision;
         drop(view);
-        self.revision.send_replace(revision);
+        // A host that only shows that it lives wakes nobody: with hundreds of hosts, that is most of what happens.
+        self.revision.send_if_modified(|present| std::mem::replace(present, revision) != revision);
     }
 
     /// Whether what was made of these facts at a revision would be made of them still.
@@ -84,16 +118,30 @@ impl Published {
 
     /// What comes after `from`: some changes, or a snapshot when they are no longer known. Empty when `from` is the
     /// present.
-    pub fn since(&self, from: u64) -> Vec<Change> {
+    pub fn since(&self, from: u64) -> Vec<Arc<Told>> {
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        let revision = view.registry.revision;
-        if from == 0 || from < view.history_from || from > revision {
-            let (capsules, hosts) = (view.registry.capsules_shown(), view.registry.hosts_shown());
-            let rules = view.registry.policy.rules().to_vec();
-            return vec![Change::Snapshot { revision, capsules, hosts, rules }];
+        if from == 0 || from < view.history_from || from > view.registry.revision {
+            drop(view);
+            return vec![self.snapshot()];
         }
-        let first = view.history.partition_point(|change| change.revision() <= from);
+        let first = view.history.partition_point(|told| told.change.revision() <= from);
         view.history.range(first..).take(WATCH_BATCH).cloned().collect()
+    }
+
+    /// One from which the history goes on. While it is sent to anybody it is the same for all who want one: behind a
+    /// restart that is every host, and each snapshot is as large as everything.
+    fn snapshot(&self) -> Arc<Told> {
+        let mut kept = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(told) = kept.upgrade().filter(|told| told.change.revision() >= view.history_from) {
+            return told;
+        }
+        let (capsules, hosts) = (view.registry.capsules_shown(), view.registry.hosts_shown());
+        let (revision, rules) = (view.registry.revision, view.registry.policy.rules().to_vec());
+        drop(view);
+        let told = Told::new(Change::Snapshot { revision, capsules, hosts, rules });
+        *kept = Arc::downgrade(&told);
+        told
     }
 
     /// Tells of every new revision.
@@ -107,6 +155,7 @@ fn stamp(update: &Update, before: &Registry) -> Option<Stamp> {
     match update {
         Update::Capsule(record) => Some(Stamp::of(record.name.as_str())),
         Update::CapsuleRemoved(id) => before.capsule(*id).map(|record| Stamp::of(record.name.as_str())),
+        Update::Extras { name, .. } => Some(Stamp::of(name.as_str())),
         Update::Host(entry) => Some(Stamp::of(entry.name.as_str())),
         Update::HostRemoved(name) => Some(Stamp::of(name.as_str())),
         Update::Revision(_)

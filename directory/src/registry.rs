@@ -1,6 +1,6 @@
 //! All facts in memory, with their indexes; what requests and DNS are answered from. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::{Bound, RangeBounds};
 use std::time::SystemTime;
@@ -23,6 +23,9 @@ pub struct Registry {
     /// In the order that the reverse zone has.
     by_v4: BTreeMap<ReverseOrder, CapsuleId>,
     by_v6: BTreeMap<Ipv6Addr, CapsuleId>,
+    by_host: HashMap<HostName, BTreeSet<CapsuleId>>,
+    /// How many capsules each owner has.
+    owned: HashMap<Owner, usize>,
     hosts: BTreeMap<HostName, HostEntry>,
     /// Of hosts that may not register everybody's capsules.
     owners: HashMap<HostName, Vec<Owner>>,
@@ -51,6 +54,11 @@ impl Registry {
 
     /// Puts a capsule in, or in its older record's place.
     pub fn put_capsule(&mut self, record: CapsuleRecord) {
+        if let Some(older) = self.capsules.remove(&record.id) {
+            self.forget_place(&older);
+        }
+        self.by_host.entry(record.host.clone()).or_default().insert(record.id);
+        *self.owned.entry(record.owner.clone()).or_default() += 1;
         self.by_name.insert(record.name.clone(), record.id);
         self.by_v4.insert(ReverseOrder::of(record.locators.v4), record.id);
         self.by_v6.insert(record.locators.v6, record.id);
@@ -60,10 +68,26 @@ impl Registry {
     /// Takes a capsule out.
     pub fn remove_capsule(&mut self, id: CapsuleId) -> Option<CapsuleRecord> {
         let record = self.capsules.remove(&id)?;
+        self.forget_place(&record);
         self.by_name.remove(&record.name);
         self.by_v4.remove(&ReverseOrder::of(record.locators.v4));
         self.by_v6.remove(&record.locators.v6);
         Some(record)
+    }
+
+    fn forget_place(&mut self, record: &CapsuleRecord) {
+        if let Some(capsules) = self.by_host.get_mut(&record.host) {
+            capsules.remove(&record.id);
+            if capsules.is_empty() {
+                self.by_host.remove(&record.host);
+            }
+        }
+        if let Some(count) = self.owned.get_mut(&record.owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.owned.remove(&record.owner);
+            }
+        }
     }
 
     /// Puts a host in, or in its older entry's place.
@@ -191,17 +215,19 @@ impl Registry {
         self.capsules.len()
     }
 
-    /// The records of the capsules placed at a host, as they are kept, by name.
-    pub fn capsules_at<'a>(&'a self, host: &'a HostName) -> impl Iterator<Item = &'a CapsuleRecord> {
-        self.by_name
-            .values()
-            .filter_map(|id| self.capsules.get(id))
-            .filter(move |record| record.host == *host)
+    /// The states that people see, of all capsules.
+    pub fn states_shown(&self) -> impl Iterator<Item = CapsuleState> {
+        self.capsules.values().map(|record| self.shown_state(record))
+    }
+
+    /// The records of the capsules placed at a host, as they are kept, by id.
+    pub fn capsules_at<'a>(&'a self, host: &HostName) -> impl Iterator<Item = &'a CapsuleRecord> + use<'a> {
+        self.by_host.get(host).into_iter().flatten().filter_map(|id| self.capsules.get(id))
     }
 
     /// How many capsules an owner has.
     pub fn owned_by(&self, owner: &Owner) -> usize {
-        self.capsules.values().filter(|record| record.owner == *owner).count()
+        self.owned.get(owner).copied().unwrap_or(0)
     }
 
     /// Whether no capsule has these addresses.
@@ -240,5 +266,61 @@ impl HostEntry {
     /// What the store keeps.
     pub fn stored(&self) -> StoredHost {
         StoredHost { name: self.name.clone(), operator: self.operator, address: self.address }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use overlay_proto::Generation;
+
+    use super::*;
+
+    fn capsule(number: u8, host: &str, owner: &str) -> CapsuleRecord {
+        CapsuleRecord {
+            id: CapsuleId::from_bytes([number; 16]),
+            name: format!("c{number}").parse().unwrap(),
+            owner: owner.parse().unwrap(),
+            locators: Locators {
+                v4: [10, 88, 0, number].into(),
+                v6: [0xfd88, 0, 0, 0, 0, 0, 0, number.into()].into(),
+            },
+            host: host.parse().unwrap(),
+            generation: Generation::new(1),
+            state: CapsuleState::Running,
+            offer: None,
+            last_outcome: None,
+            created_at: UNIX_EPOCH,
+            suspension: None,
+            registration: [0; 16],
+        }
+    }
+
+    #[test]
+    fn what_a_host_and_an_owner_have_follows_every_change() {
+        let mut registry = Registry::default();
+        let at = |registry: &Registry, host: &str| {
+            let names = registry.capsules_at(&host.parse().unwrap()).map(|record| record.name.to_string());
+            names.collect::<Vec<_>>()
+        };
+        let owned = |registry: &Registry, owner: &str| registry.owned_by(&owner.parse().unwrap());
+        for (number, host) in [(1, "a"), (2, "b"), (3, "a")] {
+            registry.put_capsule(capsule(number, host, "ann"));
+        }
+        assert_eq!(
+            (at(&registry, "a"), at(&registry, "b")),
+            (vec!["c1".into(), "c3".into()], vec!["c2".into()])
+        );
+        registry.put_capsule(capsule(3, "b", "ann"));
+        assert_eq!(
+            (at(&registry, "a"), at(&registry, "b")),
+            (vec!["c1".into()], vec!["c2".into(), "c3".into()])
+        );
+        assert_eq!((owned(&registry, "ann"), owned(&registry, "bob")), (3, 0));
+        for number in [1, 1, 2, 3] {
+            registry.remove_capsule(CapsuleId::from_bytes([number; 16]));
+        }
+        assert!(at(&registry, "a").is_empty() && registry.by_host.is_empty() && registry.owned.is_empty());
     }
 }

@@ -6,15 +6,18 @@
 mod measure;
 mod population;
 mod stock;
+mod watchers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use measure::{Load, Server, median};
 use population::{CAPSULES, HOSTS, ZONE};
+use watchers::{WATCHERS, percentile};
 
 /// Turns that each server has; the figures are medians.
 const TURNS: usize = 3;
@@ -27,6 +30,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Part {
+    /// Watch as some of the hosts whose identities lie in a folder
+    Watchers {
+        #[arg(long)]
+        api: SocketAddr,
+        #[arg(long)]
+        folder: PathBuf,
+        #[arg(long)]
+        revision: u64,
+        #[arg(long)]
+        first: usize,
+        #[arg(long)]
+        count: usize,
+    },
+    /// Only time changes until all watchers saw them
+    Changes,
     /// Serve the same names with stock hickory, on one worker thread
     Stock {
         #[arg(long)]
@@ -37,17 +55,28 @@ enum Part {
 fn main() -> Result<()> {
     match Arguments::parse().part {
         Some(Part::Stock { dns }) => stock::serve(dns),
+        Some(Part::Watchers { api, folder, revision, first, count }) => {
+            watchers::watch(api, &folder, revision, first, count)
+        }
+        Some(Part::Changes) => {
+            let (folder, directory, _) = begin()?;
+            changes(&folder, &directory)
+        }
         None => bench(),
     }
 }
 
-fn bench() -> Result<()> {
+fn begin() -> Result<(Folder, Server, Duration)> {
     let folder = Folder::new()?;
     eprintln!("making a directory with {CAPSULES} capsules and {HOSTS} hosts …");
-    let data = folder.0.join("data");
-    let queries = folder.0.join("queries");
-    population::write(&data, &queries)?;
-    let (directory, start) = Server::directory(&data, &folder.0)?;
+    population::write(&folder.data(), &folder.queries())?;
+    let (directory, start) = Server::directory(&folder.data(), &folder.0)?;
+    Ok((folder, directory, start))
+}
+
+fn bench() -> Result<()> {
+    let (folder, directory, start) = begin()?;
+    let queries = folder.queries();
     let fresh_mib = directory.resident_mib()?;
     eprintln!("making the same zone for stock hickory, which signs all of it first …");
     let (stock, stock_start) = Server::stock()?;
@@ -89,8 +118,27 @@ fn bench() -> Result<()> {
     let (stock_mib, directory_mib) = (stock.resident_mib()?, directory.resident_mib()?);
     println!("{:44}{stock_mib:>12.0}{directory_mib:>12.0}", "memory after the queries, MiB");
     println!(
-        "\n(stock: hickory-server's in-memory zone in this program, A and AAAA only; dnsperf has the other CPU)"
+        "\n(stock: hickory-server's in-memory zone in this program, A and AAAA only; dnsperf has the other CPU)\n"
     );
+    drop(stock);
+    changes(&folder, &directory)
+}
+
+fn changes(folder: &Folder, directory: &Server) -> Result<()> {
+    eprintln!("having {WATCHERS} hosts join, which watch …");
+    let delays = watchers::measure(&folder.data(), directory, &folder.0)?;
+    println!("from a request for a change, ms, {WATCHERS} hosts that watch and renew their leases\n");
+    println!("{:44}{:>12}{:>12}{:>11}", "", "P50", "P99", "MAX");
+    for (what, values) in [
+        ("until it was answered", &delays.answered),
+        ("until a host saw it", &delays.each),
+        ("until all hosts saw it", &delays.all),
+    ] {
+        let [half, most, all] = [0.5, 0.99, 1.0].map(|share| percentile(values, share));
+        println!("{what:44}{half:>12.1}{most:>12.1}{all:>11.1}");
+    }
+    println!("{:44}{:>12.1}", "CPU of the directory per change, ms", delays.cpu);
+    println!("\n(the hosts are processes of this machine, and share its CPUs with the directory)");
     Ok(())
 }
 
@@ -102,6 +150,16 @@ impl Folder {
         let path = std::env::temp_dir().join(format!("capsule-bench-directory-{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
         Ok(Self(path))
+    }
+}
+
+impl Folder {
+    fn data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
+    fn queries(&self) -> PathBuf {
+        self.0.join("queries")
     }
 }
 

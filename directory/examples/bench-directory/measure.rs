@@ -20,6 +20,8 @@ const START_MAX: Duration = Duration::from_secs(120);
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
+    /// Where the directory takes requests.
+    pub(crate) api: SocketAddr,
 }
 
 /// One turn.
@@ -52,7 +54,7 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(fs::File::create(folder.join("log"))?)
             .spawn()?;
-        let mut server = Self { child, address: free_address()? };
+        let mut server = Self { child, address: free_address()?, api: free_address()? };
         let listening = data.join("serve.json");
         while !listening.exists() {
             if begin.elapsed() > START_MAX || server.child.try_wait()?.is_some() {
@@ -62,7 +64,11 @@ impl Server {
         }
         let took = begin.elapsed();
         let listening: serde_json::Value = serde_json::from_str(&fs::read_to_string(listening)?)?;
-        server.address = listening["dns"].as_str().context("serve.json names no DNS address")?.parse()?;
+        let address = |name: &str| {
+            let text = listening[name].as_str();
+            Ok::<SocketAddr, anyhow::Error>(text.context("serve.json is not whole")?.parse()?)
+        };
+        (server.address, server.api) = (address("dns")?, address("api")?);
         Ok((server, took))
     }
 
@@ -74,7 +80,7 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()?;
         let out = child.stdout.take().context("no output")?;
-        let server = Self { child, address };
+        let server = Self { child, address, api: address };
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line)?;
         if line.trim() != "serving" {
@@ -120,7 +126,7 @@ impl Server {
     }
 
     /// CPU time of all its threads, user and system, microseconds.
-    fn cpu_us(&self) -> Result<f64> {
+    pub(crate) fn cpu_us(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         // proc(5): behind the name in brackets, fields 14 and 15.
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

@@ -22,18 +22,18 @@ pub(super) async fn send(
         if let Err(refusal) = answers.check_member(caller) {
             return refuse(stream, &refusal).await;
         }
-        let changes = published.since(from);
-        if changes.is_empty() {
+        let told = published.since(from);
+        if told.is_empty() {
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return Ok(()) },
                 _ = stream.stopped() => return Ok(()),
             }
             continue;
         }
-        for change in changes {
-            from = change.revision();
-            for piece in change.encode() {
-                frame::write(stream, &piece, RESPONSE_BYTES_MAX).await?;
+        for told in told {
+            from = told.change.revision();
+            for frame in told.frames()? {
+                stream.write_chunk(frame.clone()).await?;
             }
         }
     }

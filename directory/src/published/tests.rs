@@ -20,8 +20,8 @@ fn step(revision: u64) -> Batch {
     }
 }
 
-fn revisions(changes: &[Change]) -> Vec<u64> {
-    changes.iter().map(Change::revision).collect()
+fn revisions(told: &[Arc<Told>]) -> Vec<u64> {
+    told.iter().map(|told| told.change.revision()).collect()
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_watcher_goes_on_where_it_was_or_begins_anew() {
     for anew in [0, 9, 14] {
         let changes = published.since(anew);
         assert!(
-            matches!(&changes[..], [Change::Snapshot { revision: 13, hosts, .. }] if hosts.len() == 3),
+            matches!(&changes[0].change, Change::Snapshot { revision: 13, hosts, .. } if hosts.len() == 3),
             "{anew}"
         );
     }
@@ -52,7 +52,48 @@ fn history_is_bounded() {
     }
     assert_eq!(revisions(&published.since(4)), [last], "a snapshot");
     let batch = published.since(5);
-    assert_eq!((batch.len(), batch[0].revision()), (WATCH_BATCH, 6));
+    assert_eq!((batch.len(), batch[0].change.revision()), (WATCH_BATCH, 6));
+}
+
+#[test]
+fn what_changes_nothing_wakes_nobody() {
+    let published = Published::new(Registry::at(10));
+    let mut revisions = published.revisions();
+    published.publish(step(11));
+    assert!(revisions.has_changed().unwrap());
+    revisions.mark_unchanged();
+    published.publish(Batch::default());
+    let seen = Update::Seen("h11".parse().unwrap(), SystemTime::now());
+    published.publish(Batch { updates: vec![seen], ..Batch::default() });
+    assert!(!revisions.has_changed().unwrap());
+}
+
+#[test]
+fn what_watchers_are_told_is_made_once() {
+    let published = Published::new(Registry::at(10));
+    published.publish(step(11));
+    let (one, other) = (published.since(10), published.since(10));
+    assert!(Arc::ptr_eq(&one[0], &other[0]));
+    assert_eq!(one[0].frames().unwrap().as_ptr(), other[0].frames().unwrap().as_ptr());
+    let snapshot = published.since(0);
+    published.publish(step(12));
+    let later = published.since(0);
+    assert!(Arc::ptr_eq(&snapshot[0], &later[0]), "while it is on its way");
+    assert_eq!(revisions(&published.since(snapshot[0].change.revision())), [12]);
+    drop((snapshot, later));
+    assert_eq!(revisions(&published.since(0)), [12]);
+}
+
+#[test]
+fn a_snapshot_that_history_does_not_follow_is_not_shared() {
+    let published = Published::new(Registry::at(0));
+    let old = published.since(0);
+    let last = u64::try_from(HISTORY_CHANGES).unwrap() + 5;
+    for revision in 1..=last {
+        published.publish(step(revision));
+    }
+    assert_eq!(revisions(&published.since(0)), [last]);
+    drop(old);
 }
 
 #[test]
