@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
-use directory_api::Zone;
+use directory_api::{ApiError, Zone};
 use directory_api::identity::{TransportSettings, directory_server, restartable_endpoint, udp_socket};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,7 @@ use crate::dns::signing::Signer;
 use crate::dns::{self, Dns};
 use crate::engine::{Command, Engine, Now, Rules};
 use crate::http::{self, Pages};
-use crate::limits::{KEYS_TICK, LEASE_TICK, STOP_TIME};
+use crate::limits::{KEYS_TICK, LEASE_TICK, STOP_TIME, STORE_RETRY};
 use crate::metrics::Metrics;
 use crate::published::Published;
 use crate::store::Store as _;
@@ -94,8 +94,10 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
         files: ca_files,
     };
     tasks.spawn(follower.run());
-    tasks.spawn(http::serve(sockets.http, Arc::new(Pages { published: published.clone(), metrics })));
-    tasks.spawn(tick(writer.clone(), data.zone.clone(), published.clone()));
+    metrics.health.writer_answered(Instant::now());
+    let pages = Pages { published: published.clone(), metrics: metrics.clone(), signer: signer.clone() };
+    tasks.spawn(http::serve(sockets.http, Arc::new(pages)));
+    tasks.spawn(tick(writer.clone(), metrics.clone(), data.zone.clone(), published.clone()));
     data.announce(&sockets.listening)?;
     report(&data, &sockets.listening, &published);
     supervisor::ready();
@@ -108,6 +110,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
         result = &mut ended => lost = Some(result),
     }
     supervisor::stopping();
+    metrics.health.stop();
     api::stop(api_endpoint).await;
     dns.stop().await;
     drop(writer);
@@ -141,14 +144,23 @@ impl Sockets {
     }
 }
 
-/// Looks at the leases, again and again; the supervisor hears that the writer answers.
-async fn tick(writer: Writer, zone: Zone, published: Arc<Published>) {
+/// Looks at the leases, again and again, and tries a store that failed; the supervisor hears that the writer answers.
+async fn tick(writer: Writer, metrics: Arc<Metrics>, zone: Zone, published: Arc<Published>) {
+    let mut retry = Instant::now();
     let mut pulse = Pulse::new();
     let mut ticks = interval(pulse.every().map_or(LEASE_TICK, |every| every.min(LEASE_TICK)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if writer.run(Command::Expire).await.is_err() {
+        let mut result = writer.run(Command::Expire).await;
+        if metrics.health.is_store_failed() && retry.elapsed() > STORE_RETRY {
+            result = writer.run(Command::TryStore).await;
+            retry = Instant::now();
+        }
+        if !matches!(result, Err(ApiError::Stopping)) {
+            metrics.health.writer_answered(Instant::now());
+        }
+        if result.is_err() {
             // The writer has said why; if the store is lost, the process is about to end.
             tokio::time::sleep(LEASE_TICK).await;
         }
@@ -185,7 +197,7 @@ fn advertised(configured: &[SocketAddr], bound: SocketAddr) -> Vec<SocketAddr> {
 
 fn report(data: &Data, listening: &Listening, published: &Published) {
     let Listening { api, dns, http, .. } = listening;
-    let (capsules, hosts) = published.read(|all| (all.capsules_shown().len(), all.hosts().count()));
+    let (capsules, hosts) = published.read(|all| (all.states_shown().count(), all.hosts().count()));
     info!(zone = %data.zone, %api, %dns, %http, capsules, hosts, "serving");
 }
 

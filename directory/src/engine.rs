@@ -113,6 +113,10 @@ impl Engine {
             Command::Spend { token, key_hash } => self.spend(&token, key_hash, now),
             Command::Expire => Ok(self.expire(now)),
             Command::Resign => Ok(self.resign()),
+            Command::TryStore => {
+                self.batch.begin(self.working.revision);
+                Ok(Response::Done)
+            }
             Command::RenewLease { caller, address, capsules } => {
                 self.renew_lease(&caller, address, &capsules, now)
             }

@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics`: three fixed pages, so there is no HTTP library.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -8,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use crate::dns::signing::Signer;
 use crate::limits::{HTTP_CONNECTIONS_MAX, HTTP_HEAD_BYTES_MAX, HTTP_TIME};
 use crate::metrics::Metrics;
 use crate::published::Published;
@@ -18,6 +20,8 @@ pub struct Pages {
     pub published: Arc<Published>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Signs.
+    pub signer: Arc<Signer>,
 }
 
 /// Serves until it is dropped.
@@ -66,16 +70,22 @@ impl Pages {
     fn page(&self, request_line: &str) -> (&'static str, &'static str, String) {
         const TEXT: &str = "text/plain; charset=utf-8";
         const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+        let told = |checked: Result<(), String>, well: &str| match checked {
+            Ok(()) => ("200 OK", TEXT, format!("{well}\n")),
+            Err(why) => ("503 Service Unavailable", TEXT, format!("{why}\n")),
+        };
         let mut words = request_line.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         if method != "GET" {
             return ("405 Method Not Allowed", TEXT, "only GET\n".into());
         }
         match target.split('?').next().unwrap_or_default() {
-            "/healthz" => ("200 OK", TEXT, "ok\n".into()),
-            "/readyz" if self.metrics.is_ready() => ("200 OK", TEXT, "ready\n".into()),
-            "/readyz" => ("503 Service Unavailable", TEXT, "the store failed\n".into()),
-            "/metrics" => ("200 OK", METRICS, self.published.read(|registry| self.metrics.render(registry))),
+            "/healthz" => told(self.metrics.health.check_alive(Instant::now()), "ok"),
+            "/readyz" => told(self.metrics.health.check_ready(Instant::now()), "ready"),
+            "/metrics" => {
+                let signing = self.signer.figures();
+                ("200 OK", METRICS, self.published.read(|registry| self.metrics.render(registry, &signing)))
+            }
             _ => ("404 Not Found", TEXT, "there are /healthz, /readyz and /metrics\n".into()),
         }
     }

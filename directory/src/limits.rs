@@ -99,6 +99,13 @@ pub const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// How often a directory that cannot renew its issuer tries again, and says so.
 pub const ISSUER_AGAIN: Duration = Duration::from_secs(3600);
 
+/// How long the writer, which is asked at each [`LEASE_TICK`], may be silent before the process counts as broken: longer
+/// than an `fsync` takes on a disk that is busy.
+pub const WRITER_SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// How often a store that failed is tried again when nobody wants a change.
+pub const STORE_RETRY: Duration = Duration::from_secs(2);
+
 /// Largest DNS answer over UDP, bytes: fits a packet of 1,280 bytes (DNS flag day 2020).
 pub const DNS_UDP_BYTES: u16 = 1_232;
 

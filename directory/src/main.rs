@@ -104,6 +104,8 @@ fn run(verb: Verb) -> Result<()> {
                 .with_env_filter(filter)
                 .with_ansi(colours)
                 .with_writer(std::io::stderr)
+                // Where nothing can be written, a full disk for instance, saying so to stderr would end the thread.
+                .log_internal_errors(false)
                 .init();
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(capsule_directory::app::serve(Data::open(&data)?, config))

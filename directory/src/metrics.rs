@@ -1,17 +1,20 @@
 //! What the directory counts, in Prometheus' text form.
 
 mod dns;
+mod health;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use directory_api::CapsuleState;
 
+use crate::dns::signing::Signing;
 use crate::registry::Registry;
 
 pub use dns::DnsMetrics;
+pub use health::Health;
 
 /// All counters, since the start of the process.
 #[derive(Debug, Default)]
@@ -26,8 +29,16 @@ pub struct Metrics {
     commits: AtomicU64,
     /// Time spent in them, microseconds.
     commit_us: AtomicU64,
-    /// Whether the last commit failed.
-    store_failed: AtomicBool,
+    /// Commits that failed, among them.
+    commit_failures: AtomicU64,
+    /// Leases that were renewed.
+    leases_renewed: AtomicU64,
+    /// Leases that ran out.
+    leases_ended: AtomicU64,
+    /// Watches that are open.
+    watches: AtomicU64,
+    /// Whether it all works.
+    pub health: Health,
 }
 
 impl Metrics {
@@ -41,16 +52,27 @@ impl Metrics {
     pub fn committed(&self, took: Duration, succeeded: bool) {
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.commit_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.store_failed.store(!succeeded, Ordering::Relaxed);
+        self.commit_failures.fetch_add((!succeeded).into(), Ordering::Relaxed);
     }
 
-    /// Whether changes can be made.
-    pub fn is_ready(&self) -> bool {
-        !self.store_failed.load(Ordering::Relaxed)
+    /// A host renewed its lease.
+    pub fn lease_renewed(&self) {
+        self.leases_renewed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many leases ran out.
+    pub fn leases_ended(&self, count: usize) {
+        self.leases_ended.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// A watch is open for as long as what this gives is kept.
+    pub fn watch(&self) -> OpenWatch<'_> {
+        self.watches.fetch_add(1, Ordering::Relaxed);
+        OpenWatch(&self.watches)
     }
 
     /// The text for Prometheus.
-    pub fn render(&self, registry: &Registry) -> String {
+    pub fn render(&self, registry: &Registry, signing: &Signing) -> String {
         let mut text = String::new();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut metric = |name: &str, kind: &str, help: &str, lines: &[(String, f64)]| {
@@ -68,7 +90,19 @@ impl Metrics {
         metric("commits_total", "counter", "Commits to the store.", &plain(count(&self.commits)));
         let seconds = [(String::new(), count(&self.commit_us) as f64 / 1e6)];
         metric("commit_seconds_total", "counter", "Time spent in commits.", &seconds);
-        metric("store_failed", "gauge", "1 when the last commit failed.", &plain((!self.is_ready()).into()));
+        let failures = plain(count(&self.commit_failures));
+        metric("commit_failures_total", "counter", "Commits that failed, among them.", &failures);
+        let failed = plain(self.health.is_store_failed().into());
+        metric("store_failed", "gauge", "1 when the last commit failed.", &failed);
+        metric("leases_renewed_total", "counter", "Leases renewed.", &plain(count(&self.leases_renewed)));
+        metric("leases_ended_total", "counter", "Leases that ran out.", &plain(count(&self.leases_ended)));
+        metric("watches", "gauge", "Watches that are open.", &plain(count(&self.watches)));
+        metric("dns_signatures_total", "counter", "Signatures made for DNSSEC.", &plain(signing.made));
+        metric("dns_signatures_kept", "gauge", "Signatures kept.", &plain(signing.kept));
+        metric("dns_keys", "gauge", "Keys that the zones show.", &plain(signing.keys));
+        let end = plain(signing.expiration_s);
+        let help = "When signatures made at present expire, seconds since 1970.";
+        metric("dns_signatures_expiration_seconds", "gauge", help, &end);
         metric("revision", "gauge", "Number of the last change.", &plain(registry.revision));
         metric("capsules", "gauge", "Capsules by state shown.", &capsules(registry));
         metric("hosts", "gauge", "Hosts by whether their lease is good.", &hosts(registry));
@@ -77,10 +111,20 @@ impl Metrics {
     }
 }
 
+/// A watch that is open.
+#[derive(Debug)]
+pub struct OpenWatch<'a>(&'a AtomicU64);
+
+impl Drop for OpenWatch<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn capsules(registry: &Registry) -> Vec<(String, f64)> {
     use CapsuleState::{Lost, Moving, Running, Stopped, Suspended};
-    let shown = registry.capsules_shown();
-    let of = |state: CapsuleState| shown.iter().filter(|record| record.state == state).count() as f64;
+    let shown: Vec<_> = registry.states_shown().collect();
+    let of = |state: CapsuleState| shown.iter().filter(|found| **found == state).count() as f64;
     let line = |state: CapsuleState| (format!("{{state=\"{state}\"}}"), of(state));
     [Running, Moving, Suspended, Lost, Stopped].into_iter().map(line).collect()
 }

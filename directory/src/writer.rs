@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 use crate::audit::{self, By, Entry, Log};
-use crate::engine::{Command, Engine, Now};
+use crate::engine::{Command, Engine, Now, Update};
 use crate::limits::{COMMIT_BATCH, WRITER_QUEUE};
 use crate::metrics::Metrics;
 use crate::published::Published;
@@ -101,6 +101,26 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+/// What is counted, or written down, of a command beside its changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Renewal,
+    Expiry,
+    TryStore,
+    Other,
+}
+
+impl Kind {
+    fn of(command: &Command) -> Self {
+        match command {
+            Command::RenewLease { .. } => Self::Renewal,
+            Command::Expire => Self::Expiry,
+            Command::TryStore => Self::TryStore,
+            _ => Self::Other,
+        }
+    }
+}
+
 impl<S: Store> Thread<S> {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
         let mut jobs = Vec::with_capacity(COMMIT_BATCH);
@@ -115,18 +135,29 @@ impl<S: Store> Thread<S> {
         let (mut answers, mut entries) = (Vec::with_capacity(jobs.len()), Vec::new());
         for job in jobs.drain(..) {
             let (by, verb, first) = (job.command.by(), job.command.verb(), self.engine.batch().updates.len());
-            answers.push((self.engine.handle(job.command, now), job.answer));
+            let kind = Kind::of(&job.command);
+            let answer = self.engine.handle(job.command, now);
+            self.count(kind, answer.is_ok(), first);
+            answers.push((answer, job.answer));
             let changed = audit::entries(now.wall, &by, verb, self.engine.batch(), first);
             entries.extend(changed.into_iter().map(|entry| entry.asked_by(job.asked_by.as_ref())));
+            if kind == Kind::TryStore {
+                let text = "it takes changes again".to_owned();
+                entries.push(Entry::new(now.wall, &by, verb, "mesh", "store", text));
+            }
         }
         let batch = self.engine.take_batch();
         if let Err(error) = self.make_durable(&batch.writes, &entries, now) {
             error!(%error, commands = answers.len(), "cannot commit; nothing was changed");
+            self.metrics.health.store_failed(error.to_string());
             for (_, answer) in answers {
                 let _ = answer.send(Err(ApiError::StoreFailed));
             }
             self.engine.recover(self.store.load()?, now);
             return Ok(());
+        }
+        if !batch.writes.is_empty() {
+            self.metrics.health.store_took();
         }
         self.published.publish(batch);
         for (result, answer) in answers {
@@ -134,6 +165,18 @@ impl<S: Store> Thread<S> {
             let _ = answer.send(result);
         }
         Ok(())
+    }
+
+    /// Counts what became of leases; `first` is the first update that the command made.
+    fn count(&self, kind: Kind, is_done: bool, first: usize) {
+        match kind {
+            Kind::Renewal if is_done => self.metrics.lease_renewed(),
+            Kind::Expiry => {
+                let updates = self.engine.batch().updates.iter().skip(first);
+                self.metrics.leases_ended(updates.filter(|update| matches!(update, Update::Host(_))).count());
+            }
+            Kind::Renewal | Kind::TryStore | Kind::Other => {}
+        }
     }
 
     /// Writes down who did it, and then does it.

@@ -8,6 +8,7 @@ mod serve {
     mod dns;
     mod dns_transports;
     mod dnssec;
+    mod health;
     mod joining;
     mod placing;
     mod process;

@@ -15,7 +15,7 @@ pub(super) async fn send(
     caller: &HostName,
     mut from: u64,
 ) -> Result<(), frame::FrameError> {
-    let published = answers.published();
+    let (published, _open) = (answers.published(), answers.metrics().watch());
     let mut revisions = published.revisions();
     loop {
         revisions.borrow_and_update();

@@ -59,6 +59,7 @@ impl Responder {
         protocol: Protocol,
         answer: &mut Vec<u8>,
     ) -> bool {
+        let begin = Instant::now();
         let question = Question::read(query);
         let limit = |asked: u16| match protocol {
             Protocol::Udp => asked.min(DNS_UDP_BYTES),
@@ -71,10 +72,10 @@ impl Responder {
             {
                 question.make_own(answer);
                 self.metrics.answered(question.kind, answer[3] & 0xf, true);
+                self.metrics.took(begin.elapsed(), true);
                 return true;
             }
         }
-        let begin = Instant::now();
         let mut packet = query.to_vec();
         if let Some(question) = &question {
             question.write_in_lower_case(&mut packet);
@@ -108,7 +109,7 @@ impl Responder {
         }
         let kind = question.as_ref().map_or(0, |question| question.kind);
         self.metrics.answered(kind, reply.code.low(), false);
-        self.metrics.worked_out(begin.elapsed());
+        self.metrics.took(begin.elapsed(), false);
         true
     }
 
@@ -201,7 +202,7 @@ impl RequestHandler for Handler {
         let response = builder.build(metadata, &reply.answers, &reply.authority, none, &reply.additional);
         let kind = request.request_info().map_or(0, |info| info.query.query_type().into());
         self.0.metrics.answered(kind, reply.code.low(), false);
-        self.0.metrics.worked_out(begin.elapsed());
+        self.0.metrics.took(begin.elapsed(), false);
         match responses.send_response(response).await {
             Ok(info) => info,
             Err(error) => {

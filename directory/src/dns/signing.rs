@@ -4,6 +4,7 @@
 //! it signs and can be kept under the hash of that. Nothing has to be invalidated: what changed has another hash.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -54,6 +55,19 @@ struct Key {
     tag: u16,
 }
 
+/// Figures about the signing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Signing {
+    /// Signatures made since the start.
+    pub made: u64,
+    /// Signatures kept.
+    pub kept: u64,
+    /// Keys that are shown.
+    pub keys: u64,
+    /// When signatures that are made at present expire, seconds since 1970.
+    pub expiration_s: u64,
+}
+
 /// Makes a key.
 ///
 /// # Errors
@@ -90,6 +104,17 @@ impl Signer {
     pub fn new(keys: &ZoneKeys, now: SystemTime) -> Result<Self, KeyError> {
         let round = RwLock::new(Arc::new(Round::new(keys, now, 0)?));
         Ok(Self { round, kept: Kept::new() })
+    }
+
+    /// How the signing goes.
+    pub fn figures(&self) -> Signing {
+        let (round, count) = (self.round(), |count: usize| u64::try_from(count).unwrap_or(u64::MAX));
+        Signing {
+            made: self.kept.made.load(Ordering::Relaxed),
+            kept: count(self.kept.len()),
+            keys: count(round.keys.len()),
+            expiration_s: round.expiration.into(),
+        }
     }
 
     /// The present round.
@@ -203,6 +228,8 @@ type Signature = [u8; 64];
 /// dropped, so that what is asked for again and again stays.
 struct Kept {
     shards: Vec<Mutex<Generations>>,
+    /// Signatures that were made.
+    made: AtomicU64,
 }
 
 #[derive(Default)]
@@ -213,7 +240,16 @@ struct Generations {
 
 impl Kept {
     fn new() -> Self {
-        Self { shards: std::iter::repeat_with(Mutex::default).take(SIGNATURE_SHARDS).collect() }
+        let shards = std::iter::repeat_with(Mutex::default).take(SIGNATURE_SHARDS).collect();
+        Self { shards, made: AtomicU64::new(0) }
+    }
+
+    fn len(&self) -> usize {
+        let len = |shard: &Mutex<Generations>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.young.len() + shard.old.len()
+        };
+        self.shards.iter().map(len).sum()
     }
 
     fn get_or_make(&self, signed: &TBS, make: impl FnOnce() -> Option<Vec<u8>>) -> Option<Signature> {
@@ -225,6 +261,7 @@ impl Kept {
         }
         // Without the lock: two may make the same one, which is the same.
         let signature: Signature = make()?.try_into().ok()?;
+        self.made.fetch_add(1, Ordering::Relaxed);
         lock().keep(hash, signature);
         Some(signature)
     }

@@ -31,6 +31,8 @@ pub enum Command {
     },
     /// Time has passed.
     Expire,
+    /// The store is to be tried, which failed before.
+    TryStore,
     /// The zones were signed anew, by other keys or for another time.
     Resign,
     /// A host lives.
@@ -183,7 +185,7 @@ impl Command {
     pub fn by(&self) -> By {
         match self {
             Self::Spend { token, .. } => By::Joining(token.host.clone()),
-            Self::Expire | Self::Resign => By::Directory,
+            Self::Expire | Self::Resign | Self::TryStore => By::Directory,
             Self::RenewLease { caller, .. }
             | Self::RemoveHost { caller, .. }
             | Self::TakeOver { caller, .. }
@@ -207,6 +209,7 @@ impl Command {
             Self::Spend { .. } => "join",
             Self::Expire => "lease over",
             Self::Resign => "sign anew",
+            Self::TryStore => "try store",
             Self::RenewLease { .. } => "renew lease",
             Self::RemoveHost { .. } => "remove host",
             Self::TakeOver { .. } => "take over",

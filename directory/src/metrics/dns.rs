@@ -24,7 +24,7 @@ const CODES: [&str; 16] = [
     "NOTAUTH", "NOTZONE", "11", "12", "13", "14", "15",
 ];
 /// Upper ends of the histogram's classes, microseconds.
-const TIMES_US: [u64; 10] = [10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
+const TIMES_US: [u64; 13] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
 
 /// Counters of the DNS server, since the start of the process.
 #[derive(Debug, Default)]
@@ -33,12 +33,23 @@ pub struct DnsMetrics {
     queries: [[AtomicU64; CODES.len()]; KINDS.len() + 1],
     /// Queries answered with an answer that was kept.
     kept: AtomicU64,
+    /// Updates by code.
+    updates: [AtomicU64; CODES.len()],
     /// Answers that were cut or dropped because their network is over its rate.
     limited: AtomicU64,
-    /// Answers that were worked out, by the time it took.
-    times: [AtomicU64; TIMES_US.len() + 1],
-    /// That time, microseconds.
-    time_us: AtomicU64,
+    /// How long answers took that were worked out.
+    made_times: Times,
+    /// How long answers took that were kept.
+    kept_times: Times,
+}
+
+/// A histogram.
+#[derive(Debug, Default)]
+struct Times {
+    /// How many, by the time they took.
+    classes: [AtomicU64; TIMES_US.len() + 1],
+    /// All these times together, nanoseconds.
+    sum_ns: AtomicU64,
 }
 
 impl DnsMetrics {
@@ -51,12 +62,14 @@ impl DnsMetrics {
         }
     }
 
-    /// An answer that was not kept took so long.
-    pub fn worked_out(&self, took: Duration) {
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let class = TIMES_US.iter().position(|end| took_us <= *end).unwrap_or(TIMES_US.len());
-        self.times[class].fetch_add(1, Ordering::Relaxed);
-        self.time_us.fetch_add(took_us, Ordering::Relaxed);
+    /// From a packet to the encoded answer it took so long.
+    pub fn took(&self, time: Duration, was_kept: bool) {
+        if was_kept { self.kept_times.add(time) } else { self.made_times.add(time) }
+    }
+
+    /// An update was answered.
+    pub fn updated(&self, code: u8) {
+        self.updates[usize::from(code & 0xf)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// An answer was cut or dropped by the rate limit.
@@ -83,6 +96,13 @@ impl DnsMetrics {
                 }
             }
         }
+        head(text, "dns_updates_total", "counter", "DNS updates answered, by code.");
+        for (code, count) in CODES.iter().zip(&self.updates) {
+            let count = count.load(Ordering::Relaxed);
+            if count > 0 {
+                let _ = writeln!(text, "capsule_directory_dns_updates_total{{code=\"{code}\"}} {count}");
+            }
+        }
         for (name, help, counter) in [
             ("dns_kept_total", "DNS queries answered with an answer that was kept.", &self.kept),
             ("dns_limited_total", "DNS answers cut or dropped by the rate limit.", &self.limited),
@@ -94,20 +114,35 @@ impl DnsMetrics {
     }
 
     fn render_times(&self, text: &mut String) {
-        const NAME: &str = "capsule_directory_dns_answer_seconds";
         let _ = writeln!(
             text,
-            "# HELP {NAME} Time to work out, sign and encode DNS answers that were not kept.\n# TYPE {NAME} histogram"
+            "# HELP {ANSWER_SECONDS} Time from a DNS query to its encoded answer, by whether that was kept.\n\
+             # TYPE {ANSWER_SECONDS} histogram"
         );
-        let mut sum = 0;
-        for (end, count) in
-            TIMES_US.iter().map(|end| (*end as f64 / 1e6).to_string()).chain(["+Inf".into()]).zip(&self.times)
-        {
-            sum += count.load(Ordering::Relaxed);
-            let _ = writeln!(text, "{NAME}_bucket{{le=\"{end}\"}} {sum}");
+        self.made_times.render("no", text);
+        self.kept_times.render("yes", text);
+    }
+}
+
+const ANSWER_SECONDS: &str = "capsule_directory_dns_answer_seconds";
+
+impl Times {
+    fn add(&self, time: Duration) {
+        let class = TIMES_US.iter().position(|end| time <= Duration::from_micros(*end));
+        self.classes[class.unwrap_or(TIMES_US.len())].fetch_add(1, Ordering::Relaxed);
+        self.sum_ns.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn render(&self, kept: &str, text: &mut String) {
+        let mut count = 0;
+        let ends = TIMES_US.iter().map(|end| (*end as f64 / 1e6).to_string()).chain(["+Inf".into()]);
+        for (end, class) in ends.zip(&self.classes) {
+            count += class.load(Ordering::Relaxed);
+            let _ = writeln!(text, "{ANSWER_SECONDS}_bucket{{kept=\"{kept}\",le=\"{end}\"}} {count}");
         }
-        let seconds = self.time_us.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(text, "{NAME}_sum {seconds}\n{NAME}_count {sum}");
+        let seconds = self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
+        let _ = writeln!(text, "{ANSWER_SECONDS}_sum{{kept=\"{kept}\"}} {seconds}");
+        let _ = writeln!(text, "{ANSWER_SECONDS}_count{{kept=\"{kept}\"}} {count}");
     }
 }
 
@@ -121,8 +156,10 @@ mod tests {
         metrics.answered(1, 0, true);
         metrics.answered(1, 3, false);
         metrics.answered(4711, 5, false);
-        metrics.worked_out(Duration::from_micros(30));
-        metrics.worked_out(Duration::from_secs(1));
+        metrics.took(Duration::from_micros(30), false);
+        metrics.took(Duration::from_secs(1), false);
+        metrics.took(Duration::from_nanos(900), true);
+        metrics.updated(9);
         let mut text = String::new();
         metrics.render(&mut text);
         for line in [
@@ -130,9 +167,11 @@ mod tests {
             "capsule_directory_dns_queries_total{type=\"A\",code=\"NXDOMAIN\"} 1",
             "capsule_directory_dns_queries_total{type=\"other\",code=\"REFUSED\"} 1",
             "capsule_directory_dns_kept_total 1",
-            "capsule_directory_dns_answer_seconds_bucket{le=\"0.00005\"} 1",
-            "capsule_directory_dns_answer_seconds_bucket{le=\"+Inf\"} 2",
-            "capsule_directory_dns_answer_seconds_count 2",
+            "capsule_directory_dns_updates_total{code=\"NOTAUTH\"} 1",
+            "capsule_directory_dns_answer_seconds_bucket{kept=\"no\",le=\"0.00005\"} 1",
+            "capsule_directory_dns_answer_seconds_bucket{kept=\"no\",le=\"+Inf\"} 2",
+            "capsule_directory_dns_answer_seconds_count{kept=\"no\"} 2",
+            "capsule_directory_dns_answer_seconds_bucket{kept=\"yes\",le=\"0.000001\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -286,14 +286,12 @@ async fn queries_are_counted_by_type_and_code() {
     for name in ["capsule.internal.", "capsule.internal.", "none.capsule.internal."] {
         by_udp(directory.dns, &question(name, RecordType::SOA));
     }
-    let mut stream = TcpStream::connect_timeout(&directory.http, TIME).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).unwrap();
+    let page = directory.page("/metrics");
     for line in [
         "capsule_directory_dns_queries_total{type=\"SOA\",code=\"NOERROR\"} 2",
         "capsule_directory_dns_queries_total{type=\"SOA\",code=\"NXDOMAIN\"} 1",
-        "capsule_directory_dns_answer_seconds_count 2",
+        "capsule_directory_dns_answer_seconds_count{kept=\"no\"} 2",
+        "capsule_directory_dns_answer_seconds_count{kept=\"yes\"} 1",
         "capsule_directory_dns_kept_total 1",
     ] {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");

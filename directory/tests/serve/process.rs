@@ -106,7 +106,9 @@ impl Directory {
         let file = self.data.join("directory.toml");
         std::fs::write(&file, self.config).unwrap();
         let flags = [("--api", self.api), ("--dns", self.dns), ("--http", self.http)];
-        let mut command = Command::new(BINARY);
+        // A limit on files is an error to it, and no signal that ends it: see `limit_files`.
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", BINARY]);
         command.arg("serve").arg("--data").arg(&self.data).arg("--config").arg(file);
         for (flag, address) in flags {
             command.arg(flag).arg(address.to_string());
@@ -173,6 +175,26 @@ impl Directory {
         let host = self.joined(name, &[]).await;
         host.lease(port).await;
         host
+    }
+
+    /// One of the pages of the HTTP port, with its head.
+    pub(super) fn page(&self, path: &str) -> String {
+        use std::io::{Read as _, Write as _};
+        let time = Duration::from_secs(10);
+        let mut stream = std::net::TcpStream::connect_timeout(&self.http, time).unwrap();
+        stream.set_read_timeout(Some(time)).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        page
+    }
+
+    /// Most bytes that files which the process writes may have from here on; `None` for no limit. What is over it fails
+    /// as on a full disk.
+    pub(super) fn limit_files(&self, bytes: Option<u64>) {
+        use rustix::process::{Resource, Rlimit, prlimit};
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().unwrap());
+        prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
     }
 
     /// Waits until the zone shows so many keys.
