@@ -48,6 +48,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let (ca_files, ca) = data.ca()?;
     let token_key = data.token_key()?;
     let signer = Arc::new(Signer::new(&data.zone_keys()?, SystemTime::now())?);
+    let secrets = config.secrets()?;
     let store = data.store()?;
     data.withdraw()?;
     let sockets = Sockets::bind(&config).await?;
@@ -70,7 +71,9 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
         signer: signer.clone(),
         metrics: metrics.dns.clone(),
         identity: authority.identity().clone(),
-        secondaries: config.secondaries()?,
+        secondaries: secrets.secondaries,
+        updaters: secrets.updaters,
+        writer: writer.clone(),
         answers_per_second: config.dns_answers_per_second,
     };
     let dns = Dns::start(sockets.dns, sources)?;

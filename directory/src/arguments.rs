@@ -106,6 +106,12 @@ pub enum Verb {
         #[arg(long)]
         data: PathBuf,
     },
+    /// Print a fresh secret for a secondary or for updates by an owner, in the form that `nsupdate -k` reads
+    Key {
+        /// The key's name, as in `key_name` of the settings
+        #[arg(long)]
+        name: String,
+    },
     /// Replace the key that signs the zones: once to show a new one, once more to sign with it
     Rollover {
         /// Where the directory keeps everything

@@ -9,8 +9,11 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-use crate::dns::tsig::Secret;
-use crate::limits::{DNS_THREADS_MAX, SECONDARIES_MAX, SECRET_BYTES_MIN};
+use overlay_proto::Owner;
+
+use crate::dns::tsig::{Key, Role, Secret};
+use crate::key_file;
+use crate::limits::{DNS_THREADS_MAX, SECONDARIES_MAX, UPDATERS_MAX};
 use crate::sealed::Passphrase;
 
 /// The settings of a running directory.
@@ -37,6 +40,8 @@ pub struct Config {
     pub advertise_dns: Vec<SocketAddr>,
     /// Name servers that get copies of the zones.
     pub secondaries: Vec<Secondary>,
+    /// Keys by which owners change records of their capsules.
+    pub updaters: Vec<Updater>,
     /// How long a host may be silent before its capsules are shown lost, seconds.
     pub lease_seconds: u64,
     /// How long hosts' certificates are good, hours.
@@ -57,8 +62,28 @@ pub struct Secondary {
     pub address: SocketAddr,
     /// The name of the secret shared with it.
     pub key_name: String,
-    /// A file with the secret, base64, for HMAC-SHA256.
+    /// A file with the secret, for HMAC-SHA256.
     pub key_file: PathBuf,
+}
+
+/// A key by which an owner changes records of its capsules (RFC 2136).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Updater {
+    /// Whose capsules.
+    pub owner: Owner,
+    /// The key's name.
+    pub key_name: String,
+    /// A file with the secret, for HMAC-SHA256.
+    pub key_file: PathBuf,
+}
+
+/// The secrets shared with others, by what they are for.
+pub struct Secrets {
+    /// Where a secondary is told of changes, and its secret.
+    pub secondaries: Vec<(SocketAddr, Secret)>,
+    /// Keys of owners.
+    pub updaters: Vec<Key>,
 }
 
 /// Settings given as flags.
@@ -112,6 +137,7 @@ impl Default for Config {
             advertise_api: vec![],
             advertise_dns: vec![],
             secondaries: vec![],
+            updaters: vec![],
             lease_seconds: 15,
             certificate_hours: 24,
             owner_capsules_max: 1024,
@@ -150,22 +176,29 @@ impl Config {
         }
     }
 
-    /// Reads the secrets shared with the secondaries.
-    pub fn secondaries(&self) -> Result<Vec<(SocketAddr, Secret)>> {
-        let open = |secondary: &Secondary| {
-            let file = secondary.key_file.display();
-            let text = std::fs::read_to_string(&secondary.key_file)
-                .with_context(|| format!("cannot read {file}"))?;
-            let secret = data_encoding::BASE64
-                .decode(text.trim().as_bytes())
-                .with_context(|| format!("{file} is not base64"))?;
-            if secret.len() < SECRET_BYTES_MIN {
-                bail!("the secret in {file} is shorter than {SECRET_BYTES_MIN} bytes");
+    /// Reads the secrets shared with secondaries and owners.
+    pub fn secrets(&self) -> Result<Secrets> {
+        let mut known: Vec<(String, Vec<u8>, Option<&Owner>)> = vec![];
+        let mut open = |of: &str, name: &str, file: &Path, owner| {
+            let bytes = key_file::read(file, name).with_context(|| of.to_owned())?;
+            let secret = Secret::new(name, bytes.clone()).with_context(|| format!("{of}: key_name"))?;
+            // Whoever signs is known by the name alone.
+            let same = known.iter().find(|(name, ..)| *name == secret.name());
+            if same.is_some_and(|(_, of_same, whose)| *of_same != bytes || *whose != owner) {
+                bail!("{of}: key_name `{name}` is there twice, for different secrets or for different uses");
             }
-            let secret = Secret::new(&secondary.key_name, secret).context("key_name")?;
-            Ok((secondary.address, secret))
+            known.push((secret.name(), bytes, owner));
+            Ok(secret)
         };
-        self.secondaries.iter().map(open).collect()
+        let mut secrets = Secrets { secondaries: vec![], updaters: vec![] };
+        for Secondary { address, key_name, key_file } in &self.secondaries {
+            secrets.secondaries.push((*address, open("secondaries", key_name, key_file, None)?));
+        }
+        for Updater { owner, key_name, key_file } in &self.updaters {
+            let secret = open("updaters", key_name, key_file, Some(owner))?;
+            secrets.updaters.push(Key { secret, role: Role::Updater(owner.clone()) });
+        }
+        Ok(secrets)
     }
 
     /// The certificates' time.
@@ -186,6 +219,8 @@ impl Config {
         check(self.dns_threads <= DNS_THREADS_MAX, "dns_threads", &too_many);
         let too_many = format!("at most {SECONDARIES_MAX} are allowed");
         check(self.secondaries.len() <= SECONDARIES_MAX, "secondaries", &too_many);
+        let too_many = format!("at most {UPDATERS_MAX} are allowed");
+        check(self.updaters.len() <= UPDATERS_MAX, "updaters", &too_many);
         check(self.owner_capsules_max > 0, "owner_capsules_max", "at least 1 is needed");
         check(
             self.log.parse::<tracing_subscriber::EnvFilter>().is_ok(),
@@ -196,8 +231,10 @@ impl Config {
             |addresses: &[SocketAddr]| addresses.iter().all(|address| !address.ip().is_unspecified());
         check(usable(&self.advertise_api), "advertise_api", "0.0.0.0 and :: can't be reached");
         check(usable(&self.advertise_dns), "advertise_dns", "0.0.0.0 and :: can't be reached");
-        if let Err(error) = self.secondaries() {
-            faults.push(("secondaries", format!("{error:#}")));
+        if let Err(error) = self.secrets() {
+            let fault = format!("{error:#}");
+            let of_updaters = fault.starts_with("updaters");
+            faults.push((if of_updaters { "updaters" } else { "secondaries" }, fault));
         }
         if let Some(Err(error)) = self.ca_passphrase_file.as_deref().map(Passphrase::read) {
             faults.push(("ca_passphrase_file", format!("{error:#}")));
@@ -227,6 +264,34 @@ mod tests {
             let addresses = [config.api, config.dns, config.http].map(|address| address.to_string());
             assert_eq!(addresses, ["1.1.1.1:1", "2.2.2.2:2", "3.3.3.3:3"]);
             assert_eq!((config.lease_seconds, config.certificate_hours), (3, 24));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn a_key_name_stands_for_one_secret_and_one_use() {
+        figment::Jail::expect_with(|jail| {
+            jail.create_file("one", &key_file::show("k", &[1; 32]))?;
+            jail.create_file("other", &key_file::show("k", &[2; 32]))?;
+            let secondary = |file: &str| {
+                format!("[[secondaries]]\naddress = '1.1.1.1:1'\nkey_name = 'K'\nkey_file = '{file}'\n")
+            };
+            let updater =
+                |owner: &str| format!("[[updaters]]\nowner = '{owner}'\nkey_name = 'k'\nkey_file = 'one'\n");
+            let secrets = |parts: &[String]| {
+                std::fs::write("d.toml", parts.concat()).unwrap();
+                Config::load(Some(Path::new("d.toml")), &Flags::default()).unwrap().secrets()
+            };
+            assert_eq!(secrets(&[secondary("one"), secondary("one")]).unwrap().secondaries.len(), 2);
+            assert_eq!(secrets(&[updater("ann"), updater("ann")]).unwrap().updaters.len(), 2);
+            for twice in [
+                [secondary("one"), secondary("other")],
+                [updater("ann"), updater("bob")],
+                [secondary("one"), updater("ann")],
+            ] {
+                let error = format!("{:#}", secrets(&twice).err().unwrap());
+                assert!(error.contains("twice"), "{twice:?}: {error}");
+            }
             Ok(())
         });
     }

@@ -271,7 +271,8 @@ impl Data {
     }
 }
 
-fn random<const LENGTH: usize>() -> Result<[u8; LENGTH]> {
+/// Bytes that nobody can guess.
+pub fn random<const LENGTH: usize>() -> Result<[u8; LENGTH]> {
     let mut bytes = [0; LENGTH];
     provider().secure_random.fill(&mut bytes).map_err(|_| anyhow!("the system has no random numbers"))?;
     Ok(bytes)

@@ -6,6 +6,7 @@
 //!  tcp, DoT ──────┼─► responder ┤                 ▲
 //!                 │             └─ else: hickory ─┴─ reply ◄─ records, signing ◄─ zone ◄─ published
 //!  DoQ (hickory) ─┘
+//!  udp, tcp, DoT ── update ─► writer
 //!  tcp, DoT ── transfer (a copy of the facts, to secondaries)          notify ── tells secondaries
 //! ```
 
@@ -20,6 +21,7 @@ mod tcp;
 mod transfer;
 pub mod tsig;
 mod udp;
+mod update;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -39,13 +41,15 @@ use tracing::warn;
 use crate::limits::{DNS_QUIC_IDLE, STOP_TIME, TRANSFERS_MAX};
 use crate::metrics::DnsMetrics;
 use crate::published::Published;
+use crate::writer::Writer;
 use crate::zone::Zones;
 
 use cache::Cache;
 use rate::Rate;
 use responder::{Handler, Responder};
 use signing::Signer;
-use tsig::Secret;
+use tsig::{Key, Role, Secret};
+use update::Updates;
 
 /// How many ports are tried when any will do.
 const FREE_PORT_ATTEMPTS: usize = 16;
@@ -76,6 +80,10 @@ pub struct Sources {
     pub identity: Identity,
     /// Secondaries: who is told of changes, and the secret by which it may have the zones.
     pub secondaries: Vec<(SocketAddr, Secret)>,
+    /// Keys of owners, by which they may change records of their capsules.
+    pub updaters: Vec<Key>,
+    /// Makes the changes.
+    pub writer: Writer,
     /// Answers over UDP that one network gets in a second; 0 for no limit.
     pub answers_per_second: u32,
 }
@@ -152,13 +160,15 @@ impl Dns {
     /// # Errors
     /// When there are no threads to be had, or TLS refuses the identity.
     pub fn start(sockets: Sockets, sources: Sources) -> Result<Self> {
-        let Sources { zones, published, signer, metrics, identity, secondaries, answers_per_second } =
-            sources;
+        let Sources { zones, published, signer, metrics, identity, secondaries, updaters, .. } = sources;
+        let (answers_per_second, updates) = (sources.answers_per_second, Updates::new(sources.writer));
         let round = AtomicU64::new(signer.round().number());
         let cache = Cache::new();
-        let secrets = secondaries.iter().map(|(_, secret)| secret.clone()).collect();
+        let of_secondary = |(_, secret): &(_, Secret)| Key { secret: secret.clone(), role: Role::Secondary };
+        let keys = secondaries.iter().map(of_secondary).chain(updaters).collect();
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
-        let responder = Responder { zones, published, signer, metrics, cache, secrets, transfers, round };
+        let responder =
+            Responder { zones, published, signer, metrics, cache, keys, updates, transfers, round };
         let responder = Arc::new(responder);
         let rate = Rate::new(answers_per_second, Instant::now());
         let workers =

@@ -11,6 +11,7 @@ mod batch;
 mod command;
 mod hosts;
 mod rules;
+mod zone_update;
 
 use std::collections::HashMap;
 
@@ -25,6 +26,7 @@ use crate::store::{Contents, SpentToken, Write};
 
 pub use batch::{Batch, Update};
 pub use command::{Command, Now, Registration};
+pub use zone_update::Verdict;
 
 /// Names that the zone needs for itself.
 const NAMES_RESERVED: [&str; 4] = ["directory", "hosts", "localhost", "ns"];
@@ -82,6 +84,9 @@ impl Engine {
         for (name, owners) in contents.host_owners {
             registry.put_host_owners(name, owners);
         }
+        for (id, records) in contents.extras {
+            registry.put_extras(id, records);
+        }
         registry.policy = Policy::new(contents.rules);
         self.working = registry;
         self.spent = contents.spent.into_iter().map(|token| (token.nonce, token)).collect();
@@ -122,6 +127,7 @@ impl Engine {
             }
             Command::RemoveHost { caller, name, force } => self.remove_host(&caller, &name, force),
             Command::SetRule { caller, terms } => self.set_rule(&caller, terms, now),
+            Command::UpdateZone { update, verdict, .. } => self.update_zone(&update, &verdict),
             Command::RemoveRule { caller, id } => self.remove_rule(&caller, id),
             Command::TakeOver { caller, capsule, takeover } => self.take_over(&caller, capsule, &takeover),
             Command::Register { caller, registration } => self.register(&caller, registration, now),
@@ -235,6 +241,9 @@ impl Engine {
             self.check_operator(caller)?;
         }
         let name = record.name.clone();
+        if !self.working.extras(id).is_empty() {
+            self.batch.write(Write::Extras(id, vec![]));
+        }
         self.working.remove_capsule(id);
         self.working.revision += 1;
         self.batch.capsule_removed(self.working.revision, id, name);

@@ -87,6 +87,28 @@ pub const SECRET_BYTES_MIN: usize = 16;
 /// Secondaries, entries.
 pub const SECONDARIES_MAX: usize = 16;
 
+/// Keys that may change records of capsules, entries.
+pub const UPDATERS_MAX: usize = 1_024;
+
+/// Updates by DNS over UDP that are under way; others get no answer, so that the asker comes again. Over TCP each
+/// connection has one at a time.
+pub const DNS_UPDATES_MAX: usize = 64;
+
+/// Records in the two sections of an update, entries: what one capsule may have, removed and added, with room to spare.
+pub const DNS_UPDATE_RECORDS_MAX: usize = 256;
+
+/// Records that owners may add to one capsule, entries.
+pub const EXTRA_RECORDS_MAX: usize = 32;
+
+/// Bytes of all records that were added to one capsule: a signed answer with all of them still fits into a few packets.
+pub const EXTRA_BYTES_MAX: usize = 4_096;
+
+/// Labels of an added record's name below its capsule's: `_service._proto` and two more.
+pub const EXTRA_LABELS_MAX: usize = 4;
+
+/// Longest time that an added record may be kept by others, seconds: it outlives its capsule there.
+pub const EXTRA_TTL_MAX_S: u32 = 3_600;
+
 /// How often the key file and the signatures' period are looked at.
 pub const KEYS_TICK: Duration = Duration::from_secs(1);
 

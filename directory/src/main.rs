@@ -10,8 +10,10 @@ use clap::Parser as _;
 use capsule_directory::arguments::{Arguments, Verb};
 use capsule_directory::audit::{By, Entry};
 use capsule_directory::config::{Config, Flags};
-use capsule_directory::data::Data;
+use capsule_directory::data::{self, Data};
 use capsule_directory::dns::signing::delegations;
+use capsule_directory::dns::tsig::Secret;
+use capsule_directory::key_file;
 use capsule_directory::locators::Pools;
 use capsule_directory::sealed::Passphrase;
 use capsule_directory::zone::Zones;
@@ -71,6 +73,11 @@ fn run(verb: Verb) -> Result<()> {
                 }
             }
             Ok(())
+        }
+        Verb::Key { name } => {
+            Secret::new(&name, vec![]).context("--name")?;
+            let text = key_file::show(&name, &data::random::<32>()?);
+            write!(std::io::stdout(), "{text}").context("cannot print the key")
         }
         Verb::Rollover { data: path, at_once } => {
             let step = Data::open(&path)?.roll_zone_keys(at_once, SystemTime::now())?;

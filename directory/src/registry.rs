@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use directory_api::{ApiError, CapsuleRecord, CapsuleState, HostRecord, LookupKey, Policy};
 use overlay_proto::{CapsuleId, CapsuleName, HostName, Locators, Owner};
 
+use crate::extras::ExtraRecord;
 use crate::reverse_order::ReverseOrder;
 use crate::store::StoredHost;
 
@@ -29,6 +30,8 @@ pub struct Registry {
     hosts: BTreeMap<HostName, HostEntry>,
     /// Of hosts that may not register everybody's capsules.
     owners: HashMap<HostName, Vec<Owner>>,
+    /// Of capsules to which something was added.
+    extras: HashMap<CapsuleId, Vec<ExtraRecord>>,
 }
 
 /// A host: what the store keeps of it, and what is only known here.
@@ -72,6 +75,7 @@ impl Registry {
         self.by_name.remove(&record.name);
         self.by_v4.remove(&ReverseOrder::of(record.locators.v4));
         self.by_v6.remove(&record.locators.v6);
+        self.extras.remove(&id);
         Some(record)
     }
 
@@ -88,6 +92,19 @@ impl Registry {
                 self.owned.remove(&record.owner);
             }
         }
+    }
+
+    /// Says what was added to a capsule's records; none: nothing any more.
+    pub fn put_extras(&mut self, id: CapsuleId, records: Vec<ExtraRecord>) {
+        match records.is_empty() {
+            true => drop(self.extras.remove(&id)),
+            false => drop(self.extras.insert(id, records)),
+        }
+    }
+
+    /// What was added to a capsule's records.
+    pub fn extras(&self, id: CapsuleId) -> &[ExtraRecord] {
+        self.extras.get(&id).map_or(&[], Vec::as_slice)
     }
 
     /// Puts a host in, or in its older entry's place.

@@ -11,6 +11,8 @@ use std::time::SystemTime;
 use directory_api::{CapsuleRecord, Rule, RuleId};
 use overlay_proto::{CapsuleId, HostName, Owner};
 
+use crate::extras::ExtraRecord;
+
 pub use embedded::Embedded;
 #[cfg(test)]
 pub use memory::Memory;
@@ -47,6 +49,8 @@ pub struct Contents {
     pub host_owners: Vec<(HostName, Vec<Owner>)>,
     /// The rules of the policy, by number.
     pub rules: Vec<Rule>,
+    /// What was added to capsules' records, of capsules that have such; by id.
+    pub extras: Vec<(CapsuleId, Vec<ExtraRecord>)>,
 }
 
 /// What is kept of a host. That it lives is not: that is for it to show.
@@ -96,6 +100,8 @@ pub enum Write {
     Rule(Rule),
     /// A rule is gone.
     RuleRemoved(RuleId),
+    /// What was added to a capsule's records; none: nothing any more.
+    Extras(CapsuleId, Vec<ExtraRecord>),
 }
 
 /// Why a store failed.

@@ -9,6 +9,7 @@
 //!  └─ CAPSULE                  A AAAA TXT      its locators; generation, state, host (none while suspended)
 //!      └─ _udp                 (nothing)
 //!          └─ _capsule         SRV             HOST.hosts.ZONE and its QUIC port; absent without a place
+//!      └─ …                    TXT SRV         what the owner added, see [`update`]
 //!  88.10.in-addr.arpa          SOA NS DNSKEY   as far as the pool of locators goes, in whole octets
 //!  └─ … an octet a label       PTR             CAPSULE.ZONE
 //!  …8.8.d.f.ip6.arpa           SOA NS DNSKEY   the same, in whole hexadecimal digits
@@ -22,6 +23,7 @@ mod capsules;
 mod records;
 mod reverse;
 mod stamp;
+pub mod update;
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -16,5 +16,6 @@ mod serve {
     mod restarting;
     mod secondary;
     mod supervised;
+    mod updating;
     mod watching;
 }

@@ -8,6 +8,7 @@ use overlay_proto::{CapsuleId, HostName, Owner};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Batch, Update};
+use crate::extras::ExtraRecord;
 use crate::registry::HostEntry;
 
 /// One fact that was changed.
@@ -58,6 +59,13 @@ pub enum By {
     Joining(HostName),
     /// The directory itself: time has passed, or a commit failed.
     Directory,
+    /// Whoever has a key for updates by DNS.
+    Key {
+        /// The key's name.
+        name: String,
+        /// Whose capsules it may change.
+        owner: Owner,
+    },
     /// Somebody with access to the data directory, on the command line.
     Operator,
 }
@@ -119,7 +127,8 @@ pub fn entries(at: SystemTime, by: &By, verb: &str, batch: &Batch, first: usize)
         | Update::HostOwners(..)
         | Update::Rule(_)
         | Update::RuleRemoved(_)
-        | Update::Seen(..) => None,
+        | Update::Seen(..)
+        | Update::Extras { .. } => None,
     });
     let entry = |kind: &str, name: &dyn fmt::Display, text: String| {
         Some(Entry { revision, ..Entry::new(at, by, verb, kind, name, text) })
@@ -133,8 +142,17 @@ pub fn entries(at: SystemTime, by: &By, verb: &str, batch: &Batch, first: usize)
         Update::HostOwners(name, whose) => entry("host", name, owners(whose)),
         Update::Rule(rule) => entry("rule", &rule.id, rule.terms.to_string()),
         Update::RuleRemoved(id) => entry("rule", id, "removed".into()),
+        Update::Extras { name, records, .. } => entry("capsule", name, extras(records)),
     };
     updates.iter().filter_map(of).collect()
+}
+
+fn extras(records: &[ExtraRecord]) -> String {
+    let texts: Vec<_> = records.iter().map(ToString::to_string).collect();
+    match texts.is_empty() {
+        true => "no records of its owner's".to_owned(),
+        false => format!("records of its owner's: {}", texts.join("; ")),
+    }
 }
 
 /// Whose capsules a host may register.
@@ -185,6 +203,7 @@ impl fmt::Display for By {
             Self::Host(host) => write!(f, "host {host}"),
             Self::Joining(host) => write!(f, "joining {host}"),
             Self::Directory => f.write_str("directory"),
+            Self::Key { name, owner } => write!(f, "key {name} of {owner}"),
             Self::Operator => f.write_str("operator"),
         }
     }

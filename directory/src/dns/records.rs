@@ -21,8 +21,10 @@ pub(super) fn record(entry: &Entry) -> Option<Record> {
     let data = match &entry.data {
         Data::A(address) => RData::A(A(*address)),
         Data::Aaaa(address) => RData::AAAA(AAAA(*address)),
-        Data::Srv { port, target } => RData::SRV(SRV::new(0, 0, *port, name(target)?)),
-        Data::Txt(strings) => RData::TXT(TXT::new(strings.clone())),
+        Data::Srv { priority, weight, port, target } => {
+            RData::SRV(SRV::new(*priority, *weight, *port, name(target)?))
+        }
+        Data::Txt(strings) => RData::TXT(TXT::from_bytes(strings.iter().map(Vec::as_slice).collect())),
         Data::Ptr(target) => RData::PTR(PTR(name(target)?)),
         Data::Ns(target) => RData::NS(NS(name(target)?)),
         Data::Soa { server, mailbox, serial, negative_ttl } => RData::SOA(SOA::new(

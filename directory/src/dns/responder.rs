@@ -23,7 +23,8 @@ use super::cache::{Basis, Cache};
 use super::question::{PLAIN_UDP_BYTES, Question};
 use super::records::{kind, name, record};
 use super::signing::{Round, Signer};
-use super::tsig::{Check, Secret, check};
+use super::tsig::{Check, Key, check};
+use super::update::Updates;
 
 /// Answers every query from the published facts.
 pub(super) struct Responder {
@@ -32,8 +33,9 @@ pub(super) struct Responder {
     pub(super) signer: Arc<Signer>,
     pub(super) metrics: Arc<DnsMetrics>,
     pub(super) cache: Cache,
-    /// Of those to whom zones may be transferred.
-    pub(super) secrets: Vec<Secret>,
+    /// Of secondaries and owners.
+    pub(super) keys: Vec<Key>,
+    pub(super) updates: Updates,
     pub(super) transfers: Arc<Semaphore>,
     /// The signer's round, where the short way reads it without a lock.
     pub(super) round: AtomicU64,
@@ -86,10 +88,10 @@ impl Responder {
         if request.metadata.message_type == MessageType::Response {
             return false;
         }
-        let (mut reply, chain) = match check(&self.secrets, query, &request, SystemTime::now()) {
-            Check::Unsigned => (self.reply(&request), None),
-            Check::Good(chain) => (self.reply(&request), Some(chain)),
-            Check::Bad => (Reply::refusal(ResponseCode::NotAuth), None),
+        let checked = check(&self.keys, query, &request, SystemTime::now());
+        let mut reply = match &checked {
+            Check::Unsigned | Check::Good(..) => self.reply(&request),
+            Check::Bad(_) => Reply::refusal(ResponseCode::NotAuth),
         };
         let asked = request.edns.as_ref().map_or(PLAIN_UDP_BYTES, Edns::max_payload).max(PLAIN_UDP_BYTES);
         if !encode(&request, &mut reply, limit(asked), answer) {
@@ -102,9 +104,12 @@ impl Responder {
         if let Some(question) = &question {
             question.make_own(answer);
         }
-        if let Some(mut chain) = chain
-            && chain.sign(answer, SystemTime::now()).is_none()
-        {
+        let signed = match checked {
+            Check::Unsigned => Some(()),
+            Check::Good(_, mut chain) => chain.sign(answer, SystemTime::now()),
+            Check::Bad(fault) => fault.explain(answer),
+        };
+        if signed.is_none() {
             return false;
         }
         let kind = question.as_ref().map_or(0, |question| question.kind);
@@ -137,7 +142,7 @@ impl Responder {
         }
         match request.metadata.op_code {
             OpCode::Query => {}
-            // The zones change by what hosts register, and by nothing else.
+            // Those that may be are taken before this, see `update`.
             OpCode::Update => return Reply::refusal(ResponseCode::Refused),
             _ => return Reply::refusal(ResponseCode::NotImp),
         }

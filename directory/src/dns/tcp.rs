@@ -16,6 +16,7 @@ use crate::limits::{DNS_TCP_CONNECTIONS_MAX, DNS_TCP_IDLE};
 
 use super::responder::Responder;
 use super::transfer::Transfer;
+use super::update;
 
 /// Serves connections until it is dropped.
 pub(super) async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, responder: Arc<Responder>) {
@@ -74,6 +75,12 @@ async fn exchange(
             // Signing what was never asked for takes its time; other tasks go on on other threads.
             while let Some(message) = block_in_place(|| transfer.next_message()) {
                 timeout(DNS_TCP_IDLE, send(&mut stream, &message)).await??;
+            }
+            continue;
+        }
+        if update::is_update(&query) {
+            if let Some(answer) = update::answer(responder, &query, client, protocol).await {
+                timeout(DNS_TCP_IDLE, send(&mut stream, &answer)).await??;
             }
             continue;
         }

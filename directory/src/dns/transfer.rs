@@ -19,7 +19,7 @@ use super::question::question_type;
 use super::records::{name, record};
 use super::responder::Responder;
 use super::signing::{Round, Signer};
-use super::tsig::{Chain, Check, check};
+use super::tsig::{Chain, Check, Key, Role, check};
 
 /// A transfer under way.
 pub(super) struct Transfer {
@@ -59,7 +59,9 @@ impl Transfer {
         if request.metadata.op_code != OpCode::Query || request.metadata.message_type != MessageType::Query {
             return None;
         }
-        let Check::Good(chain) = check(&responder.secrets, packet, &request, SystemTime::now()) else {
+        let Check::Good(Key { role: Role::Secondary, .. }, chain) =
+            check(&responder.keys, packet, &request, SystemTime::now())
+        else {
             return None;
         };
         let query = request.request_info().ok()?.query.original().clone();

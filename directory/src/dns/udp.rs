@@ -12,12 +12,14 @@ use std::time::Instant;
 use hickory_server::net::xfer::Protocol;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::runtime::Handle;
 use tracing::{debug, error, warn};
 
 use crate::limits::{DNS_QUERY_BYTES_MAX, DNS_STOP_CHECK};
 
 use super::rate::{Rate, Verdict};
 use super::responder::Responder;
+use super::update;
 
 /// Receive and send buffers of one socket, bytes: what arrives while the thread is not scheduled.
 const SOCKET_BYTES: usize = 1 << 20;
@@ -49,9 +51,15 @@ pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Worker {
+struct Socket {
     socket: UdpSocket,
     state: UdpSocketState,
+}
+
+struct Worker {
+    socket: Arc<Socket>,
+    /// Where updates are carried out, which wait for the store.
+    runtime: Handle,
     responder: Arc<Responder>,
     rate: Arc<Rate>,
     stop: Arc<AtomicBool>,
@@ -65,7 +73,8 @@ impl Workers {
         for socket in sockets {
             let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
             let (responder, rate, stop) = (responder.clone(), rate.clone(), workers.stop.clone());
-            let worker = Worker { socket, state, responder, rate, stop };
+            let (socket, runtime) = (Arc::new(Socket { socket, state }), Handle::current());
+            let worker = Worker { socket, runtime, responder, rate, stop };
             let thread = std::thread::Builder::new().name("dns-udp".into()).spawn(move || worker.run())?;
             workers.threads.push(thread);
         }
@@ -90,7 +99,7 @@ impl Worker {
         let mut answer = Vec::with_capacity(DNS_QUERY_BYTES_MAX);
         while !self.stop.load(Ordering::Relaxed) {
             let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
-            match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, &mut metas) {
+            match self.socket.receive(&mut slices, &mut metas) {
                 Ok(count) => {
                     let now = Instant::now();
                     for (buffer, meta) in buffers.iter().zip(&metas).take(count) {
@@ -125,6 +134,9 @@ impl Worker {
             self.responder.metrics.limited();
             return;
         }
+        if update::is_update(packet) {
+            return self.update(packet, *meta);
+        }
         if !self.responder.respond(packet, meta.addr, Protocol::Udp, answer) {
             return;
         }
@@ -132,25 +144,48 @@ impl Worker {
             self.responder.metrics.limited();
             truncate(answer);
         }
+        self.socket.send(answer, meta);
+    }
+
+    /// Not in this thread: the store takes its time.
+    fn update(&self, packet: &[u8], meta: RecvMeta) {
+        let (socket, responder, packet) = (self.socket.clone(), self.responder.clone(), packet.to_vec());
+        // Behind so many the asker gets no answer, and asks again.
+        let Some(turn) = self.responder.updates.turn() else { return };
+        self.runtime.spawn(async move {
+            if let Some(answer) = update::answer(&responder, &packet, meta.addr, Protocol::Udp).await {
+                socket.send(&answer, &meta);
+            }
+            drop(turn);
+        });
+    }
+
+    fn wait(&self) {
+        let mut sockets = [PollFd::new(&self.socket.socket, PollFlags::IN)];
+        let limit = Timespec { tv_sec: 0, tv_nsec: DNS_STOP_CHECK.subsec_nanos().into() };
+        // An interrupted wait is one that ended early.
+        let _ = poll(&mut sockets, Some(&limit));
+    }
+}
+
+impl Socket {
+    fn receive(&self, slices: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> io::Result<usize> {
+        self.state.recv(UdpSockRef::from(&self.socket), slices, metas)
+    }
+
+    fn send(&self, answer: &[u8], asked: &RecvMeta) {
         let transmit = Transmit {
-            destination: meta.addr,
+            destination: asked.addr,
             ecn: None,
             contents: answer,
             segment_size: None,
             // From the address that was asked, of several that this machine may have.
-            src_ip: meta.dst_ip,
+            src_ip: asked.dst_ip,
         };
         // A full send buffer loses the answer, as the network may: the asker asks again.
         if let Err(error) = self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
-            debug!(%error, client = %meta.addr, "cannot send a DNS answer");
+            debug!(%error, client = %asked.addr, "cannot send a DNS answer");
         }
-    }
-
-    fn wait(&self) {
-        let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
-        let limit = Timespec { tv_sec: 0, tv_nsec: DNS_STOP_CHECK.subsec_nanos().into() };
-        // An interrupted wait is one that ended early.
-        let _ = poll(&mut sockets, Some(&limit));
     }
 }
 

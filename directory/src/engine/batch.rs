@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use directory_api::{CapsuleRecord, Change, Rule, RuleId};
 use overlay_proto::{CapsuleId, CapsuleName, HostName, Owner};
 
+use crate::extras::ExtraRecord;
 use crate::registry::{HostEntry, Registry};
 use crate::store::Write;
 
@@ -40,6 +41,15 @@ pub enum Update {
     RuleRemoved(RuleId),
     /// A host was seen.
     Seen(HostName, SystemTime),
+    /// What was added to a capsule's records; none: nothing any more.
+    Extras {
+        /// Which capsule.
+        id: CapsuleId,
+        /// Its name.
+        name: CapsuleName,
+        /// All that was added.
+        records: Vec<ExtraRecord>,
+    },
 }
 
 impl Batch {
@@ -104,6 +114,19 @@ impl Batch {
         self.revise(revision);
     }
 
+    /// No watcher needs to know: only DNS shows them.
+    pub(super) fn extras(
+        &mut self,
+        revision: u64,
+        id: CapsuleId,
+        name: CapsuleName,
+        records: Vec<ExtraRecord>,
+    ) {
+        self.writes.push(Write::Extras(id, records.clone()));
+        self.updates.push(Update::Extras { id, name, records });
+        self.revise(revision);
+    }
+
     pub(super) fn seen(&mut self, host: &HostName, now: SystemTime) {
         self.updates.push(Update::Seen(host.clone(), now));
     }
@@ -127,6 +150,7 @@ impl Registry {
             Update::Rule(rule) => self.policy.put(rule),
             Update::RuleRemoved(id) => drop(self.policy.remove(id)),
             Update::Seen(name, now) => self.touch(&name, now),
+            Update::Extras { id, records, .. } => self.put_extras(id, records),
         }
     }
 }

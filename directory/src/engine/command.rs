@@ -8,7 +8,9 @@ use directory_api::{CapsuleState, HeldCapsule, RuleId, Token};
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, Generation, HostName, OfferId, Owner};
 
 use crate::audit::By;
+use crate::engine::Verdict;
 use crate::placement::{NewOffer, NewSuspension, Takeover};
+use crate::zone::update::ZoneUpdate;
 
 /// The time on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +77,15 @@ pub enum Command {
         caller: HostName,
         /// Which.
         id: RuleId,
+    },
+    /// What owners added to their capsules' records is to change.
+    UpdateZone {
+        /// The name of the key that the request is signed with.
+        key: String,
+        /// The update.
+        update: Box<ZoneUpdate>,
+        /// Where a refusal is explained.
+        verdict: Verdict,
     },
     /// A new capsule.
     Register {
@@ -186,6 +197,9 @@ impl Command {
         match self {
             Self::Spend { token, .. } => By::Joining(token.host.clone()),
             Self::Expire | Self::Resign | Self::TryStore => By::Directory,
+            Self::UpdateZone { key, update, .. } => {
+                By::Key { name: key.clone(), owner: update.owner.clone() }
+            }
             Self::RenewLease { caller, .. }
             | Self::RemoveHost { caller, .. }
             | Self::TakeOver { caller, .. }
@@ -215,6 +229,7 @@ impl Command {
             Self::TakeOver { .. } => "take over",
             Self::SetRule { .. } => "set rule",
             Self::RemoveRule { .. } => "remove rule",
+            Self::UpdateZone { .. } => "update zone",
             Self::Register { .. } => "register",
             Self::Offer { .. } => "offer",
             Self::Claim { .. } => "claim",

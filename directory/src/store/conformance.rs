@@ -7,6 +7,7 @@ use directory_api::{CapsuleRecord, CapsuleState};
 use overlay_proto::{CapsuleId, Generation, Locators};
 
 use super::*;
+use crate::extras::ExtraData;
 
 fn capsule(number: u8) -> CapsuleRecord {
     CapsuleRecord {
@@ -66,6 +67,10 @@ fn rule(number: u64) -> Rule {
     }
 }
 
+fn extra(label: &str) -> ExtraRecord {
+    ExtraRecord { below: vec![label.into()], ttl: 60, data: ExtraData::Txt(vec![b"text".to_vec()]) }
+}
+
 /// `reopen` gives the store as another process would find it.
 fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
     assert_eq!(store.load().unwrap(), Contents::default());
@@ -82,6 +87,8 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         Write::TokenSpent(token(1)),
         Write::Rule(rule(6)),
         Write::Rule(rule(5)),
+        Write::Extras(capsule(2).id, vec![extra("x")]),
+        Write::Extras(capsule(1).id, vec![extra("y"), extra("z")]),
     ];
     store.commit(&writes).unwrap();
     let expected = Contents {
@@ -92,6 +99,7 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         spent: vec![token(1), token(2)],
         host_owners: vec![(name("a"), vec![owner("ann")]), (name("b"), vec![owner("ann"), owner("bob")])],
         rules: vec![rule(5), rule(6)],
+        extras: vec![(capsule(1).id, vec![extra("y"), extra("z")]), (capsule(2).id, vec![extra("x")])],
     };
     assert_eq!(store.load().unwrap(), expected);
     let mut store = reopen(store);
@@ -109,6 +117,9 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         Write::TokenForgotten([2; 16]),
         Write::RuleRemoved(RuleId::new(5)),
         Write::RuleRemoved(RuleId::new(4)),
+        Write::Extras(capsule(2).id, vec![]),
+        Write::Extras(capsule(3).id, vec![]),
+        Write::Extras(capsule(1).id, vec![extra("z")]),
         Write::Revision(8),
     ];
     store.commit(&writes).unwrap();
@@ -121,6 +132,7 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         spent: vec![token(1)],
         host_owners: vec![],
         rules: vec![rule(6)],
+        extras: vec![(capsule(1).id, vec![extra("z")])],
     };
     assert_eq!(reopen(store).load().unwrap(), expected);
 }

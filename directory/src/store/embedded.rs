@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use directory_api::stored::{decode_capsule, decode_rule, encode_capsule, encode_rule};
-use overlay_proto::{HostName, Owner};
+use overlay_proto::{CapsuleId, HostName, Owner};
 use prost::Message as _;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
 };
+
+use crate::extras;
 
 use super::{Contents, SpentToken, Store, StoreError, StoredHost, Write};
 
@@ -24,6 +26,8 @@ const SPENT: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("spent_tok
 const HOST_OWNERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("host_owners");
 /// Rules of the policy by number.
 const RULES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rules");
+/// What was added to capsules' records, by capsule id.
+const EXTRAS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("extras");
 
 const REVISION: &str = "revision";
 const LOCATOR_NEXT: &str = "locator_next";
@@ -79,6 +83,7 @@ impl Embedded {
         transaction.open_table(SPENT).map_err(|error| store.failed(error))?;
         transaction.open_table(HOST_OWNERS).map_err(|error| store.failed(error))?;
         transaction.open_table(RULES).map_err(|error| store.failed(error))?;
+        transaction.open_table(EXTRAS).map_err(|error| store.failed(error))?;
         transaction.commit().map_err(|error| store.failed(error))?;
         Ok(store)
     }
@@ -159,6 +164,13 @@ impl Store for Embedded {
             let (_, row) = row.map_err(|error| self.failed(error))?;
             contents.rules.push(decode_rule(row.value()).map_err(|_| self.unreadable("rule"))?);
         }
+        let extras = read.open_table(EXTRAS).map_err(|error| self.failed(error))?;
+        for row in extras.iter().map_err(|error| self.failed(error))? {
+            let (id, row) = row.map_err(|error| self.failed(error))?;
+            let broken = || self.unreadable("added records");
+            let id = CapsuleId::from_bytes(id.value().try_into().map_err(|_| broken())?);
+            contents.extras.push((id, extras::decode(row.value()).ok_or_else(broken)?));
+        }
         Ok(contents)
     }
 
@@ -176,6 +188,7 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
     let mut spent = transaction.open_table(SPENT)?;
     let mut owners_of = transaction.open_table(HOST_OWNERS)?;
     let mut rules = transaction.open_table(RULES)?;
+    let mut added = transaction.open_table(EXTRAS)?;
     for write in writes {
         match write {
             Write::Revision(revision) => drop(meta.insert(REVISION, revision)?),
@@ -206,6 +219,12 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
             Write::TokenForgotten(nonce) => drop(spent.remove(nonce.as_slice())?),
             Write::Rule(rule) => drop(rules.insert(rule.id.number(), encode_rule(rule).as_slice())?),
             Write::RuleRemoved(id) => drop(rules.remove(id.number())?),
+            Write::Extras(id, records) if records.is_empty() => {
+                added.remove(id.as_bytes().as_slice())?;
+            }
+            Write::Extras(id, records) => {
+                added.insert(id.as_bytes().as_slice(), extras::encode(records).as_slice())?;
+            }
         }
     }
     Ok(())

@@ -21,7 +21,7 @@ impl Store for Memory {
         if std::mem::take(&mut self.fails) {
             return Err(StoreError::Told);
         }
-        let Contents { revision, locator_next, capsules, hosts, spent, host_owners, rules } =
+        let Contents { revision, locator_next, capsules, hosts, spent, host_owners, rules, extras } =
             &mut self.contents;
         let mut capsules_by_id: BTreeMap<_, _> =
             capsules.drain(..).map(|record| (record.id, record)).collect();
@@ -30,6 +30,7 @@ impl Store for Memory {
         let mut spent_by_nonce: BTreeMap<_, _> = spent.drain(..).map(|token| (token.nonce, token)).collect();
         let mut rules_by_id: BTreeMap<_, _> = rules.drain(..).map(|rule| (rule.id, rule)).collect();
         let mut owners_by_host: BTreeMap<_, _> = host_owners.drain(..).collect();
+        let mut extras_by_id: BTreeMap<_, _> = extras.drain(..).collect();
         for write in writes.iter().cloned() {
             match write {
                 Write::Revision(value) => *revision = value,
@@ -47,6 +48,8 @@ impl Store for Memory {
                 Write::TokenForgotten(nonce) => drop(spent_by_nonce.remove(&nonce)),
                 Write::Rule(rule) => drop(rules_by_id.insert(rule.id, rule)),
                 Write::RuleRemoved(id) => drop(rules_by_id.remove(&id)),
+                Write::Extras(id, records) if records.is_empty() => drop(extras_by_id.remove(&id)),
+                Write::Extras(id, records) => drop(extras_by_id.insert(id, records)),
             }
         }
         capsules.extend(capsules_by_id.into_values());
@@ -54,6 +57,7 @@ impl Store for Memory {
         spent.extend(spent_by_nonce.into_values());
         host_owners.extend(owners_by_host);
         rules.extend(rules_by_id.into_values());
+        extras.extend(extras_by_id);
         Ok(())
     }
 }

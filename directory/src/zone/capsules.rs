@@ -1,10 +1,12 @@
 //! The names of capsules and hosts.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use directory_api::{CapsuleRecord, Zone};
 
+use crate::extras::{ExtraData, ExtraRecord};
 use crate::registry::{HostEntry, Registry};
 
 use super::{Data, Depends, Entry, Path, TTL_LOCATOR_S, TTL_PLACE_S, TTL_ZONE_S, Tree, addresses};
@@ -18,6 +20,8 @@ pub(super) struct Capsules<'a> {
 
 const DIRECTORY: &str = "directory";
 const HOSTS: &str = "hosts";
+/// Where a capsule's place stands, from its name downwards.
+pub(super) const PLACE: [&str; 2] = ["_udp", "_capsule"];
 
 impl Tree for Capsules<'_> {
     fn entries(&self, path: &[String]) -> Option<Vec<Entry>> {
@@ -67,6 +71,8 @@ impl Tree for Capsules<'_> {
             [top] if top == DIRECTORY => Depends::Nothing,
             [top, host, ..] if top == HOSTS => Depends::on(host),
             [capsule, ..] => match self.named(capsule) {
+                // What is beside an added service is of any name.
+                Some(record) if self.has_added_services(record) => Depends::Revision,
                 Some(record) => Depends::on_both(capsule, record.host.as_str()),
                 None => Depends::Revision,
             },
@@ -80,11 +86,43 @@ impl Capsules<'_> {
         self.registry.capsule_named(&name.parse().ok()?)
     }
 
+    fn has_added_services(&self, record: &CapsuleRecord) -> bool {
+        let is_service = |extra: &ExtraRecord| matches!(extra.data, ExtraData::Srv { .. });
+        self.registry.extras(record.id).iter().any(is_service)
+    }
+
     /// The names with records at and below a capsule, as far as they are below it, in canonical order.
-    fn subtree(&self, record: &CapsuleRecord) -> Vec<(Vec<&'static str>, Vec<Entry>)> {
+    fn subtree(&self, record: &CapsuleRecord) -> Vec<(Vec<&str>, Vec<Entry>)> {
         let mut names = vec![(vec![], self.capsule(record))];
-        names.extend(self.place(record).map(|place| (vec!["_udp", "_capsule"], vec![place])));
-        names
+        names.extend(self.place(record).map(|place| (PLACE.to_vec(), vec![place])));
+        match self.registry.extras(record.id) {
+            [] => names,
+            added => self.with_added(record, names, added),
+        }
+    }
+
+    fn with_added<'n>(
+        &self,
+        record: &CapsuleRecord,
+        names: Vec<(Vec<&'n str>, Vec<Entry>)>,
+        added: &'n [ExtraRecord],
+    ) -> Vec<(Vec<&'n str>, Vec<Entry>)> {
+        let mut names: BTreeMap<_, _> = names.into_iter().collect();
+        for extra in added {
+            let below: Vec<_> = extra.below.iter().map(String::as_str).collect();
+            let capsule = self.zone.capsule(&record.name);
+            let name = below.iter().rev().copied().chain([capsule.as_str()]).collect::<Vec<_>>().join(".");
+            let data = Data::from(&extra.data);
+            let entries = names.entry(below).or_default();
+            // RFC 2181, section 5.2: a set of records has one TTL; what a move changes has its own.
+            let same = entries.iter().find(|entry| entry.data.kind() == data.kind());
+            let ttl = same.map_or(extra.ttl, |entry| entry.ttl);
+            entries.push(Entry { name, ttl, data });
+        }
+        for entries in names.values_mut() {
+            entries.sort_by_key(|entry| entry.data.kind());
+        }
+        names.into_iter().collect()
     }
 
     fn capsule(&self, record: &CapsuleRecord) -> Vec<Entry> {
@@ -92,11 +130,11 @@ impl Capsules<'_> {
         let locators = [IpAddr::V4(record.locators.v4), IpAddr::V6(record.locators.v6)];
         let mut entries = addresses(&name, &locators, TTL_LOCATOR_S);
         let mut text = vec![
-            format!("gen={}", record.generation),
-            format!("state={}", self.registry.shown_state(record)),
+            format!("gen={}", record.generation).into_bytes(),
+            format!("state={}", self.registry.shown_state(record)).into_bytes(),
         ];
         if record.suspension.is_none() {
-            text.push(format!("host={}", record.host));
+            text.push(format!("host={}", record.host).into_bytes());
         }
         entries.push(Entry { name, ttl: TTL_PLACE_S, data: Data::Txt(text) });
         entries
@@ -104,7 +142,8 @@ impl Capsules<'_> {
 
     fn place(&self, record: &CapsuleRecord) -> Option<Entry> {
         let host = self.registry.host(&record.host).filter(|_| record.suspension.is_none())?;
-        let data = Data::Srv { port: host.address?.port(), target: self.zone.host(&record.host) };
+        let (port, target) = (host.address?.port(), self.zone.host(&record.host));
+        let data = Data::Srv { priority: 0, weight: 0, port, target };
         let name = format!("_capsule._udp.{}", self.zone.capsule(&record.name));
         Some(Entry { name, ttl: TTL_PLACE_S, data })
     }

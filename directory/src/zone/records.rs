@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::extras::ExtraData;
+
 /// The record types that the zones know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -49,13 +51,17 @@ pub enum Data {
     Aaaa(Ipv6Addr),
     /// Service.
     Srv {
-        /// QUIC port.
+        /// Lower ones are tried first.
+        priority: u16,
+        /// Share of the load among those of one priority.
+        weight: u16,
+        /// Where it listens; of a capsule's host its QUIC port.
         port: u16,
-        /// Host name.
+        /// The machine's name.
         target: String,
     },
-    /// Text, one string per item.
-    Txt(Vec<String>),
+    /// Text, one string of up to 255 bytes per item.
+    Txt(Vec<Vec<u8>>),
     /// The name of an address.
     Ptr(String),
     /// Name server.
@@ -85,6 +91,17 @@ pub enum Data {
 /// The public half of a key of the zones: Ed25519 (RFC 8080), for zone and key signing alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZoneKey(pub [u8; 32]);
+
+impl From<&ExtraData> for Data {
+    fn from(added: &ExtraData) -> Self {
+        match added {
+            ExtraData::Txt(strings) => Self::Txt(strings.clone()),
+            ExtraData::Srv { priority, weight, port, target } => {
+                Self::Srv { priority: *priority, weight: *weight, port: *port, target: target.clone() }
+            }
+        }
+    }
+}
 
 impl Data {
     /// The record's type.

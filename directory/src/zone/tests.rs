@@ -63,7 +63,7 @@ fn a_capsule_has_addresses_text_and_a_place() {
     assert_eq!(data(&ask(&registry, name, Kind::Txt).answers), [(name, text)]);
     assert_eq!(ask(&registry, name, Kind::Any).answers.len(), 3);
     let place = ask(&registry, "_capsule._udp.db.capsule.internal", Kind::Srv);
-    let srv = Data::Srv { port: 4433, target: "a.hosts.capsule.internal".into() };
+    let srv = Data::Srv { priority: 0, weight: 0, port: 4433, target: "a.hosts.capsule.internal".into() };
     assert_eq!(data(&place.answers), [("_capsule._udp.db.capsule.internal", srv)]);
     let host = Data::A("192.0.2.1".parse().unwrap());
     assert_eq!(data(&place.additional), [("a.hosts.capsule.internal", host)]);
