@@ -11,6 +11,7 @@
 //! ```
 
 mod cache;
+mod cookies;
 mod notify;
 mod question;
 mod rate;
@@ -38,6 +39,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::data::random;
 use crate::limits::{DNS_QUIC_IDLE, STOP_TIME, TRANSFERS_MAX};
 use crate::metrics::DnsMetrics;
 use crate::published::Published;
@@ -45,6 +47,7 @@ use crate::writer::Writer;
 use crate::zone::Zones;
 
 use cache::Cache;
+use cookies::Baker;
 use rate::Rate;
 use responder::{Handler, Responder};
 use signing::Signer;
@@ -167,8 +170,9 @@ impl Dns {
         let of_secondary = |(_, secret): &(_, Secret)| Key { secret: secret.clone(), role: Role::Secondary };
         let keys = secondaries.iter().map(of_secondary).chain(updaters).collect();
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
+        let baker = Baker::new(random()?);
         let responder =
-            Responder { zones, published, signer, metrics, cache, keys, updates, transfers, round };
+            Responder { zones, published, signer, metrics, cache, baker, keys, updates, transfers, round };
         let responder = Arc::new(responder);
         let rate = Rate::new(answers_per_second, Instant::now());
         let workers =

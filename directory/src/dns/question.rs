@@ -1,6 +1,8 @@
 //! Reads the ordinary question, straight from the packet: one name and type of class IN, with or without EDNS. What is
 //! not ordinary takes the long way. Pure.
 
+use super::cookies::{self, Shown};
+
 /// The length of a DNS header, bytes.
 const HEADER: usize = 12;
 /// The smallest answer that everybody takes over UDP, bytes (RFC 1035, section 4.2.1).
@@ -26,6 +28,8 @@ pub(super) struct Question<'p> {
     pub(super) form: Form,
     /// The largest answer that the asker takes over UDP, bytes.
     pub(super) limit: u16,
+    /// Its DNS cookie.
+    pub(super) cookie: Option<Shown<'p>>,
 }
 
 /// Three forms of answers to one question.
@@ -52,8 +56,8 @@ impl<'p> Question<'p> {
         let (name, rest) = name(&packet[HEADER..])?;
         let (kind, rest) = number(rest)?;
         let (class, rest) = number(rest)?;
-        let (form, limit) = match header[11] {
-            0 if rest.is_empty() => (Form::Plain, PLAIN_UDP_BYTES),
+        let (form, limit, cookie) = match header[11] {
+            0 if rest.is_empty() => (Form::Plain, PLAIN_UDP_BYTES, None),
             1 => edns(rest)?,
             _ => return None,
         };
@@ -65,6 +69,7 @@ impl<'p> Question<'p> {
             kind,
             form,
             limit,
+            cookie,
         })
     }
 
@@ -116,8 +121,8 @@ fn name(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (at < 255).then(|| bytes.split_at(at + 1))
 }
 
-/// An OPT record of version 0 that ends the message. Its options ask for nothing that we have.
-fn edns(bytes: &[u8]) -> Option<(Form, u16)> {
+/// An OPT record of version 0 that ends the message. Its options ask for nothing that we have, but for cookies.
+fn edns(bytes: &[u8]) -> Option<(Form, u16, Option<Shown<'_>>)> {
     let (root, rest) = bytes.split_first()?;
     let (kind, rest) = number(rest)?;
     let (limit, rest) = number(rest)?;
@@ -127,7 +132,22 @@ fn edns(bytes: &[u8]) -> Option<(Form, u16)> {
     let ordinary =
         *root == 0 && kind == TYPE_OPT && code_and_version == 0 && options.len() == usize::from(length);
     let form = if flags & 0x8000 == 0 { Form::Extended } else { Form::Signed };
-    ordinary.then(|| (form, limit.max(PLAIN_UDP_BYTES)))
+    let cookie = if ordinary { cookie(options)? } else { None };
+    ordinary.then(|| (form, limit.max(PLAIN_UDP_BYTES), cookie))
+}
+
+/// The first cookie among the options; `None` when the options or it can't be read.
+fn cookie(mut options: &[u8]) -> Option<Option<Shown<'_>>> {
+    while !options.is_empty() {
+        let (code, rest) = number(options)?;
+        let (length, rest) = number(rest)?;
+        let (option, rest) = rest.split_at_checked(length.into())?;
+        if code == cookies::OPTION {
+            return Shown::read(option).map(Some);
+        }
+        options = rest;
+    }
+    Some(None)
 }
 
 fn number(bytes: &[u8]) -> Option<(u16, &[u8])> {
@@ -159,6 +179,13 @@ mod tests {
         packet.extend_from_slice(b"\0\0\x29\x04\xd0\0\0\x80\0\0\0");
         let question = Question::read(&packet).unwrap();
         assert_eq!((question.form, question.limit), (Form::Signed, 1232));
+        assert_eq!(question.cookie, None);
+        let mut with_cookie = packet.clone();
+        with_cookie.splice(packet.len() - 1.., *b"\x10\0\x03\0\0\0\x0a\0\x0812345678");
+        let cookie = Question::read(&with_cookie).unwrap().cookie.unwrap();
+        assert_eq!((&cookie.client, cookie.server), (b"12345678", &b""[..]));
+        with_cookie.pop();
+        assert_eq!(Question::read(&with_cookie), None, "a cookie cut short");
         packet[PLAIN.len() + 6] = 1;
         assert_eq!(Question::read(&packet), None, "version 1");
         assert_eq!(Question::read(&packet[..packet.len() - 1]), None, "cut short");

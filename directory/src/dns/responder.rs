@@ -1,10 +1,12 @@
 //! From a request to its answer: the long way by hickory's messages, the short way by answers that are kept.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsCode;
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable as _, BinEncoder};
 use hickory_server::net::runtime::Time;
@@ -20,6 +22,7 @@ use crate::published::Published;
 use crate::zone::{Answer, Entry, Kind, Outcome, View, Zones};
 
 use super::cache::{Basis, Cache};
+use super::cookies::{Baker, OPTION_BYTES, Shown};
 use super::question::{PLAIN_UDP_BYTES, Question};
 use super::records::{kind, name, record};
 use super::signing::{Round, Signer};
@@ -33,6 +36,7 @@ pub(super) struct Responder {
     pub(super) signer: Arc<Signer>,
     pub(super) metrics: Arc<DnsMetrics>,
     pub(super) cache: Cache,
+    pub(super) baker: Baker,
     /// Of secondaries and owners.
     pub(super) keys: Vec<Key>,
     pub(super) updates: Updates,
@@ -63,9 +67,12 @@ impl Responder {
     ) -> bool {
         let begin = Instant::now();
         let question = Question::read(query);
+        let cookie = question.as_ref().and_then(|question| question.cookie);
+        // What a cookie will take is kept free.
+        let reserved = if cookie.is_some() { OPTION_BYTES } else { 0 };
         let limit = |asked: u16| match protocol {
-            Protocol::Udp => asked.min(DNS_UDP_BYTES),
-            _ => u16::MAX,
+            Protocol::Udp => asked.min(DNS_UDP_BYTES) - reserved,
+            _ => u16::MAX - reserved,
         };
         if let Some(question) = &question {
             let is_good = |basis: &Basis| self.is_good(basis);
@@ -73,6 +80,7 @@ impl Responder {
                 && answer.len() <= usize::from(limit(question.limit))
             {
                 question.make_own(answer);
+                self.add_cookie(cookie, source.ip(), answer);
                 self.metrics.answered(question.kind, answer[3] & 0xf, true);
                 self.metrics.took(begin.elapsed(), true);
                 return true;
@@ -90,6 +98,7 @@ impl Responder {
         }
         let checked = check(&self.keys, query, &request, SystemTime::now());
         let mut reply = match &checked {
+            _ if question.is_none() && has_broken_cookie(&request) => Reply::refusal(ResponseCode::FormErr),
             Check::Unsigned | Check::Good(..) => self.reply(&request),
             Check::Bad(_) => Reply::refusal(ResponseCode::NotAuth),
         };
@@ -103,6 +112,7 @@ impl Responder {
         }
         if let Some(question) = &question {
             question.make_own(answer);
+            self.add_cookie(cookie, source.ip(), answer);
         }
         let signed = match checked {
             Check::Unsigned => Some(()),
@@ -116,6 +126,19 @@ impl Responder {
         self.metrics.answered(kind, reply.code.low(), false);
         self.metrics.took(begin.elapsed(), false);
         true
+    }
+
+    /// Whether a query shows a cookie that its sender has from us, so that its address is true.
+    pub(super) fn knows(&self, query: &[u8], source: IpAddr) -> bool {
+        let cookie = Question::read(query).and_then(|question| question.cookie);
+        cookie.is_some_and(|cookie| self.baker.is_ours(&cookie, source, SystemTime::now()))
+    }
+
+    /// Puts a cookie into the OPT record that ends an answer, without options.
+    fn add_cookie(&self, cookie: Option<Shown<'_>>, source: IpAddr, answer: &mut Vec<u8>) {
+        let (Some(cookie), Some(length)) = (cookie, answer.last_chunk_mut::<2>()) else { return };
+        *length = OPTION_BYTES.to_be_bytes();
+        answer.extend_from_slice(&self.baker.option(&cookie.client, source, SystemTime::now()));
     }
 
     fn is_good(&self, basis: &Basis) -> bool {
@@ -258,6 +281,13 @@ impl Reply {
         metadata.authoritative = self.authoritative;
         metadata
     }
+}
+
+/// RFC 7873, section 5.2.2.
+fn has_broken_cookie(request: &Request) -> bool {
+    let edns = request.edns.as_ref();
+    let option = edns.and_then(|edns| edns.option(EdnsCode::Cookie));
+    option.is_some_and(|option| Vec::<u8>::try_from(option).is_ok_and(|bytes| Shown::read(&bytes).is_none()))
 }
 
 fn response_edns(request: &Request, code: ResponseCode) -> Option<Edns> {

@@ -129,7 +129,10 @@ impl Worker {
         if meta.addr.port() == 0 {
             return;
         }
-        let verdict = self.rate.judge(meta.addr.ip(), now);
+        let mut verdict = self.rate.judge(meta.addr.ip(), now);
+        if verdict != Verdict::Send && self.responder.knows(packet, meta.addr.ip()) {
+            verdict = Verdict::Send;
+        }
         if verdict == Verdict::Drop {
             self.responder.metrics.limited();
             return;
