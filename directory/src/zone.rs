@@ -127,7 +127,14 @@ trait Tree {
 impl Zones {
     /// The zones of a mesh; `servers` is where its DNS is answered, without the unspecified ones.
     pub fn new(zone: Zone, pools: &Pools, servers: Vec<IpAddr>) -> Self {
-        Self { zone, servers, v4: Apex::v4(&pools.v4), v6: Apex::v6(&pools.v6) }
+        let mut distinct = Vec::with_capacity(servers.len());
+        for server in servers.iter().map(IpAddr::to_canonical) {
+            // A set has no record twice; two ports of one address make one record.
+            if !distinct.contains(&server) {
+                distinct.push(server);
+            }
+        }
+        Self { zone, servers: distinct, v4: Apex::v4(&pools.v4), v6: Apex::v6(&pools.v6) }
     }
 
     /// All of them.

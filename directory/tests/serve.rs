@@ -11,6 +11,7 @@ mod serve {
     mod dnssec;
     mod health;
     mod joining;
+    mod malformed;
     mod placing;
     mod process;
     mod resolver;

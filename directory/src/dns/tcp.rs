@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use crate::limits::{DNS_TCP_CONNECTIONS_MAX, DNS_TCP_IDLE};
 
 use super::responder::Responder;
-use super::transfer::Transfer;
+use super::transfer::{Transfer, is_transfer};
 use super::update;
 
 /// Serves connections until it is dropped.
@@ -70,9 +70,14 @@ async fn exchange(
     while let Some(length) = timeout(DNS_TCP_IDLE, next_length(&mut stream)).await?? {
         query.resize(length, 0);
         timeout(DNS_TCP_IDLE, stream.read_exact(&mut query)).await??;
-        if let Some(mut transfer) = Transfer::begin(responder, &query, client) {
+        // The copy of the facts takes its time, and so does signing what was never asked for; other tasks go on on other
+        // threads.
+        let transfer = match is_transfer(&query) {
+            true => block_in_place(|| Transfer::begin(responder, &query, client)),
+            false => None,
+        };
+        if let Some(mut transfer) = transfer {
             info!(%client, "a zone is transferred");
-            // Signing what was never asked for takes its time; other tasks go on on other threads.
             while let Some(message) = block_in_place(|| transfer.next_message()) {
                 timeout(DNS_TCP_IDLE, send(&mut stream, &message)).await??;
             }

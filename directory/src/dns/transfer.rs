@@ -46,15 +46,17 @@ enum Next {
     Done,
 }
 
+/// Whether a packet asks for a transfer. A full one is a right answer to the question for what changed (RFC 1995,
+/// section 4).
+pub(super) fn is_transfer(packet: &[u8]) -> bool {
+    let asked = question_type(packet).map(RecordType::from);
+    matches!(asked, Some(RecordType::AXFR | RecordType::IXFR))
+}
+
 impl Transfer {
-    /// Begins, when that is asked for, by whom it may be, of a zone of ours, and not too many are under way. Whoever may
-    /// not is answered as any other query is.
+    /// Begins with a packet that asks for one ([`is_transfer`]), when it comes from whom it may, is of a zone of ours, and
+    /// not too many are under way. Whoever may not is answered as any other query is.
     pub(super) fn begin(responder: &Responder, packet: &[u8], source: std::net::SocketAddr) -> Option<Self> {
-        let asked = question_type(packet).map(RecordType::from);
-        // A full transfer is a right answer to the question for what changed (RFC 1995, section 4).
-        if !matches!(asked, Some(RecordType::AXFR | RecordType::IXFR)) {
-            return None;
-        }
         let request = Request::from_bytes(packet.to_vec(), source, Protocol::Tcp).ok()?;
         if request.metadata.op_code != OpCode::Query || request.metadata.message_type != MessageType::Query {
             return None;

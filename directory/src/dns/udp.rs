@@ -24,6 +24,10 @@ use super::update;
 /// Receive and send buffers of one socket, bytes: what arrives while the thread is not scheduled.
 const SOCKET_BYTES: usize = 1 << 20;
 
+/// Bytes that the kernel hands over at once: one datagram of any length, or several of one asker that it joined
+/// (UDP_GRO), together no longer than a datagram can be.
+const RECEIVED_BYTES_MAX: usize = 1 << 16;
+
 /// Binds one socket for each thread. The first may ask for a free port.
 pub(super) fn bind(address: SocketAddr, threads: usize) -> io::Result<Vec<UdpSocket>> {
     let first = bind_one(address)?;
@@ -94,7 +98,7 @@ impl Workers {
 
 impl Worker {
     fn run(self) {
-        let mut buffers = vec![[0; DNS_QUERY_BYTES_MAX]; BATCH_SIZE];
+        let mut buffers = vec![vec![0; RECEIVED_BYTES_MAX]; BATCH_SIZE];
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
         let mut answer = Vec::with_capacity(DNS_QUERY_BYTES_MAX);
         while !self.stop.load(Ordering::Relaxed) {
@@ -104,8 +108,10 @@ impl Worker {
                     let now = Instant::now();
                     for (buffer, meta) in buffers.iter().zip(&metas).take(count) {
                         // The kernel may have joined packets of one asker, all of one length but the last.
-                        let packets = buffer[..meta.len.min(DNS_QUERY_BYTES_MAX)].chunks(meta.stride.max(1));
-                        packets.for_each(|packet| self.survive(packet, meta, now, &mut answer));
+                        let packets = buffer[..meta.len.min(RECEIVED_BYTES_MAX)].chunks(meta.stride.max(1));
+                        // What is longer is no query: it is read no further.
+                        let cut = packets.map(|packet| &packet[..packet.len().min(DNS_QUERY_BYTES_MAX)]);
+                        cut.for_each(|packet| self.survive(packet, meta, now, &mut answer));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(),

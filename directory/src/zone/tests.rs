@@ -91,6 +91,18 @@ fn a_suspended_capsule_has_addresses_and_no_place() {
 }
 
 #[test]
+fn an_address_of_the_directory_is_shown_once() {
+    let pools = Pools { v4: "10.88.0.0/16".parse().unwrap(), v6: "fd88::/64".parse().unwrap() };
+    let servers = ["192.0.2.53", "::ffff:192.0.2.53", "192.0.2.53", "fd00::53"];
+    let servers = servers.map(|server| server.parse().unwrap()).to_vec();
+    let zones = Zones::new("capsule.internal".parse().unwrap(), &pools, servers);
+    let registry = registry();
+    let labels = ["directory", "capsule", "internal"].map(str::as_bytes);
+    let answer = View { zones: &zones, registry: &registry, keys: &[] }.answer(&labels, Kind::Any);
+    assert_eq!(answer.answers.len(), 2, "{answer:?}");
+}
+
+#[test]
 fn hosts_and_the_zone_itself_have_names() {
     let registry = registry();
     let host = ask(&registry, "b.hosts.capsule.internal", Kind::Aaaa);

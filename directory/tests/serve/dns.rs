@@ -231,47 +231,8 @@ async fn a_flood_from_one_network_is_cut_short() {
     assert_eq!(by_tcp(directory.dns, &question("capsule.internal.", RecordType::SOA)).answers.len(), 1);
 }
 
-/// Seeded: mutations of a valid query, and noise.
-#[tokio::test]
-async fn malformed_packets_do_no_harm() {
-    let directory = Directory::start_with("dns_answers_per_second = 0");
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut extended = question("db.capsule.internal.", RecordType::A);
-    extended.edns = Some(edns(0));
-    let valid = extended.to_vec().unwrap();
-    let mut state = 0x5eed_u64;
-    let mut random = move |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % u64::try_from(below).unwrap()).unwrap()
-    };
-    for round in 0..20_000 {
-        let mut packet = valid.clone();
-        for _ in 0..=random(4) {
-            let at = random(packet.len());
-            match random(4) {
-                0 => packet.truncate(at + 1),
-                1 => packet.extend((0..random(40)).map(|byte| u8::try_from(byte).unwrap())),
-                _ => packet[at] = u8::try_from(random(256)).unwrap(),
-            }
-        }
-        socket.send_to(&packet, directory.dns).unwrap();
-        if round % 500 == 0 {
-            assert_serves(&directory, &format!("round {round}"));
-        }
-    }
-    // The same over TCP, where a length comes first.
-    for length in [0u16, 1, 11, 12, 40, u16::MAX] {
-        let mut stream = TcpStream::connect_timeout(&directory.dns, TIME).unwrap();
-        stream.write_all(&length.to_be_bytes()).unwrap();
-        stream.write_all(&vec![0xff; usize::from(length).min(4000)]).unwrap();
-    }
-    assert_serves(&directory, "at the end");
-}
-
 /// Asks both ways, from several ports, so that each thread is asked; a query may be lost among many, as UDP may.
-fn assert_serves(directory: &Directory, when: &str) {
+pub(super) fn assert_serves(directory: &Directory, when: &str) {
     let soa = question("capsule.internal.", RecordType::SOA);
     for _ in 0..4 {
         let mut attempts = (0..20).map(|_| try_udp(directory.dns, &soa, Duration::from_millis(500)));

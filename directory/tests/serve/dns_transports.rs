@@ -49,24 +49,41 @@ async fn tls_and_quic_show_a_certificate_of_the_mesh() {
     assert!(by_quic(&a.membership, quic, "elsewhere.capsule.internal", &asked).await.is_err());
 }
 
-/// As RFC 9250 has it: a stream for each query, its length in front.
-async fn by_quic(
+/// What trusts the mesh's CA and nobody else.
+pub(super) fn tls_config(
     membership: &Membership,
-    server: SocketAddr,
-    host: &str,
-    question: &Message,
-) -> Result<Message, Box<dyn std::error::Error>> {
+    protocol: &str,
+) -> Result<rustls::ClientConfig, Box<dyn std::error::Error>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(membership.identity.ca())?;
     let mut tls = rustls::ClientConfig::builder_with_provider(directory_api::identity::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    tls.alpn_protocols = vec![b"doq".to_vec()];
-    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls)?;
+    tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    Ok(tls)
+}
+
+pub(super) async fn quic(
+    membership: &Membership,
+    server: SocketAddr,
+    host: &str,
+) -> Result<(quinn::Endpoint, quinn::Connection), Box<dyn std::error::Error>> {
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls_config(membership, "doq")?)?;
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse()?)?;
     endpoint.set_default_client_config(quinn::ClientConfig::new(std::sync::Arc::new(tls)));
     let connection = endpoint.connect(server, host)?.await?;
+    Ok((endpoint, connection))
+}
+
+/// As RFC 9250 has it: a stream for each query, its length in front.
+pub(super) async fn by_quic(
+    membership: &Membership,
+    server: SocketAddr,
+    host: &str,
+    question: &Message,
+) -> Result<Message, Box<dyn std::error::Error>> {
+    let (_endpoint, connection) = quic(membership, server, host).await?;
     let (mut send, mut receive) = connection.open_bi().await?;
     let bytes = question.to_vec()?;
     send.write_all(&u16::try_from(bytes.len())?.to_be_bytes()).await?;

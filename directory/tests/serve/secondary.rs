@@ -109,6 +109,9 @@ async fn knot_gets_the_zones_follows_and_stands_in() {
     a.client.remove(late.id, late.generation).await.unwrap();
     let gone = |answer: &Message| answer.metadata.response_code == ResponseCode::NXDomain;
     wait_for(secondary, &folder, &asked, gone);
+    // It asks for what changed, and takes the whole zone for an answer (RFC 1995, section 4).
+    let log = std::fs::read_to_string(folder.join("log")).unwrap();
+    assert!(log.contains("receiving AXFR-style IXFR"), "{log}");
     let reverse = question("1.0.88.10.in-addr.arpa.", RecordType::PTR);
     wait_for(secondary, &folder, &reverse, |answer| texts(answer) == ["c-0.capsule.internal."]);
 
