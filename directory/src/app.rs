@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
-use directory_api::{ApiError, Zone};
 use directory_api::identity::{TransportSettings, directory_server, restartable_endpoint, udp_socket};
+use directory_api::{ApiError, Zone};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;

@@ -309,7 +309,7 @@ impl Data {
     fn note(&self, by: &By, verb: &str, text: &str, now: SystemTime) -> Result<()> {
         let entry = match by {
             By::Operator => Entry::of_operator(verb, "mesh", &self.zone, text.into()),
-            By::Host(_) | By::Joining(_) | By::Directory => {
+            By::Host(_) | By::Joining(_) | By::Key { .. } | By::Directory => {
                 Entry::new(now, by, verb, "mesh", &self.zone, text.into())
             }
         };
