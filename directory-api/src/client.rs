@@ -24,8 +24,8 @@ use crate::identity::{IdentityError, SigningRequest};
 use crate::limits::{CALL_TIME, WATCH_QUEUE};
 use crate::policy::Terms;
 use crate::{
-    ApiError, Asked, CapsuleRecord, CapsuleState, Change, HostRecord, Identity, Issued, Lease, LeaseRequest,
-    LookupKey, Person, Request, Response, Rule, RuleId, RuleSet, TakeoverFrom, WireError,
+    ApiError, Asked, Assertion, CapsuleRecord, CapsuleState, Change, HostRecord, Identity, Issued, Lease,
+    LeaseRequest, LookupKey, Person, Request, Response, Rule, RuleId, RuleSet, TakeoverFrom, WireError,
 };
 
 pub use joining::join;
@@ -133,6 +133,17 @@ impl Client {
         match self.call(Request::RenewLease(lease)).await? {
             Response::Lease(lease) => Ok(lease),
             other => Err(self.unexpected("renew lease", &other)),
+        }
+    }
+
+    /// Says everything that this host holds, to a directory that asks for it after a restore ([`Lease::restoring`]).
+    ///
+    /// # Errors
+    /// When it is about another restore; when the directory is away.
+    pub async fn assert(&self, assertion: Assertion) -> Result<(), ClientError> {
+        match self.call(Request::Assert(Box::new(assertion))).await? {
+            Response::Done => Ok(()),
+            other => Err(self.unexpected("assert", &other)),
         }
     }
 

@@ -159,6 +159,17 @@ pub enum ApiError {
     /// The store failed.
     #[error("the directory could not write to its store; see its log")]
     StoreFailed,
+    /// The directory was restored from a backup, and does not know yet what happened since. Nothing that changes hands
+    /// is answered before every host has asserted what it holds, or was declared gone.
+    #[error(
+        "the directory was restored from a backup and waits for hosts to say what they hold: {}. It goes on by itself; if \
+         one of them is gone: capsule hosts remove HOST",
+        missing_hosts(.missing)
+    )]
+    Asserting {
+        /// Who has not asserted yet.
+        missing: Vec<HostName>,
+    },
     /// The directory is about to stop.
     #[error("the directory is stopping")]
     Stopping,
@@ -180,6 +191,7 @@ impl ApiError {
             Self::Denied { .. } => 2,
             Self::StoreFailed => 3,
             Self::Stopping => 4,
+            Self::Asserting { .. } => 5,
             Self::NameTaken { .. } => 10,
             Self::NameReserved { .. } => 11,
             Self::UnknownCapsule { .. } => 12,
@@ -210,6 +222,18 @@ impl ApiError {
     /// Whether the same request may be answered otherwise in a moment.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Stopping)
+    }
+}
+
+/// Hosts that a sentence names; there may be more than a person reads.
+const HOSTS_NAMED_MAX: usize = 16;
+
+fn missing_hosts(missing: &[HostName]) -> String {
+    let names: Vec<_> = missing.iter().take(HOSTS_NAMED_MAX).map(HostName::as_str).collect();
+    match missing.len() {
+        0 => "any host".into(),
+        all if all > HOSTS_NAMED_MAX => format!("{} and {} more", names.join(", "), all - HOSTS_NAMED_MAX),
+        _ => names.join(", "),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::zone::Zone;
 
 pub use membership::{Membership, MembershipError};
 pub use signing::{SigningRequest, certificate_parameters, read_request};
-pub use subject::{PeerError, Subject, peer_host, peer_subject};
+pub use subject::{PeerError, Subject, peer_host, peer_not_before, peer_subject};
 pub use tls::{
     ALPN_DIRECTORY, ALPN_LINK, directory_client, directory_server, dns_server, joining_client, link_client,
     link_server, provider,

@@ -16,6 +16,7 @@
 //! ```
 
 mod asked;
+mod assertion;
 mod error;
 mod record;
 mod request;
@@ -30,6 +31,7 @@ pub mod token;
 pub mod zone;
 
 pub use asked::{Asked, Person};
+pub use assertion::{AssertedCapsule, AssertedOffer, Assertion, RestoreId, Restoring};
 pub use client::{Client, ClientError, join};
 pub use error::ApiError;
 pub use identity::{Identity, Membership};
@@ -47,5 +49,25 @@ pub use zone::Zone;
 
 /// What is kept in the directory's store: the same encodings as on the wire.
 pub mod stored {
-    pub use crate::wire::{decode_capsule, decode_rule, encode_capsule, encode_rule};
+    use std::time::SystemTime;
+
+    use overlay_proto::HostName;
+
+    use crate::RestoreId;
+    pub use crate::wire::{
+        decode_capsule, decode_restored, decode_rule, encode_capsule, encode_restored, encode_rule,
+    };
+
+    /// That the facts come from a backup, and not every host has asserted what it holds since.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Restored {
+        /// Which restore.
+        pub id: RestoreId,
+        /// The revision at which the backup was made.
+        pub revision: u64,
+        /// When the backup was made.
+        pub taken_at: SystemTime,
+        /// The hosts that must assert what they hold, or be declared gone.
+        pub awaited: Vec<HostName>,
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Longest request, bytes: a lease of about 20,000 capsules at 40 bytes each.
-pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Longest request, bytes: an assertion of about 20,000 capsules at 200 bytes each.
+pub const REQUEST_BYTES_MAX: usize = 4 << 20;
 
 /// Longest answer, bytes: a list of about 100,000 capsules at 200 bytes each.
 pub const RESPONSE_BYTES_MAX: usize = 32 << 20;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, ClaimKeyHash, Generation, HostName, OfferId, Owner};
 
 use crate::policy::Terms;
-use crate::{ApiError, CapsuleRecord, CapsuleState, HostRecord, Rule, RuleId};
+use crate::{ApiError, Assertion, CapsuleRecord, CapsuleState, HostRecord, Restoring, Rule, RuleId};
 
 /// One request. Who asks is never in it: that is what the certificate says.
 ///
@@ -146,6 +146,8 @@ pub enum Request {
     SetRule(Terms),
     /// A rule is to hold no more; for operators' hosts.
     RemoveRule(RuleId),
+    /// The host says everything that it holds, since a directory that was restored from a backup asks for it.
+    Assert(Box<Assertion>),
     /// All changes after a revision, on this stream, for as long as it lasts.
     Watch {
         /// The last revision that the caller has; 0 for none.
@@ -209,6 +211,8 @@ pub struct Lease {
     /// What the host would hold if it renewed its certificate now ([`crate::identity::credentials_hash`]); `None` from
     /// directories that do not say.
     pub credentials: Option<[u8; 32]>,
+    /// Only while the directory puts together what happened since the backup that it was restored from.
+    pub restoring: Option<Restoring>,
 }
 
 /// A capsule that a host holds wrongly.
@@ -250,7 +254,7 @@ pub enum Response {
     Hosts(Vec<HostRecord>),
     /// To [`Request::Rules`]; to [`Request::SetRule`] that rule alone.
     Rules(RuleSet),
-    /// To [`Request::Remove`], [`Request::RemoveHost`] and [`Request::RemoveRule`].
+    /// To [`Request::Remove`], [`Request::RemoveHost`], [`Request::RemoveRule`] and [`Request::Assert`].
     Done,
     /// To anything.
     Error(ApiError),
@@ -364,6 +368,7 @@ impl Request {
             Self::Rules => "rules",
             Self::SetRule(_) => "set rule",
             Self::RemoveRule(_) => "remove rule",
+            Self::Assert(_) => "assert",
             Self::Watch { .. } => "watch",
         }
     }

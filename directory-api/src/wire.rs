@@ -4,6 +4,7 @@
 //! that it does not know is an error of its own kind ([`WireError::Unknown`]), so that the sender can be told.
 
 mod asked;
+mod assertion;
 mod error;
 mod message;
 mod record;
@@ -115,6 +116,19 @@ fn hash(value: &[u8], field: &'static str) -> Result<Option<[u8; 32]>, WireError
         [] => Ok(None),
         value => bytes(value, field).map(Some),
     }
+}
+
+/// What is kept of a restore, as bytes.
+pub fn encode_restored(restored: &crate::stored::Restored) -> Vec<u8> {
+    assertion::restored_to_wire(restored).encode_to_vec()
+}
+
+/// Reads what is kept of a restore.
+///
+/// # Errors
+/// When the bytes are none.
+pub fn decode_restored(bytes: &[u8]) -> Result<crate::stored::Restored, WireError> {
+    assertion::restored_from_wire(message::Restored::decode(bytes)?)
 }
 
 /// The field must be there.

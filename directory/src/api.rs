@@ -127,7 +127,7 @@ async fn exchange(
                 Err(refusal) => watch::refuse(&mut send, &refusal).await,
             };
         }
-        (Caller::Host(host), _) => answers.answer(host, connection.remote_address(), asked).await,
+        (Caller::Host(host), _) => answers.answer(host, connection, asked).await,
         (Caller::Stranger, Request::Join { token, csr }) => answers.join(token, csr).await,
         (Caller::Stranger, _) => {
             Err(ApiError::Denied { reason: "a host without a certificate can only join".into() })

@@ -11,10 +11,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::api::{self, Answers};
 use crate::authority::{Authority, Follower};
+use crate::backup::socket;
 use crate::config::Config;
 use crate::data::{Data, Listening};
 use crate::dns::signing::Signer;
@@ -52,6 +53,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let store = data.store()?;
     data.withdraw()?;
     let sockets = Sockets::bind(&config).await?;
+    let backups = socket::bind(data.path()).context("cannot open the socket for backups")?;
 
     let metrics = Arc::new(Metrics::default());
     let rules = Rules { pools: data.pools, owner_capsules_max: config.owner_capsules_max };
@@ -61,7 +63,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
 
     let authority = Arc::new(Authority::new(ca, SystemTime::now())?);
     let server = directory_server(authority.identity(), &TransportSettings::directory())?;
-    let api_endpoint = restartable_endpoint(sockets.api, Some(server), &token_key)?;
+    let api_endpoint = restartable_endpoint(sockets.api, Some(server), &data.reset_key()?)?;
     let dns_addresses = advertised(&config.advertise_dns, sockets.listening.dns);
     let servers =
         dns_addresses.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect();
@@ -101,6 +103,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let pages = Pages { published: published.clone(), metrics: metrics.clone(), signer: signer.clone() };
     tasks.spawn(http::serve(sockets.http, Arc::new(pages)));
     tasks.spawn(tick(writer.clone(), metrics.clone(), data.zone.clone(), published.clone()));
+    tasks.spawn(socket::serve(backups, writer.clone()));
     data.announce(&sockets.listening)?;
     report(&data, &sockets.listening, &published);
     supervisor::ready();
@@ -125,6 +128,7 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     };
     result.context("the writer broke; see above")?.context("the store is lost")?;
     data.withdraw()?;
+    socket::remove(data.path()).context("cannot remove the socket for backups")?;
     info!("stopped");
     Ok(())
 }
@@ -202,6 +206,9 @@ fn report(data: &Data, listening: &Listening, published: &Published) {
     let Listening { api, dns, http, .. } = listening;
     let (capsules, hosts) = published.read(|all| (all.states_shown().count(), all.hosts().count()));
     info!(zone = %data.zone, %api, %dns, %http, capsules, hosts, "serving");
+    if let Some(missing) = published.awaited() {
+        warn!("{}", ApiError::Asserting { missing });
+    }
 }
 
 fn now() -> Now {

@@ -121,6 +121,30 @@ pub enum Verb {
         #[arg(long)]
         at_once: bool,
     },
+    /// Write everything that the mesh can't do without to one file, keys included; works while the directory serves
+    Backup {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// The file, which takes the place of one that is there
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// Encrypt it with the passphrase on this file's first line; without it, whoever reads the backup can make himself any host
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Make a data directory from a backup; every host then has to assert what it holds before anything moves
+    Restore {
+        /// The backup
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Where the directory keeps everything: an empty folder, or none yet
+        #[arg(long)]
+        data: PathBuf,
+        /// What the backup is encrypted with
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
     /// Serve hosts and resolvers, in the foreground
     Serve {
         /// Where the directory keeps everything

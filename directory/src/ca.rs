@@ -32,6 +32,9 @@ const SERVER_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Certificates begin in the past, for hosts whose clocks are behind.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
+/// Certificates have whole seconds.
+const CERTIFICATE_CLOCK: Duration = Duration::from_secs(1);
+
 /// The CA of one mesh.
 pub struct Ca {
     zone: Zone,
@@ -254,4 +257,9 @@ impl Ca {
         parameters.not_after = (now + life).min(self.valid.not_after).into();
         Ok(parameters)
     }
+}
+/// Whether a certificate that is good from `not_before` on was made after `time`, by the clock of the directory that made
+/// it.
+pub fn is_of_after(not_before: SystemTime, time: SystemTime) -> bool {
+    not_before + CLOCK_TOLERANCE + CERTIFICATE_CLOCK > time
 }

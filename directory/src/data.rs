@@ -5,13 +5,16 @@
 //!  DIR/ca.pem       the root's certificate      DIR/ca.key      its key, or DIR/ca.key.age, the same encrypted
 //!  DIR/issuer.pem   the issuer's certificate    DIR/issuer.key  its key
 //!  DIR/next-ca.pem, next-ca.key, last-ca.pem    while the root is being replaced; DIR/uptake.json  which hosts are ready
+//!  DIR/reset.key    of a restored directory: ends connections with the one before
 //!  DIR/token.key    signs join tokens           DIR/store.redb  the facts
 //!  DIR/dnssec.json  the keys that sign the zones
 //!  DIR/serve.json   where the running directory listens
+//!  DIR/backup.sock  by which a backup asks it
 //!  DIR/audit.log    who changed what
 //! ```
 
 mod authority;
+mod backup;
 pub(crate) mod owner;
 mod replacing;
 
@@ -38,6 +41,7 @@ use crate::store::Embedded;
 use crate::zone_keys::{Step, ZoneKeys};
 
 pub use authority::{CaFiles, Rotation, Uptake};
+pub use backup::writes;
 
 /// A data directory that `init` made.
 pub struct Data {
@@ -83,11 +87,7 @@ impl Data {
         if fs::exists(&mesh).with_context(|| mesh.display().to_string())? {
             bail!("{} is initialised already; nothing was changed", path.display());
         }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .with_context(|| format!("cannot make {}", path.display()))?;
+        make_folder(path)?;
         let root = ca::create(&data.zone, SystemTime::now())?;
         match passphrase {
             Some(passphrase) => data.write("ca.key.age", sealed::seal(&root.key, passphrase)?)?,
@@ -122,15 +122,21 @@ impl Data {
             }
             other => other.with_context(|| format!("cannot read {}", mesh.display()))?,
         };
-        let read = || -> Result<Self> {
-            let file: MeshFile = serde_json::from_str(&text)?;
-            if file.version != VERSION {
-                bail!("version {} is unknown, {VERSION} is needed", file.version);
-            }
-            let pools = Pools { v4: file.locators.parse()?, v6: file.locators6.parse()? };
-            Ok(Self { path: path.to_owned(), zone: file.zone.parse()?, pools })
-        };
-        read().with_context(|| format!("{} is broken", mesh.display()))
+        Self::parse(path, &text).with_context(|| format!("{} is broken", mesh.display()))
+    }
+
+    fn parse(path: &Path, mesh: &str) -> Result<Self> {
+        let file: MeshFile = serde_json::from_str(mesh)?;
+        if file.version != VERSION {
+            bail!("version {} is unknown, {VERSION} is needed", file.version);
+        }
+        let pools = Pools { v4: file.locators.parse()?, v6: file.locators6.parse()? };
+        Ok(Self { path: path.to_owned(), zone: file.zone.parse()?, pools })
+    }
+
+    /// Where everything is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn has(&self, name: &str) -> Result<bool> {
@@ -156,10 +162,14 @@ impl Data {
 
     /// The key that signs tokens.
     pub fn token_key(&self) -> Result<[u8; 32]> {
-        let text = self.read("token.key")?;
+        self.key_in("token.key")
+    }
+
+    fn key_in(&self, name: &str) -> Result<[u8; 32]> {
+        let text = self.read(name)?;
         let bytes = data_encoding::HEXLOWER.decode(text.trim().as_bytes()).ok();
         let key = bytes.and_then(|bytes| bytes.try_into().ok());
-        key.ok_or_else(|| anyhow!("{} is broken", self.file("token.key").display()))
+        key.ok_or_else(|| anyhow!("{} is broken", self.file(name).display()))
     }
 
     /// The keys that sign the zones. A directory made before there were any gets one.
@@ -269,6 +279,11 @@ impl Data {
         };
         write().with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("cannot make {}", path.display()))
 }
 
 /// Bytes that nobody can guess.

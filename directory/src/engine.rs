@@ -7,15 +7,16 @@
 //!                                                     └── failed ─► recover: working registry as it was, refusals
 //! ```
 
+mod asserting;
 mod batch;
 mod command;
 mod hosts;
 mod rules;
 mod zone_update;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use directory_api::{ApiError, CapsuleRecord, CapsuleState, LookupKey, Policy, Response};
+use directory_api::{ApiError, Assertion, CapsuleRecord, CapsuleState, LookupKey, Policy, Response};
 use overlay_proto::{CapsuleId, CapsuleName, Generation, HostName};
 
 use crate::lease::Leases;
@@ -47,6 +48,8 @@ pub struct Engine {
     leases: Leases,
     spent: HashMap<[u8; 16], SpentToken>,
     locator_next: u64,
+    /// What hosts have asserted since the restore; not kept, they say it again.
+    assertions: BTreeMap<HostName, Assertion>,
     batch: Batch,
 }
 
@@ -62,6 +65,7 @@ impl Engine {
             leases,
             spent: HashMap::new(),
             locator_next: 0,
+            assertions: BTreeMap::new(),
             batch: Batch::default(),
         };
         engine.recover(contents, now);
@@ -91,6 +95,7 @@ impl Engine {
         self.working = registry;
         self.spent = contents.spent.into_iter().map(|token| (token.nonce, token)).collect();
         self.locator_next = contents.locator_next;
+        self.take_up_restore(contents.restored);
         self.batch = Batch::default();
     }
 
@@ -114,6 +119,7 @@ impl Engine {
     /// # Errors
     /// Says why it is refused; nothing is changed then.
     pub fn handle(&mut self, command: Command, now: Now) -> Result<Response, ApiError> {
+        self.check_settled(&command)?;
         match command {
             Command::Spend { token, key_hash } => self.spend(&token, key_hash, now),
             Command::Expire => Ok(self.expire(now)),
@@ -125,7 +131,9 @@ impl Engine {
             Command::RenewLease { caller, address, capsules } => {
                 self.renew_lease(&caller, address, &capsules, now)
             }
-            Command::RemoveHost { caller, name, force } => self.remove_host(&caller, &name, force),
+            Command::Readmit { caller } => self.readmit(&caller, now),
+            Command::Assert { caller, assertion } => self.assert(&caller, assertion, now),
+            Command::RemoveHost { caller, name, force } => self.remove_host(&caller, &name, force, now),
             Command::SetRule { caller, terms } => self.set_rule(&caller, terms, now),
             Command::UpdateZone { update, verdict, .. } => self.update_zone(&update, &verdict),
             Command::RemoveRule { caller, id } => self.remove_rule(&caller, id),

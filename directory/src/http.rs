@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use directory_api::ApiError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -67,6 +68,12 @@ async fn exchange(mut stream: TcpStream, pages: &Pages) -> std::io::Result<()> {
 }
 
 impl Pages {
+    /// What a restored directory waits for, as a line.
+    fn awaited(&self) -> Option<String> {
+        let missing = self.published.awaited()?;
+        Some(format!("{}\n", ApiError::Asserting { missing }))
+    }
+
     fn page(&self, request_line: &str) -> (&'static str, &'static str, String) {
         const TEXT: &str = "text/plain; charset=utf-8";
         const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -81,6 +88,9 @@ impl Pages {
         }
         match target.split('?').next().unwrap_or_default() {
             "/healthz" => told(self.metrics.health.check_alive(Instant::now()), "ok"),
+            "/readyz" if self.awaited().is_some() => {
+                ("503 Service Unavailable", TEXT, self.awaited().unwrap_or_default())
+            }
             "/readyz" => told(self.metrics.health.check_ready(Instant::now()), "ready"),
             "/metrics" => {
                 let signing = self.signer.figures();

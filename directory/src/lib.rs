@@ -10,8 +10,10 @@
 pub mod api;
 pub mod app;
 pub mod arguments;
+pub mod assertions;
 pub mod audit;
 pub mod authority;
+pub mod backup;
 pub mod ca;
 pub mod check;
 pub mod config;

@@ -162,5 +162,23 @@ pub const PASSPHRASE_CHARACTERS_MIN: usize = 12;
 /// Largest work that opening the root's key may take, log2: some ten seconds. age makes files that take about one.
 pub const SCRYPT_LOG_N_MAX: u8 = 22;
 
+/// Largest backup, bytes; one of 100,000 capsules has some 20 MiB.
+pub const BACKUP_BYTES_MAX: u64 = 1 << 30;
+
+/// How long the running directory may take to give the facts to a backup.
+pub const BACKUP_TIME: Duration = Duration::from_secs(60);
+
+/// How far the revision is moved on when a restore is settled, beyond the highest that a host has seen: for what was
+/// handed out and seen by no host that lives, such as 190 changes a second for a day when all hosts were started anew. The
+/// serial of the zones may move by less than 2³¹ at once (RFC 1982).
+pub const RESTORED_REVISIONS_AHEAD: u64 = 1 << 24;
+
+/// Highest revision or generation that a host may assert: far above what any directory reaches, and far below where
+/// counting on would end.
+pub const ASSERTED_NUMBER_MAX: u64 = 1 << 62;
+
+/// Hosts that a restored directory waits for, entries; as many as may be connected.
+pub const HOST_AWAITED_MAX: usize = CONNECTIONS_MAX;
+
 /// Owners that one join token may name, entries: as many fit into the longest token, however long their names are.
 pub const TOKEN_OWNERS_MAX: usize = 8;

@@ -66,6 +66,19 @@ impl Pools {
             .find(|(_, locators)| is_free(locators))
     }
 
+    /// Whether these addresses are of the pools, and belong together.
+    pub fn contain(&self, locators: &Locators) -> bool {
+        let number = u64::from(locators.v4.to_bits() ^ self.v4.network.to_bits());
+        (1..=self.last_number()).contains(&number) && self.locators(number) == *locators
+    }
+
+    /// The number that stands `by` numbers behind `next` in the ring.
+    pub fn advanced(&self, next: u64, by: u64) -> u64 {
+        let last = self.last_number();
+        let at = if (1..=last).contains(&next) { next - 1 } else { 0 };
+        (at + by % last) % last + 1
+    }
+
     fn last_number(&self) -> u64 {
         let room = |bits: u8, length: u8| {
             1u64.checked_shl(u32::from(bits - length)).map_or(u64::MAX, |size| size - 2)
@@ -168,5 +181,21 @@ mod tests {
         for bad in ["fd88::1/64", "fd88::/127", "::/0", "10.88.0.0/16"] {
             assert!(bad.parse::<Prefix<Ipv6Addr>>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn addresses_of_the_pools_are_told_from_others_and_counted_on() {
+        let pools = Pools { v4: "10.88.0.0/29".parse().unwrap(), v6: "fd88::/64".parse().unwrap() };
+        for number in 1..=6 {
+            assert!(pools.contain(&pools.locators(number)), "{number}");
+        }
+        let other = Locators { v4: [10, 88, 0, 1].into(), v6: "fd88::2".parse().unwrap() };
+        assert!(!pools.contain(&other), "not a pair");
+        for (v4, v6) in [([10, 88, 0, 0], "fd88::"), ([10, 88, 0, 7], "fd88::7"), ([192, 0, 2, 1], "fd88::1")]
+        {
+            assert!(!pools.contain(&Locators { v4: v4.into(), v6: v6.parse().unwrap() }), "{v4:?}");
+        }
+        assert_eq!([0, 3, 4, 6, 20].map(|by| pools.advanced(3, by)), [3, 6, 1, 3, 5]);
+        assert_eq!(pools.advanced(0, 2), 3, "nothing was given out yet");
     }
 }

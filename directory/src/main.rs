@@ -1,6 +1,7 @@
 //! `capsule-directory`: the command.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -9,6 +10,7 @@ use clap::Parser as _;
 
 use capsule_directory::arguments::{Arguments, Verb};
 use capsule_directory::audit::{By, Entry};
+use capsule_directory::backup::{self, Backup, Head};
 use capsule_directory::config::{Config, Flags};
 use capsule_directory::data::{self, Data};
 use capsule_directory::dns::signing::delegations;
@@ -62,6 +64,14 @@ fn run(verb: Verb) -> Result<()> {
             writeln!(std::io::stdout(), "{token}").context("cannot print the token")
         }
         Verb::Audit { data, last, json } => print_audit(&Data::open(&data)?.audited(last)?, json),
+        Verb::Backup { data, to, passphrase_file: file } => {
+            let passphrase = file.as_deref().map(Passphrase::read).transpose()?;
+            back_up(&Data::open(&data)?, &to, passphrase.as_ref())
+        }
+        Verb::Restore { from, data, passphrase_file: file } => {
+            let passphrase = file.as_deref().map(Passphrase::read).transpose()?;
+            restore(&from, &data, passphrase.as_ref())
+        }
         Verb::Ds { data } => {
             let data = Data::open(&data)?;
             let keys = data.zone_keys()?;
@@ -118,6 +128,43 @@ fn run(verb: Verb) -> Result<()> {
             runtime.block_on(capsule_directory::app::serve(Data::open(&data)?, config))
         }
     }
+}
+
+fn back_up(data: &Data, to: &Path, passphrase: Option<&Passphrase>) -> Result<()> {
+    let backup = data.backup(SystemTime::now())?;
+    let bytes = backup.encode(passphrase)?;
+    backup::file::write(to, &bytes).with_context(|| format!("cannot write {}", to.display()))?;
+    let Head { zone, revision, capsules, hosts, files, .. } = &backup.head;
+    let (to, size, files) = (to.display(), bytes.len(), files.join(", "));
+    eprintln!(
+        "{to}: {capsules} capsules and {hosts} hosts of {zone} at revision {revision}; {files}; {size} bytes"
+    );
+    match passphrase {
+        Some(_) => eprintln!("it is encrypted: without the passphrase it is of no use"),
+        None => eprintln!("it is not encrypted: whoever can read it can make himself any host of the mesh"),
+    }
+    eprintln!(
+        "not in it: the audit log, join tokens, and the capsules' own files and memory, which their hosts have"
+    );
+    Ok(())
+}
+
+fn restore(from: &Path, path: &Path, passphrase: Option<&Passphrase>) -> Result<()> {
+    let read = || -> Result<Backup> { Ok(Backup::decode(&backup::file::read(from)?, passphrase)?) };
+    let backup = read().with_context(|| format!("{}: nothing was restored", from.display()))?;
+    let data = Data::restore(path, &backup, SystemTime::now())?;
+    let Head { revision, capsules, hosts, .. } = backup.head;
+    eprintln!(
+        "restored {} in {}: {capsules} capsules and {hosts} hosts at revision {revision}",
+        data.zone,
+        path.display()
+    );
+    eprintln!(
+        "serve it now, and no other directory of this mesh: nothing moves or starts before every host has said what it \
+         holds, which each does by itself within seconds. A host that is gone: capsule hosts remove HOST, on another one. \
+         Join tokens made before are void"
+    );
+    Ok(())
 }
 
 fn print_audit(entries: &[Entry], json: bool) -> Result<()> {

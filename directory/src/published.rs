@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use bytes::Bytes;
 use directory_api::limits::RESPONSE_BYTES_MAX;
 use directory_api::{Change, frame};
+use overlay_proto::HostName;
 use tokio::sync::watch;
 
 use crate::engine::{Batch, Update};
@@ -84,7 +85,9 @@ impl Published {
     pub fn publish(&self, batch: Batch) {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         let mut touched = Vec::with_capacity(batch.updates.len());
+        let mut all_anew = false;
         for update in batch.updates {
+            all_anew |= matches!(update, Update::Asserting(_) | Update::Settled);
             touched.extend(stamp(&update, &view.registry));
             view.registry.apply(update);
         }
@@ -92,8 +95,16 @@ impl Published {
         for stamp in touched {
             self.changed[stamp.index()].store(view.registry.revision, Ordering::Release);
         }
+        if all_anew {
+            self.changed.iter().for_each(|stamp| stamp.store(view.registry.revision, Ordering::Release));
+        }
         self.present.store(view.registry.revision, Ordering::Release);
         view.history.extend(batch.changes.into_iter().map(Told::new));
+        if all_anew {
+            // Nobody goes on from what was shown before the facts were put together.
+            view.history.clear();
+            view.history_from = view.registry.revision;
+        }
         while view.history.len() > HISTORY_CHANGES {
             if let Some(oldest) = view.history.pop_front() {
                 view.history_from = oldest.change.revision();
@@ -144,6 +155,11 @@ impl Published {
         told
     }
 
+    /// The hosts that a restored directory waits for; nothing when no restore is under way.
+    pub fn awaited(&self) -> Option<Vec<HostName>> {
+        self.read(|registry| registry.asserting.as_ref().map(|asserting| asserting.missing()))
+    }
+
     /// Tells of every new revision.
     pub fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
@@ -162,7 +178,9 @@ fn stamp(update: &Update, before: &Registry) -> Option<Stamp> {
         | Update::Seen(..)
         | Update::HostOwners(..)
         | Update::Rule(_)
-        | Update::RuleRemoved(_) => None,
+        | Update::RuleRemoved(_)
+        | Update::Asserting(_)
+        | Update::Settled => None,
     }
 }
 

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use directory_api::{ApiError, CapsuleRecord, CapsuleState, HostRecord, LookupKey, Policy};
 use overlay_proto::{CapsuleId, CapsuleName, HostName, Locators, Owner};
 
+use crate::assertions::Asserting;
 use crate::extras::ExtraRecord;
 use crate::reverse_order::ReverseOrder;
 use crate::store::StoredHost;
@@ -19,6 +21,8 @@ pub struct Registry {
     pub revision: u64,
     /// Who may connect to whom.
     pub policy: Policy,
+    /// The restore that is not settled, if there is one.
+    pub asserting: Option<Arc<Asserting>>,
     capsules: HashMap<CapsuleId, CapsuleRecord>,
     by_name: BTreeMap<CapsuleName, CapsuleId>,
     /// In the order that the reverse zone has.
@@ -202,13 +206,28 @@ impl Registry {
 
     /// The record with the state that people see: a capsule that should be up, on a host that is not heard of, is lost.
     pub fn shown(&self, record: &CapsuleRecord) -> CapsuleRecord {
-        CapsuleRecord { state: self.shown_state(record), ..record.clone() }
+        let shown = CapsuleRecord { state: self.shown_state(record), ..record.clone() };
+        match self.asserting.as_ref().and_then(|asserting| asserting.held(record)) {
+            Some((host, generation)) => {
+                CapsuleRecord { host: host.clone(), generation, offer: None, suspension: None, ..shown }
+            }
+            None => shown,
+        }
+    }
+
+    /// Whether nobody knows where the capsule is, since the facts are those of a backup and no host has asserted it.
+    pub fn is_unsure(&self, record: &CapsuleRecord) -> bool {
+        self.asserting.as_ref().is_some_and(|asserting| asserting.held(record).is_none())
     }
 
     /// The state in [`Registry::shown`].
     pub fn shown_state(&self, record: &CapsuleRecord) -> CapsuleState {
-        let alive = self.hosts.get(&record.host).is_some_and(|host| host.alive);
+        let held = self.asserting.as_ref().and_then(|asserting| asserting.held(record));
+        let at = held.map_or(&record.host, |(host, _)| host);
+        let alive =
+            self.hosts.get(at).is_some_and(|host| host.alive) && (held.is_some() || self.asserting.is_none());
         match record.state {
+            CapsuleState::Suspended if held.is_some() => CapsuleState::Running,
             CapsuleState::Running | CapsuleState::Moving if !alive => CapsuleState::Lost,
             state @ (CapsuleState::Running
             | CapsuleState::Moving
@@ -216,6 +235,11 @@ impl Registry {
             | CapsuleState::Lost
             | CapsuleState::Stopped) => state,
         }
+    }
+
+    /// The records of all capsules, as they are kept.
+    pub fn capsules(&self) -> impl Iterator<Item = &CapsuleRecord> {
+        self.capsules.values()
     }
 
     /// All capsules as they are shown, by name.

@@ -1,4 +1,4 @@
-//! The root's key, encrypted by age under a passphrase.
+//! The root's key, or a whole backup, encrypted by age under a passphrase.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -32,11 +32,11 @@ impl Passphrase {
 ///
 /// # Errors
 /// When the system has no random numbers.
-pub fn seal(key: &str, passphrase: &Passphrase) -> Result<Vec<u8>> {
+pub fn seal(key: impl AsRef<[u8]>, passphrase: &Passphrase) -> Result<Vec<u8>> {
     let encryptor = Encryptor::with_user_passphrase(passphrase.0.clone());
     let mut sealed = Vec::new();
     let mut stream = encryptor.wrap_output(&mut sealed)?;
-    stream.write_all(key.as_bytes())?;
+    stream.write_all(key.as_ref())?;
     stream.finish()?;
     Ok(sealed)
 }
@@ -46,13 +46,21 @@ pub fn seal(key: &str, passphrase: &Passphrase) -> Result<Vec<u8>> {
 /// # Errors
 /// When the passphrase is another one, or the file is damaged.
 pub fn unseal(sealed: &[u8], passphrase: &Passphrase) -> Result<String> {
+    String::from_utf8(unseal_bytes(sealed, passphrase)?).context("what is inside is no text")
+}
+
+/// Decrypts anything.
+///
+/// # Errors
+/// When the passphrase is another one, or the bytes are damaged.
+pub fn unseal_bytes(sealed: &[u8], passphrase: &Passphrase) -> Result<Vec<u8>> {
     let decryptor = Decryptor::new_buffered(sealed)?;
     let mut identity = age::scrypt::Identity::new(passphrase.0.clone());
     identity.set_max_work_factor(SCRYPT_LOG_N_MAX);
     let identity: &dyn age::Identity = &identity;
     let mut stream =
         decryptor.decrypt(std::iter::once(identity)).context("the passphrase does not open it")?;
-    let mut key = String::new();
-    stream.read_to_string(&mut key)?;
-    Ok(key)
+    let mut opened = Vec::new();
+    stream.read_to_end(&mut opened)?;
+    Ok(opened)
 }

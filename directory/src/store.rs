@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use directory_api::stored::Restored;
 use directory_api::{CapsuleRecord, Rule, RuleId};
 use overlay_proto::{CapsuleId, HostName, Owner};
 
@@ -51,6 +52,8 @@ pub struct Contents {
     pub rules: Vec<Rule>,
     /// What was added to capsules' records, of capsules that have such; by id.
     pub extras: Vec<(CapsuleId, Vec<ExtraRecord>)>,
+    /// The restore from a backup that is not settled, if there is one.
+    pub restored: Option<Restored>,
 }
 
 /// What is kept of a host. That it lives is not: that is for it to show.
@@ -102,6 +105,8 @@ pub enum Write {
     RuleRemoved(RuleId),
     /// What was added to a capsule's records; none: nothing any more.
     Extras(CapsuleId, Vec<ExtraRecord>),
+    /// The facts are those of a backup; none: hosts have asserted what happened since.
+    Restored(Option<Box<Restored>>),
 }
 
 /// Why a store failed.

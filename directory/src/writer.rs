@@ -13,7 +13,7 @@ use crate::engine::{Command, Engine, Now, Update};
 use crate::limits::{COMMIT_BATCH, WRITER_QUEUE};
 use crate::metrics::Metrics;
 use crate::published::Published;
-use crate::store::{Store, StoreError, Write};
+use crate::store::{Contents, Store, StoreError, Write};
 
 /// A handle on the writer; the thread ends when all handles are gone and everything was answered.
 #[derive(Debug, Clone)]
@@ -22,10 +22,15 @@ pub struct Writer {
 }
 
 #[derive(Debug)]
-struct Job {
-    command: Command,
-    asked_by: Option<Person>,
-    answer: oneshot::Sender<Result<Response, ApiError>>,
+enum Job {
+    Change {
+        command: Box<Command>,
+        asked_by: Option<Person>,
+        answer: oneshot::Sender<Result<Response, ApiError>>,
+    },
+    Read {
+        answer: oneshot::Sender<Result<Contents, ApiError>>,
+    },
 }
 
 /// A writer that was started.
@@ -85,7 +90,18 @@ impl Writer {
     /// As [`Writer::run`].
     pub async fn run_for(&self, command: Command, asked_by: Option<Person>) -> Result<Response, ApiError> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job { command, asked_by, answer }).await.map_err(|_| ApiError::Stopping)?;
+        let command = Box::new(command);
+        self.jobs.send(Job::Change { command, asked_by, answer }).await.map_err(|_| ApiError::Stopping)?;
+        answered.await.map_err(|_| ApiError::StoreFailed)?
+    }
+
+    /// Everything that the store holds, between two commits.
+    ///
+    /// # Errors
+    /// When the store failed.
+    pub async fn contents(&self) -> Result<Contents, ApiError> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(Job::Read { answer }).await.map_err(|_| ApiError::Stopping)?;
         answered.await.map_err(|_| ApiError::StoreFailed)?
     }
 }
@@ -133,14 +149,22 @@ impl<S: Store> Thread<S> {
     fn carry_out(&mut self, jobs: &mut Vec<Job>) -> Result<(), StoreError> {
         let now = Now { wall: SystemTime::now(), clock: Instant::now() };
         let (mut answers, mut entries) = (Vec::with_capacity(jobs.len()), Vec::new());
+        let mut readers = Vec::new();
         for job in jobs.drain(..) {
-            let (by, verb, first) = (job.command.by(), job.command.verb(), self.engine.batch().updates.len());
-            let kind = Kind::of(&job.command);
-            let answer = self.engine.handle(job.command, now);
-            self.count(kind, answer.is_ok(), first);
-            answers.push((answer, job.answer));
+            let (command, asked_by, answer) = match job {
+                Job::Change { command, asked_by, answer } => (command, asked_by, answer),
+                Job::Read { answer } => {
+                    readers.push(answer);
+                    continue;
+                }
+            };
+            let (by, verb, first) = (command.by(), command.verb(), self.engine.batch().updates.len());
+            let kind = Kind::of(&command);
+            let result = self.engine.handle(*command, now);
+            self.count(kind, result.is_ok(), first);
+            answers.push((result, answer));
             let changed = audit::entries(now.wall, &by, verb, self.engine.batch(), first);
-            entries.extend(changed.into_iter().map(|entry| entry.asked_by(job.asked_by.as_ref())));
+            entries.extend(changed.into_iter().map(|entry| entry.asked_by(asked_by.as_ref())));
             if kind == Kind::TryStore {
                 let text = "it takes changes again".to_owned();
                 entries.push(Entry::new(now.wall, &by, verb, "mesh", "store", text));
@@ -154,6 +178,7 @@ impl<S: Store> Thread<S> {
                 let _ = answer.send(Err(ApiError::StoreFailed));
             }
             self.engine.recover(self.store.load()?, now);
+            self.give(readers);
             return Ok(());
         }
         if !batch.writes.is_empty() {
@@ -164,6 +189,7 @@ impl<S: Store> Thread<S> {
             // Whoever asked may be gone; the change holds all the same.
             let _ = answer.send(result);
         }
+        self.give(readers);
         Ok(())
     }
 
@@ -176,6 +202,17 @@ impl<S: Store> Thread<S> {
                 self.metrics.leases_ended(updates.filter(|update| matches!(update, Update::Host(_))).count());
             }
             Kind::Renewal | Kind::TryStore | Kind::Other => {}
+        }
+    }
+
+    /// Gives out what is committed.
+    fn give(&self, readers: Vec<oneshot::Sender<Result<Contents, ApiError>>>) {
+        for answer in readers {
+            let loaded = self.store.load().map_err(|error| {
+                error!(%error, "cannot read the store");
+                ApiError::StoreFailed
+            });
+            let _ = answer.send(loaded);
         }
     }
 

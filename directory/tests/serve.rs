@@ -5,6 +5,7 @@
 mod serve {
     mod auditing;
     mod authority;
+    mod backups;
     mod cookies;
     mod dns;
     mod dns_transports;

@@ -1,9 +1,12 @@
 //! The names in a certificate.
 
+use std::time::SystemTime;
+
 use overlay_proto::HostName;
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
+use super::validity;
 use crate::zone::Zone;
 
 /// Whom a certificate names.
@@ -80,6 +83,17 @@ pub fn peer_subject(connection: &quinn::Connection) -> Result<Subject, PeerError
     let chain = identity.downcast::<Vec<CertificateDer<'static>>>().map_err(|_| PeerError::Unreadable)?;
     let leaf = chain.first().ok_or(PeerError::None)?;
     of_certificate(leaf).map(|(subject, _)| subject)
+}
+
+/// From when the certificate at the other end of a connection is good.
+///
+/// # Errors
+/// When it showed no certificate, or one without dates.
+pub fn peer_not_before(connection: &quinn::Connection) -> Result<SystemTime, PeerError> {
+    let identity = connection.peer_identity().ok_or(PeerError::None)?;
+    let chain = identity.downcast::<Vec<CertificateDer<'static>>>().map_err(|_| PeerError::Unreadable)?;
+    let leaf = chain.first().ok_or(PeerError::None)?;
+    validity(leaf).map(|valid| valid.not_before).map_err(|_| PeerError::Unreadable)
 }
 
 /// The name and the zone in a certificate.

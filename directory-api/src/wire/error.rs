@@ -2,10 +2,14 @@
 
 use overlay_proto::{Generation, OfferId};
 
+use super::assertion::names_to_wire;
 use super::message as wire;
 use super::record::{outcome_from_wire, outcome_to_wire};
 use super::{WireError, bytes, needed, parsed};
 use crate::ApiError;
+
+/// Between the names of hosts, none of which has it.
+const NAMES_APART: &str = ",";
 
 pub(super) fn to_wire(refusal: &ApiError) -> wire::Error {
     let blank = wire::Error { code: refusal.code(), message: refusal.to_string(), ..Default::default() };
@@ -38,6 +42,9 @@ pub(super) fn to_wire(refusal: &ApiError) -> wire::Error {
         ApiError::QuotaExceeded { owner, limit } => {
             wire::Error { subject: owner.clone(), number: *limit, ..blank }
         }
+        ApiError::Asserting { missing } => {
+            wire::Error { subject: names_to_wire(missing).join(NAMES_APART), ..blank }
+        }
         ApiError::UnknownRule { id: number } | ApiError::TooManyRules { limit: number } => {
             wire::Error { number: *number, ..blank }
         }
@@ -61,6 +68,10 @@ pub(super) fn from_wire(refusal: wire::Error) -> Result<ApiError, WireError> {
         2 => ApiError::Denied { reason: subject },
         3 => ApiError::StoreFailed,
         4 => ApiError::Stopping,
+        5 => {
+            let names = subject.split(NAMES_APART).filter(|name| !name.is_empty());
+            ApiError::Asserting { missing: names.map(|name| parsed(name, "host")).collect::<Result<_, _>>()? }
+        }
         10 => ApiError::NameTaken { name: subject },
         11 => ApiError::NameReserved { name: subject },
         12 => ApiError::UnknownCapsule { what: subject },

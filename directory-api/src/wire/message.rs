@@ -109,7 +109,7 @@ pub(super) struct Error {
 pub(super) struct Request {
     #[prost(
         oneof = "RequestKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 31, 32"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 31, 32, 40"
     )]
     pub kind: Option<RequestKind>,
     /// The person that the request goes back to.
@@ -181,6 +181,8 @@ pub(super) enum RequestKind {
     SetRule(Terms),
     #[prost(uint64, tag = "32")]
     RemoveRule(u64),
+    #[prost(message, tag = "40")]
+    Assert(Assertion),
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -350,6 +352,8 @@ pub(super) struct Lease {
     /// Empty from directories that do not say.
     #[prost(bytes = "vec", tag = "50")]
     pub credentials: Vec<u8>,
+    #[prost(message, optional, tag = "40")]
+    pub restoring: Option<Restoring>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -477,4 +481,72 @@ pub(crate) struct TokenPayload {
     /// Empty: anybody's.
     #[prost(string, repeated, tag = "7")]
     pub owners: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Restoring {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    #[prost(bool, tag = "2")]
+    pub asks: bool,
+    #[prost(string, repeated, tag = "3")]
+    pub missing: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Assertion {
+    #[prost(bytes = "vec", tag = "1")]
+    pub restore: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    #[prost(string, repeated, tag = "3")]
+    pub hosts: Vec<String>,
+    #[prost(message, repeated, tag = "4")]
+    pub capsules: Vec<AssertedCapsule>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AssertedCapsule {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(string, tag = "3")]
+    pub owner: String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub locator_v4: Vec<u8>,
+    #[prost(bytes = "vec", tag = "5")]
+    pub locator_v6: Vec<u8>,
+    #[prost(uint64, tag = "6")]
+    pub generation: u64,
+    #[prost(uint32, tag = "7")]
+    pub state: u32,
+    #[prost(message, optional, tag = "8")]
+    pub offer: Option<AssertedOffer>,
+    /// Empty when the host does not know.
+    #[prost(bytes = "vec", tag = "9")]
+    pub given_by: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AssertedOffer {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub target: String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub claim_key_hash: Vec<u8>,
+}
+
+/// Only in the store.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Restored {
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    #[prost(uint64, tag = "3")]
+    pub taken_at_ms: u64,
+    #[prost(string, repeated, tag = "4")]
+    pub awaited: Vec<String>,
 }

@@ -5,7 +5,7 @@ use overlay_proto::{CapsuleId, ClaimKey, ClaimKeyHash, Generation, OfferId};
 use super::message as wire;
 use super::record::{state_from_wire, state_to_wire};
 use super::rule::{terms_from_wire, terms_to_wire};
-use super::{WireError, bytes, needed, parsed};
+use super::{WireError, assertion, bytes, needed, parsed};
 use crate::{HeldCapsule, LeaseRequest, LookupKey, Request, RuleId, TakeoverFrom};
 
 pub(super) fn to_wire(request: &Request) -> wire::Request {
@@ -73,6 +73,7 @@ pub(super) fn to_wire(request: &Request) -> wire::Request {
         Request::SetRule(terms) => Kind::SetRule(terms_to_wire(terms)),
         Request::RemoveRule(id) => Kind::RemoveRule(id.number()),
         Request::Watch { from_revision } => Kind::Watch(*from_revision),
+        Request::Assert(assertion) => Kind::Assert(assertion::to_wire(assertion)),
     };
     wire::Request { kind: Some(kind), asked_by: None, credentials: Vec::new() }
 }
@@ -148,6 +149,7 @@ pub(super) fn from_wire(request: wire::Request) -> Result<Request, WireError> {
         Kind::SetRule(terms) => Request::SetRule(terms_from_wire(&terms)?),
         Kind::RemoveRule(id) => Request::RemoveRule(RuleId::new(id)),
         Kind::Watch(from_revision) => Request::Watch { from_revision },
+        Kind::Assert(asserted) => Request::Assert(Box::new(assertion::from_wire(asserted)?)),
     })
 }
 

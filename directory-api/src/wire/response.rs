@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::message as wire;
 use super::record::{capsule_from_wire, capsule_to_wire, host_from_wire, host_to_wire};
 use super::rule::{rule_from_wire, rule_to_wire};
-use super::{WatchPiece, WireError, bytes, error, needed, parsed};
+use super::{WatchPiece, WireError, assertion, bytes, error, needed, parsed};
 use crate::limits::{ANCHORS_MAX, CHAIN_LENGTH_MAX, SNAPSHOT_CHUNK_RECORDS};
 use crate::{ApiError, Change, Issued, Lease, Response, RuleId, RuleSet, StaleCapsule};
 
@@ -29,6 +29,7 @@ pub(super) fn to_wire(response: &Response) -> wire::Response {
             host: Some(host_to_wire(&lease.host)),
             stale: lease.stale.iter().map(stale_to_wire).collect(),
             credentials: lease.credentials.map(|hash| hash.to_vec()).unwrap_or_default(),
+            restoring: lease.restoring.as_ref().map(assertion::restoring_to_wire),
         }),
         Response::Capsule(record) => Kind::Capsule(capsule_to_wire(record)),
         Response::Capsules(records) => {
@@ -56,6 +57,7 @@ pub(super) fn from_wire(response: wire::Response) -> Result<Response, WireError>
             host: host_from_wire(needed(lease.host, "host")?)?,
             stale: lease.stale.into_iter().map(stale_from_wire).collect::<Result<_, _>>()?,
             credentials: super::hash(&lease.credentials, "credentials")?,
+            restoring: lease.restoring.map(assertion::restoring_from_wire).transpose()?,
         }),
         Kind::Capsule(record) => Response::Capsule(Box::new(capsule_from_wire(record)?)),
         Kind::Capsules(records) => {

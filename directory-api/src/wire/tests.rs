@@ -5,8 +5,8 @@ use super::*;
 use crate::asked::{Asked, Person};
 use crate::policy::{Effect, Terms};
 use crate::{ApiError, CapsuleState, Issued, LeaseRequest, LookupKey, OfferRecord, Outcome, OutcomeRecord};
+use crate::{AssertedCapsule, AssertedOffer, Assertion, RestoreId, Restoring, RuleId, RuleSet};
 use crate::{HeldCapsule, HostRecord, Lease, StaleCapsule, SuspensionRecord, TakeoverFrom};
-use crate::{RuleId, RuleSet};
 
 fn capsule() -> CapsuleRecord {
     CapsuleRecord {
@@ -56,6 +56,31 @@ fn rule() -> Rule {
         },
         set_at: UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
         set_by: "a".parse().unwrap(),
+    }
+}
+
+fn assertion() -> Assertion {
+    let held = AssertedCapsule {
+        id: CapsuleId::from_bytes([1; 16]),
+        name: "db".parse().unwrap(),
+        owner: "me".parse().unwrap(),
+        locators: capsule().locators,
+        generation: Generation::new(9),
+        state: CapsuleState::Stopped,
+        offer: None,
+        given_by: Some(OfferId::from_bytes([5; 16])),
+    };
+    let offer = AssertedOffer {
+        id: OfferId::from_bytes([2; 16]),
+        target: "b".parse().unwrap(),
+        claim_key_hash: ClaimKeyHash::from_bytes([3; 32]),
+    };
+    let leaving = AssertedCapsule { offer: Some(offer), given_by: None, ..held.clone() };
+    Assertion {
+        restore: RestoreId::from_bytes([4; 16]),
+        revision: 77,
+        hosts: vec![host().name],
+        capsules: vec![held, leaving],
     }
 }
 
@@ -125,6 +150,7 @@ fn requests_are_read_back() {
         Request::RemoveRule(RuleId::new(41)),
         Request::Watch { from_revision: 0 },
         Request::Watch { from_revision: 77 },
+        Request::Assert(Box::new(assertion())),
     ];
     for request in requests {
         assert_eq!(Request::decode(&request.encode()), Ok(request));
@@ -166,7 +192,14 @@ fn responses_are_read_back() {
         host: host(),
         stale: stale.to_vec(),
         credentials: Some([5; 32]),
+        restoring: None,
     };
+    let restoring = Restoring {
+        id: RestoreId::from_bytes([4; 16]),
+        asks: true,
+        missing: vec![host().name, "b".parse().unwrap()],
+    };
+    let restored = Lease { restoring: Some(restoring), ..lease.clone() };
     let issued = Issued {
         chain: vec![vec![1]],
         ca: vec![2],
@@ -177,6 +210,7 @@ fn responses_are_read_back() {
     let responses = [
         Response::Issued(issued),
         Response::Lease(lease.clone()),
+        Response::Lease(restored),
         Response::Lease(Lease { credentials: None, ..lease }),
         Response::Capsule(Box::new(capsule())),
         Response::Capsules(vec![capsule(), CapsuleRecord { offer: None, last_outcome: None, ..capsule() }]),
@@ -189,6 +223,13 @@ fn responses_are_read_back() {
     }
     assert_eq!(decode_capsule(&encode_capsule(&capsule())), Ok(capsule()));
     assert_eq!(decode_rule(&encode_rule(&rule())), Ok(rule()));
+    let restored = crate::stored::Restored {
+        id: RestoreId::from_bytes([4; 16]),
+        revision: 9,
+        taken_at: UNIX_EPOCH + Duration::from_millis(1_790_000_000_001),
+        awaited: vec![host().name],
+    };
+    assert_eq!(decode_restored(&encode_restored(&restored)), Ok(restored));
 }
 
 #[test]
@@ -224,6 +265,7 @@ fn refusals_are_read_back_and_have_codes_of_their_own() {
         ApiError::TooManyRules { limit: 8 },
         ApiError::StoreFailed,
         ApiError::Stopping,
+        ApiError::Asserting { missing: vec!["a".parse().unwrap(), "b".parse().unwrap()] },
         ApiError::Unrecognized { code: 999, message: text() },
     ];
     let mut codes = std::collections::BTreeSet::new();

@@ -4,9 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use directory_api::identity::{IdentityError, provider};
+use directory_api::identity::{IdentityError, peer_not_before, provider};
 use directory_api::token::TokenError;
-use directory_api::{ApiError, Asked, Issued, LeaseRequest, Request, Response, RuleSet, Token};
+use directory_api::{
+    ApiError, Asked, CapsuleRecord, Issued, LeaseRequest, LookupKey, Request, Response, RuleSet, Token,
+};
 use overlay_proto::{CapsuleId, HostName};
 use tracing::{info, warn};
 
@@ -16,6 +18,7 @@ use crate::engine::{Command, Registration};
 use crate::metrics::Metrics;
 use crate::placement::{NewOffer, NewSuspension, Takeover};
 use crate::published::Published;
+use crate::registry::Registry;
 use crate::writer::Writer;
 
 /// All that answers are made from.
@@ -51,20 +54,36 @@ impl Answers {
     pub(super) async fn answer(
         &self,
         caller: &HostName,
-        from: SocketAddr,
+        connection: &quinn::Connection,
         asked: Asked,
     ) -> Result<Response, ApiError> {
-        self.check_member(caller)?;
+        let from = connection.remote_address();
+        match self.check_member(caller) {
+            Err(_) if matches!(asked.request, Request::RenewLease(_)) && self.may_come_back(connection) => {
+                warn!(%caller, "the backup does not know this host, whose certificate is of after it; it is let in again");
+                self.writer.run(Command::Readmit { caller: caller.clone() }).await?;
+            }
+            other => other?,
+        }
         let caller = caller.clone();
         let command = match asked.request {
             Request::Lookup(key) => {
-                let record = self.published.read(|registry| registry.lookup(&key))?;
+                let record = self.published.read(|registry| look_up(registry, &key))?;
                 return Ok(Response::Capsule(Box::new(record)));
+            }
+            Request::Rules | Request::List if self.published.awaited().is_some() => {
+                let missing = self.published.awaited().unwrap_or_default();
+                return Err(ApiError::Asserting { missing });
             }
             Request::List => return Ok(Response::Capsules(self.published.read(|all| all.capsules_shown()))),
             Request::Hosts => return Ok(Response::Hosts(self.published.read(|all| all.hosts_shown()))),
             Request::Rules => return Ok(Response::Rules(self.rules())),
             Request::RenewCertificate { csr } => return self.renew_certificate(&caller, &csr),
+            Request::Assert(assertion) => {
+                let capsules = assertion.capsules.len();
+                info!(%caller, capsules, revision = assertion.revision, "asserts what it holds");
+                Command::Assert { caller, assertion: *assertion }
+            }
             Request::Join { .. } | Request::Watch { .. } => {
                 return Err(ApiError::Denied {
                     reason: "not with a certificate, or not on this stream".into(),
@@ -149,6 +168,13 @@ impl Answers {
         Err(ApiError::NotAMember { host: caller.clone() })
     }
 
+    /// Whether a host that is not known was one of the mesh after the backup was made: then it got its certificate.
+    fn may_come_back(&self, connection: &quinn::Connection) -> bool {
+        let backup = |all: &Registry| all.asserting.as_ref().map(|asserting| asserting.restored.taken_at);
+        let Some(taken_at) = self.published.read(backup) else { return false };
+        peer_not_before(connection).is_ok_and(|from| ca::is_of_after(from, taken_at))
+    }
+
     fn rules(&self) -> RuleSet {
         self.published.read(|all| RuleSet { revision: all.revision, rules: all.policy.rules().to_vec() })
     }
@@ -173,6 +199,21 @@ impl Answers {
             api: self.api.clone(),
             dns: self.dns.clone(),
         }))
+    }
+}
+
+/// A capsule as far as it is known. Decisions about copies rest on what is read by id, so there is no such answer before a
+/// restore is settled.
+fn look_up(registry: &Registry, key: &LookupKey) -> Result<CapsuleRecord, ApiError> {
+    let found = registry.lookup(key);
+    let Some(asserting) = &registry.asserting else { return found };
+    let wait = || ApiError::Asserting { missing: asserting.missing() };
+    let kept = found.as_ref().ok().and_then(|record| registry.capsule(record.id));
+    match (found.clone(), kept, key) {
+        (Ok(record), Some(kept), LookupKey::Name(_) | LookupKey::Locator(_)) if !registry.is_unsure(kept) => {
+            Ok(record)
+        }
+        _ => Err(wait()),
     }
 }
 

@@ -22,7 +22,8 @@ pub(super) async fn send(
         if let Err(refusal) = answers.check_member(caller) {
             return refuse(stream, &refusal).await;
         }
-        let told = published.since(from);
+        // A restored directory says nothing before it knows what happened since the backup.
+        let told = if published.awaited().is_some() { vec![] } else { published.since(from) };
         if told.is_empty() {
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return Ok(()) },

@@ -128,6 +128,8 @@ pub fn entries(at: SystemTime, by: &By, verb: &str, batch: &Batch, first: usize)
         | Update::Rule(_)
         | Update::RuleRemoved(_)
         | Update::Seen(..)
+        | Update::Asserting(_)
+        | Update::Settled
         | Update::Extras { .. } => None,
     });
     let entry = |kind: &str, name: &dyn fmt::Display, text: String| {
@@ -143,6 +145,8 @@ pub fn entries(at: SystemTime, by: &By, verb: &str, batch: &Batch, first: usize)
         Update::Rule(rule) => entry("rule", &rule.id, rule.terms.to_string()),
         Update::RuleRemoved(id) => entry("rule", id, "removed".into()),
         Update::Extras { name, records, .. } => entry("capsule", name, extras(records)),
+        Update::Asserting(asserting) => entry("mesh", &"restore", awaited(&asserting.missing())),
+        Update::Settled => entry("mesh", &"restore", "settled: every host was heard or declared gone".into()),
     };
     updates.iter().filter_map(of).collect()
 }
@@ -162,6 +166,16 @@ pub fn owners(owners: &[Owner]) -> String {
         owners => {
             let names: Vec<_> = owners.iter().map(Owner::as_str).collect();
             format!("capsules of {}", names.join(", "))
+        }
+    }
+}
+
+fn awaited(missing: &[HostName]) -> String {
+    match missing {
+        [] => "waits for no host".to_owned(),
+        hosts => {
+            let names: Vec<_> = hosts.iter().map(HostName::as_str).collect();
+            format!("waits for {}", names.join(", "))
         }
     }
 }

@@ -186,13 +186,17 @@ impl Responder {
 
     fn answer(&self, labels: &[&[u8]], kind: Kind, signed: bool) -> Reply {
         let round = self.signer.round();
-        let (answer, revision) = self.published.read(|registry| {
+        let (answer, revision, unsure) = self.published.read(|registry| {
             let view = View { zones: &self.zones, registry, keys: round.public() };
-            (view.answer(labels, kind), registry.revision)
+            (view.answer(labels, kind), registry.revision, registry.asserting.is_some())
         });
         let basis = Basis { depends: answer.depends, revision, round: round.number() };
         // Not kept: there is no end of names outside, and they would take the place of ours.
         let Some(origin) = answer.origin else { return Reply::refusal(ResponseCode::Refused) };
+        if unsure && answer.outcome == Outcome::NoSuchName {
+            // It may have been made after the backup: a resolver is not to remember that there is none.
+            return Reply::refusal(ResponseCode::ServFail);
+        }
         let reply = || {
             let zone = name(self.zones.name(origin))?;
             let mut reply = Reply::new(&answer, signed)?;

@@ -70,6 +70,8 @@ impl Transfer {
         let lower: Vec<Vec<u8>> = query.name().iter().map(<[u8]>::to_ascii_lowercase).collect();
         let labels: Vec<&[u8]> = lower.iter().map(Vec::as_slice).collect();
         let (origin, path) = responder.zones.find(&labels)?;
+        // What a secondary has is newer than the backup.
+        responder.published.awaited().is_none().then_some(())?;
         let permit = responder.transfers.clone().try_acquire_owned().ok()?;
         path.is_empty().then_some(())?;
         Some(Self {

@@ -1,10 +1,12 @@
 //! What happened since the last commit.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use directory_api::{CapsuleRecord, Change, Rule, RuleId};
 use overlay_proto::{CapsuleId, CapsuleName, HostName, Owner};
 
+use crate::assertions::{Asserting, Resolution};
 use crate::extras::ExtraRecord;
 use crate::registry::{HostEntry, Registry};
 use crate::store::Write;
@@ -50,6 +52,10 @@ pub enum Update {
         /// All that was added.
         records: Vec<ExtraRecord>,
     },
+    /// Hosts have asserted what they hold, or more of them are waited for.
+    Asserting(Arc<Asserting>),
+    /// A restore is settled: whatever was shown before is void.
+    Settled,
 }
 
 impl Batch {
@@ -75,6 +81,7 @@ impl Batch {
 
     pub(super) fn capsule_removed(&mut self, revision: u64, id: CapsuleId, name: CapsuleName) {
         self.writes.push(Write::CapsuleRemoved(id));
+        self.writes.push(Write::Extras(id, vec![]));
         self.updates.push(Update::CapsuleRemoved(id));
         self.changes.push(Change::CapsuleRemoved { revision, id, name });
         self.revise(revision);
@@ -131,6 +138,30 @@ impl Batch {
         self.updates.push(Update::Seen(host.clone(), now));
     }
 
+    pub(super) fn asserting(&mut self, revision: u64, asserting: Arc<Asserting>) {
+        self.writes.push(Write::Restored(Some(Box::new(asserting.restored.clone()))));
+        self.updates.push(Update::Asserting(asserting));
+        self.revise(revision);
+    }
+
+    /// Watchers begin anew after this, so there are no changes for them.
+    pub(super) fn settled(&mut self, revision: u64, resolution: Resolution, locator_next: u64) {
+        for (id, name) in resolution.removed {
+            self.writes.push(Write::CapsuleRemoved(id));
+            self.writes.push(Write::Extras(id, vec![]));
+            self.updates.push(Update::CapsuleRemoved(id));
+            self.changes.push(Change::CapsuleRemoved { revision, id, name });
+        }
+        for record in resolution.put {
+            self.writes.push(Write::Capsule(Box::new(record.clone())));
+            self.updates.push(Update::Capsule(Box::new(record)));
+        }
+        self.writes.push(Write::LocatorNext(locator_next));
+        self.writes.push(Write::Restored(None));
+        self.updates.push(Update::Settled);
+        self.revise(revision);
+    }
+
     fn revise(&mut self, revision: u64) {
         self.writes.push(Write::Revision(revision));
         self.updates.push(Update::Revision(revision));
@@ -151,6 +182,8 @@ impl Registry {
             Update::RuleRemoved(id) => drop(self.policy.remove(id)),
             Update::Seen(name, now) => self.touch(&name, now),
             Update::Extras { id, records, .. } => self.put_extras(id, records),
+            Update::Asserting(asserting) => self.asserting = Some(asserting),
+            Update::Settled => self.asserting = None,
         }
     }
 }

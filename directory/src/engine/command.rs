@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
 
 use directory_api::policy::Terms;
-use directory_api::{CapsuleState, HeldCapsule, RuleId, Token};
+use directory_api::{Assertion, CapsuleState, HeldCapsule, RuleId, Token};
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, Generation, HostName, OfferId, Owner};
 
 use crate::audit::By;
@@ -45,6 +45,18 @@ pub enum Command {
         address: SocketAddr,
         /// What it holds.
         capsules: Vec<HeldCapsule>,
+    },
+    /// A host that the backup does not know is of the mesh all the same.
+    Readmit {
+        /// Who.
+        caller: HostName,
+    },
+    /// A host says what it holds, after a restore.
+    Assert {
+        /// Who.
+        caller: HostName,
+        /// What it says.
+        assertion: Assertion,
     },
     /// A host is to be forgotten.
     RemoveHost {
@@ -201,6 +213,8 @@ impl Command {
                 By::Key { name: key.clone(), owner: update.owner.clone() }
             }
             Self::RenewLease { caller, .. }
+            | Self::Readmit { caller }
+            | Self::Assert { caller, .. }
             | Self::RemoveHost { caller, .. }
             | Self::TakeOver { caller, .. }
             | Self::SetRule { caller, .. }
@@ -225,6 +239,8 @@ impl Command {
             Self::Resign => "sign anew",
             Self::TryStore => "try store",
             Self::RenewLease { .. } => "renew lease",
+            Self::Readmit { .. } => "readmit",
+            Self::Assert { .. } => "assert",
             Self::RemoveHost { .. } => "remove host",
             Self::TakeOver { .. } => "take over",
             Self::SetRule { .. } => "set rule",

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use directory_api::{ApiError, HeldCapsule, Lease, Response, StaleCapsule, Token};
+use directory_api::{ApiError, HeldCapsule, Lease, Response, Restoring, StaleCapsule, Token};
 use overlay_proto::{CapsuleId, HostName, Owner};
 
 use super::{Engine, Now};
@@ -67,9 +67,19 @@ impl Engine {
         if returned {
             self.show_anew(caller);
         }
-        let stale = capsules.iter().filter_map(|held| self.reported(caller, held)).collect();
+        let restoring = self.working.asserting.as_ref().map(|asserting| Restoring {
+            id: asserting.restored.id,
+            asks: asserting.asks(caller),
+            missing: asserting.missing(),
+        });
+        let stale = match restoring {
+            // Who is wrong is known when everybody was heard.
+            Some(_) => vec![],
+            None => capsules.iter().filter_map(|held| self.reported(caller, held)).collect(),
+        };
         let host = entry.shown().ok_or(ApiError::StoreFailed)?;
-        Ok(Response::Lease(Lease { duration: self.leases.duration(), host, stale, credentials: None }))
+        let duration = self.leases.duration();
+        Ok(Response::Lease(Lease { duration, host, stale, credentials: None, restoring }))
     }
 
     /// Takes over what a host says of one capsule, or says what is wrong with it.
@@ -116,9 +126,14 @@ impl Engine {
         caller: &HostName,
         name: &HostName,
         force: bool,
+        now: Now,
     ) -> Result<Response, ApiError> {
         self.check_operator(caller)?;
         let Some(entry) = self.working.host(name) else {
+            // One that only other hosts have spoken of.
+            if self.give_up_on(name, now) {
+                return Ok(Response::Done);
+            }
             return Err(ApiError::UnknownHost { name: name.to_string() });
         };
         if caller == name {
@@ -132,6 +147,7 @@ impl Engine {
         self.working.revision += 1;
         self.batch.host_removed(self.working.revision, name.clone());
         self.show_anew(name);
+        self.give_up_on(name, now);
         Ok(Response::Done)
     }
 
@@ -168,7 +184,7 @@ impl Engine {
         Err(ApiError::Denied { reason })
     }
 
-    fn put_host(&mut self, entry: HostEntry) {
+    pub(super) fn put_host(&mut self, entry: HostEntry) {
         self.working.put_host(entry.clone());
         self.working.revision += 1;
         self.batch.host(self.working.revision, entry);

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use directory_api::policy::{Effect, Terms};
-use directory_api::{CapsuleRecord, CapsuleState};
+use directory_api::{CapsuleRecord, CapsuleState, RestoreId};
 use overlay_proto::{CapsuleId, Generation, Locators};
 
 use super::*;
@@ -71,6 +71,15 @@ fn extra(label: &str) -> ExtraRecord {
     ExtraRecord { below: vec![label.into()], ttl: 60, data: ExtraData::Txt(vec![b"text".to_vec()]) }
 }
 
+fn restored(number: u8) -> Restored {
+    Restored {
+        id: RestoreId::from_bytes([number; 16]),
+        revision: 5,
+        taken_at: UNIX_EPOCH + Duration::from_secs(9),
+        awaited: vec![name("a"), name("b")],
+    }
+}
+
 /// `reopen` gives the store as another process would find it.
 fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
     assert_eq!(store.load().unwrap(), Contents::default());
@@ -89,6 +98,8 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         Write::Rule(rule(5)),
         Write::Extras(capsule(2).id, vec![extra("x")]),
         Write::Extras(capsule(1).id, vec![extra("y"), extra("z")]),
+        Write::Restored(Some(Box::new(restored(1)))),
+        Write::Restored(Some(Box::new(restored(2)))),
     ];
     store.commit(&writes).unwrap();
     let expected = Contents {
@@ -100,6 +111,7 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         host_owners: vec![(name("a"), vec![owner("ann")]), (name("b"), vec![owner("ann"), owner("bob")])],
         rules: vec![rule(5), rule(6)],
         extras: vec![(capsule(1).id, vec![extra("y"), extra("z")]), (capsule(2).id, vec![extra("x")])],
+        restored: Some(restored(2)),
     };
     assert_eq!(store.load().unwrap(), expected);
     let mut store = reopen(store);
@@ -120,6 +132,7 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         Write::Extras(capsule(2).id, vec![]),
         Write::Extras(capsule(3).id, vec![]),
         Write::Extras(capsule(1).id, vec![extra("z")]),
+        Write::Restored(None),
         Write::Revision(8),
     ];
     store.commit(&writes).unwrap();
@@ -133,6 +146,7 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         host_owners: vec![],
         rules: vec![rule(6)],
         extras: vec![(capsule(1).id, vec![extra("z")])],
+        restored: None,
     };
     assert_eq!(reopen(store).load().unwrap(), expected);
 }

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use directory_api::stored::{decode_capsule, decode_rule, encode_capsule, encode_rule};
+use directory_api::stored::{
+    decode_capsule, decode_restored, decode_rule, encode_capsule, encode_restored, encode_rule,
+};
 use overlay_proto::{CapsuleId, HostName, Owner};
 use prost::Message as _;
 use redb::{
@@ -29,8 +31,12 @@ const RULES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rules");
 /// What was added to capsules' records, by capsule id.
 const EXTRAS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("extras");
 
+/// The restore that is not settled.
+const RESTORED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("restored");
+
 const REVISION: &str = "revision";
 const LOCATOR_NEXT: &str = "locator_next";
+const THE_RESTORE: &str = "restore";
 
 /// The facts held are small; redb's default of 1 GiB would be for nothing.
 const CACHE_BYTES: usize = 16 << 20;
@@ -84,6 +90,7 @@ impl Embedded {
         transaction.open_table(HOST_OWNERS).map_err(|error| store.failed(error))?;
         transaction.open_table(RULES).map_err(|error| store.failed(error))?;
         transaction.open_table(EXTRAS).map_err(|error| store.failed(error))?;
+        transaction.open_table(RESTORED).map_err(|error| store.failed(error))?;
         transaction.commit().map_err(|error| store.failed(error))?;
         Ok(store)
     }
@@ -171,6 +178,11 @@ impl Store for Embedded {
             let id = CapsuleId::from_bytes(id.value().try_into().map_err(|_| broken())?);
             contents.extras.push((id, extras::decode(row.value()).ok_or_else(broken)?));
         }
+        let restored = read.open_table(RESTORED).map_err(|error| self.failed(error))?;
+        if let Some(row) = restored.get(THE_RESTORE).map_err(|error| self.failed(error))? {
+            let read = decode_restored(row.value()).map_err(|_| self.unreadable("restore"))?;
+            contents.restored = Some(read);
+        }
         Ok(contents)
     }
 
@@ -189,6 +201,7 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
     let mut owners_of = transaction.open_table(HOST_OWNERS)?;
     let mut rules = transaction.open_table(RULES)?;
     let mut added = transaction.open_table(EXTRAS)?;
+    let mut restore = transaction.open_table(RESTORED)?;
     for write in writes {
         match write {
             Write::Revision(revision) => drop(meta.insert(REVISION, revision)?),
@@ -224,6 +237,10 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
             }
             Write::Extras(id, records) => {
                 added.insert(id.as_bytes().as_slice(), extras::encode(records).as_slice())?;
+            }
+            Write::Restored(None) => drop(restore.remove(THE_RESTORE)?),
+            Write::Restored(Some(restored)) => {
+                restore.insert(THE_RESTORE, encode_restored(restored).as_slice())?;
             }
         }
     }

@@ -21,7 +21,7 @@ impl Store for Memory {
         if std::mem::take(&mut self.fails) {
             return Err(StoreError::Told);
         }
-        let Contents { revision, locator_next, capsules, hosts, spent, host_owners, rules, extras } =
+        let Contents { revision, locator_next, capsules, hosts, spent, host_owners, rules, extras, restored } =
             &mut self.contents;
         let mut capsules_by_id: BTreeMap<_, _> =
             capsules.drain(..).map(|record| (record.id, record)).collect();
@@ -50,6 +50,7 @@ impl Store for Memory {
                 Write::RuleRemoved(id) => drop(rules_by_id.remove(&id)),
                 Write::Extras(id, records) if records.is_empty() => drop(extras_by_id.remove(&id)),
                 Write::Extras(id, records) => drop(extras_by_id.insert(id, records)),
+                Write::Restored(value) => *restored = value.map(|value| *value),
             }
         }
         capsules.extend(capsules_by_id.into_values());

@@ -129,20 +129,23 @@ impl Capsules<'_> {
         let name = self.zone.capsule(&record.name);
         let locators = [IpAddr::V4(record.locators.v4), IpAddr::V6(record.locators.v6)];
         let mut entries = addresses(&name, &locators, TTL_LOCATOR_S);
+        let shown = self.registry.shown(record);
         let mut text = vec![
-            format!("gen={}", record.generation).into_bytes(),
-            format!("state={}", self.registry.shown_state(record)).into_bytes(),
+            format!("gen={}", shown.generation).into_bytes(),
+            format!("state={}", shown.state).into_bytes(),
         ];
-        if record.suspension.is_none() {
-            text.push(format!("host={}", record.host).into_bytes());
+        if shown.suspension.is_none() {
+            text.push(format!("host={}", shown.host).into_bytes());
         }
         entries.push(Entry { name, ttl: TTL_PLACE_S, data: Data::Txt(text) });
         entries
     }
 
     fn place(&self, record: &CapsuleRecord) -> Option<Entry> {
-        let host = self.registry.host(&record.host).filter(|_| record.suspension.is_none())?;
-        let (port, target) = (host.address?.port(), self.zone.host(&record.host));
+        let shown = self.registry.shown(record);
+        let placed = shown.suspension.is_none() && !self.registry.is_unsure(record);
+        let host = self.registry.host(&shown.host).filter(|_| placed)?;
+        let (port, target) = (host.address?.port(), self.zone.host(&shown.host));
         let data = Data::Srv { priority: 0, weight: 0, port, target };
         let name = format!("_capsule._udp.{}", self.zone.capsule(&record.name));
         Some(Entry { name, ttl: TTL_PLACE_S, data })

@@ -137,6 +137,14 @@ impl Directory {
         std::fs::remove_file(self.data.join("serve.json")).unwrap();
     }
 
+    /// Kills it, destroys its data, and makes it anew from a backup; it does not serve then.
+    pub(super) fn lose(&mut self, backup: &Path) {
+        self.kill();
+        std::fs::remove_dir_all(&self.data).unwrap();
+        let output = self.run(&["restore", "--from", backup.to_str().unwrap()]);
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// SIGTERM; gives the exit code.
     pub(super) fn stop(&mut self) -> Option<i32> {
         let mut child = self.child.take().unwrap();

@@ -141,7 +141,7 @@ async fn health_and_metrics_are_served() {
     assert!(metrics.contains("capsule_directory_hosts{alive=\"true\"} 1"), "{metrics}");
 }
 
-fn get(address: SocketAddr, path: &str) -> String {
+pub(super) fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
     let mut answer = String::new();

@@ -239,6 +239,7 @@ pub(crate) fn is_final(refusal: &ApiError) -> bool {
         | ApiError::HostAlive { .. }
         | ApiError::NotAMember { .. }
         | ApiError::StoreFailed
+        | ApiError::Asserting { .. }
         | ApiError::Stopping
         | ApiError::UnknownRule { .. }
         | ApiError::TooManyRules { .. }
