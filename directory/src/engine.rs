@@ -15,6 +15,7 @@ mod rules;
 mod zone_update;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::SystemTime;
 
 use directory_api::{ApiError, Assertion, CapsuleRecord, CapsuleState, LookupKey, Policy, Response};
 use overlay_proto::{CapsuleId, CapsuleName, Generation, HostName};
@@ -68,19 +69,36 @@ impl Engine {
             assertions: BTreeMap::new(),
             batch: Batch::default(),
         };
-        engine.recover(contents, now);
+        engine.take_up(contents, |_| None, now);
         engine.working.revision += 1;
         engine.batch.begin(engine.working.revision);
         engine
     }
 
-    /// Goes back to what the store holds, after a commit failed.
-    pub fn recover(&mut self, contents: Contents, now: Now) {
+    /// Goes back to what the store holds, after a commit failed. Which hosts live is what everybody was shown: a host that
+    /// came or went with that commit is as before it, and comes or goes once more.
+    pub fn recover(&mut self, contents: Contents, published: &Registry, now: Now) {
+        let shown = |host: &HostName| published.host(host).map(|entry| (entry.alive, entry.last_seen));
+        self.take_up(contents, shown, now);
+    }
+
+    /// Takes over what the store holds. Where nothing was shown of a host, its lease says whether it lives.
+    fn take_up(
+        &mut self,
+        contents: Contents,
+        shown: impl Fn(&HostName) -> Option<(bool, SystemTime)>,
+        now: Now,
+    ) {
         let mut registry = Registry::at(contents.revision);
         for host in contents.hosts {
-            let alive = self.leases.is_live(&host.name);
+            let unshown = || (self.leases.is_live(&host.name), now.wall);
+            let (alive, last_seen) = shown(&host.name).unwrap_or_else(unshown);
+            if alive && !self.leases.is_live(&host.name) {
+                // Its lease ended with the commit that failed.
+                self.leases.renew(&host.name, now.clock);
+            }
             let (name, operator, address) = (host.name, host.operator, host.address);
-            registry.put_host(HostEntry { name, operator, address, alive, last_seen: now.wall });
+            registry.put_host(HostEntry { name, operator, address, alive, last_seen });
         }
         for record in contents.capsules {
             registry.put_capsule(record);

@@ -177,7 +177,9 @@ impl<S: Store> Thread<S> {
             for (_, answer) in answers {
                 let _ = answer.send(Err(ApiError::StoreFailed));
             }
-            self.engine.recover(self.store.load()?, now);
+            let contents = self.store.load()?;
+            let engine = &mut self.engine;
+            self.published.read(|published| engine.recover(contents, published, now));
             self.give(readers);
             return Ok(());
         }

@@ -381,3 +381,28 @@ fn a_host_registers_only_for_the_owners_that_its_token_names() {
     desk.run(remove("a", "guest", true)).unwrap();
     assert!(desk.store.load().unwrap().host_owners.is_empty());
 }
+
+#[test]
+fn a_commit_that_fails_leaves_hosts_as_they_were_shown() {
+    let mut desk = Desk::with_hosts();
+    let alive = |desk: &Desk, host: &str| desk.engine.registry().host(&name(host)).unwrap().alive;
+    // A host that would have gone lives on, and goes when its next lease is over.
+    let published = desk.engine.registry().clone();
+    desk.now = Now { wall: desk.now.wall + 2 * LEASE, clock: desk.now.clock + 2 * LEASE };
+    desk.engine.handle(Command::Expire, desk.now).unwrap();
+    assert!(!alive(&desk, "a"));
+    desk.engine.recover(desk.store.load().unwrap(), &published, desk.now);
+    assert!(alive(&desk, "a"));
+    desk.pass(2 * LEASE);
+    assert!(!alive(&desk, "a"));
+    // One that would have come back is told of when it does.
+    let published = desk.engine.registry().clone();
+    let address = "192.0.2.1:4433".parse().unwrap();
+    let lease = Command::RenewLease { caller: name("a"), address, capsules: vec![] };
+    desk.engine.handle(lease, desk.now).unwrap();
+    desk.engine.recover(desk.store.load().unwrap(), &published, desk.now);
+    assert!(!alive(&desk, "a"));
+    desk.changes.clear();
+    desk.lease("a", &[]);
+    assert!(desk.changes.iter().any(|change| matches!(change, Change::Host { record, .. } if record.alive)));
+}

@@ -186,10 +186,11 @@ fn a_commit_that_fails_forgets_no_restore() {
     let mut desk = Desk::with_hosts();
     restored(&mut desk);
     desk.run(asserted("a", 0, vec![])).unwrap();
+    let published = desk.engine.registry().clone();
     desk.engine.handle(asserted("b", 0, vec![]), desk.now).unwrap();
     desk.engine.take_batch();
     let contents = desk.store.load().unwrap();
-    desk.engine.recover(contents, desk.now);
+    desk.engine.recover(contents, &published, desk.now);
     assert!(matches!(desk.register("a", "new", 2), Err(ApiError::Asserting { .. })));
     for host in ["a", "b"] {
         desk.run(asserted(host, 0, vec![])).unwrap();
