@@ -12,6 +12,7 @@ mod serve {
     mod dnssec;
     mod health;
     mod joining;
+    mod killing;
     mod malformed;
     mod placing;
     mod process;
