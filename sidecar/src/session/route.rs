@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use directory_api::CapsuleRecord;
 use directory_api::policy::Judgement;
+use directory_api::{ApiError, CapsuleRecord};
 use overlay_proto::{CapsuleId, Frame, Generation, HostName, Role};
 
 use super::programs::{Processes, Programs};
@@ -268,18 +268,34 @@ impl Routes {
             }
         }
         tokio::spawn(async move {
-            let limit = Duration::from_secs(5);
-            let asked = tokio::time::timeout(limit, routes.places.refresh(&peer)).await;
+            let may_speak = routes.is_placed_at(&peer, &link).await;
             routes.checking.lock().expect("no panics under this lock").remove(&check);
-            match asked {
-                Ok(Ok(())) if routes.places_peer_at(&peer, &link.host) => {
-                    let _ = routes.table().tell(&key, Event::Checked(link, frame, reopened));
-                }
-                _ => {
-                    tracing::warn!(session = %key.0, host = %link.host, "a host spoke for a capsule that is not placed there")
-                }
+            if may_speak {
+                let _ = routes.table().tell(&key, Event::Checked(link, frame, reopened));
+            } else {
+                tracing::warn!(session = %key.0, host = %link.host, "a host spoke for a capsule that is not placed there");
             }
         });
+    }
+
+    /// Whether the directory places a capsule at the host of a link, asked for as long as it says nothing about that: who
+    /// waits for an answer over a link that is up does not speak again.
+    async fn is_placed_at(&self, peer: &CapsuleId, link: &Link) -> bool {
+        let mut pause = RETRY_FIRST;
+        while !link.is_down() {
+            let asked = self.places.refresh(peer).await;
+            // The watch may have brought it meanwhile.
+            if self.places_peer_at(peer, &link.host) {
+                return true;
+            }
+            let answered = asked.map_or_else(|error| error.is::<ApiError>(), |()| true);
+            if answered {
+                return false;
+            }
+            self.places.changed_or(pause).await;
+            pause = (pause * 2).min(RETRY_LONGEST);
+        }
+        false
     }
 
     /// Finds out whether the program has accepted its connection, and tells the half if so.
