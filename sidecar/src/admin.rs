@@ -113,7 +113,7 @@ async fn dispatch(
             Body::of(&RmResult { capsule: name, ..RmResult::default() })
         }
         Request::Rm { name, .. }
-            if record(sidecar, &name).is_ok_and(|record| record.suspension.is_some()) =>
+            if record(sidecar, &name).is_ok_and(|record| is_on_no_host(sidecar, &record)) =>
         {
             Body::of(&suspend::remove(sidecar, &record(sidecar, &name)?).await?)
         }
@@ -203,6 +203,13 @@ pub(crate) fn record(sidecar: &Sidecar, name: &str) -> Result<CapsuleRecord, Err
         ErrorView::new("capsule/unknown", format!("there is no capsule {name}"))
             .next("capsule ps lists those there are")
     })
+}
+
+/// Whether nobody has anything of the capsule to remove: it lies in a file, or is lost and was this host's, which has
+/// nothing of it (after a restore of the directory).
+fn is_on_no_host(sidecar: &Sidecar, record: &CapsuleRecord) -> bool {
+    let lost_here = record.host == sidecar.me && record.state == directory_api::CapsuleState::Lost;
+    record.suspension.is_some() || lost_here && sidecar.capsules.get(&record.id).is_none()
 }
 
 /// The capsule of this name on this host.

@@ -11,6 +11,7 @@ use directory_api::identity::{self, TransportSettings};
 use directory_api::{Client, Membership, Token};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::assertion::Assertions;
 use crate::capsule::Capsules;
 use crate::capsule::network::Networks;
 use crate::command::{Command, Join, Serve, Verb};
@@ -216,6 +217,7 @@ async fn assemble(
         around: around.clone(),
         networks,
         capsules: Capsules::default(),
+        assertions: Assertions::default(),
         acting: Acting::default(),
         arrivals: moving::Arrivals::default(),
         data_plane,

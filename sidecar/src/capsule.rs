@@ -27,6 +27,7 @@ use directory_api::{CapsuleState, HeldCapsule};
 use overlay_proto::{CapsuleId, CapsuleName, Generation, HostName};
 use tokio::sync::watch;
 
+use crate::assertion::Decided;
 use crate::moving::journal::{self, Entry};
 use crate::moving::verdict::Wishes;
 use crate::sidecar::Sidecar;
@@ -77,6 +78,7 @@ pub struct Capsule {
     busy: Arc<tokio::sync::Mutex<()>>,
     phase: Mutex<Option<&'static str>>,
     wishes: Wishes,
+    decided: Mutex<Option<Decided>>,
     pub(crate) engine: engine::Engine,
 }
 
@@ -95,6 +97,7 @@ impl Capsule {
             busy: Arc::default(),
             phase: Mutex::default(),
             wishes: Wishes::default(),
+            decided: Mutex::default(),
         }))
     }
 
@@ -208,6 +211,16 @@ impl Capsule {
     pub(crate) fn journal(&self, entry: &Entry) -> anyhow::Result<()> {
         journal::write(&self.directory, entry)
             .with_context(|| format!("writing the journal in {}", self.directory.display()))
+    }
+
+    /// What the directory has answered of it last.
+    pub(crate) fn decided(&self) -> Option<Decided> {
+        *self.decided.lock().expect("no panics under this lock")
+    }
+
+    /// Notes what the directory has answered, before anything follows from it.
+    pub(crate) fn decide(&self, decided: Decided) {
+        *self.decided.lock().expect("no panics under this lock") = Some(decided);
     }
 
     /// The way to who waits with a copy that an unfinished move left.

@@ -18,6 +18,7 @@ mod roaming;
 pub mod suspend;
 pub mod switchboard;
 
+pub mod assertion;
 pub mod finder;
 pub mod places;
 pub mod policy;

@@ -272,3 +272,6 @@ pub const DATAGRAM_DRAIN_LOOK: Duration = Duration::from_millis(1);
 /// Time for which a datagram waits for a capsule that does not run: its program may have begun and sent something before
 /// its host told the directory, which takes milliseconds, and the answer must not be lost.
 pub const START_GRACE: Duration = Duration::from_secs(1);
+
+/// Time between two leases while the directory puts together what happened since a backup: people wait for that.
+pub const RESTORE_LOOK: Duration = Duration::from_secs(1);

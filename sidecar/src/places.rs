@@ -5,6 +5,7 @@ mod members;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Places(Arc<Inner>);
 
 struct Inner {
     known: RwLock<Known>,
+    /// The highest revision that the watch has brought.
+    revision: AtomicU64,
     changes: watch::Sender<u64>,
     on_change: OnceLock<OnChange>,
     policy: Enforcement,
@@ -111,6 +114,7 @@ impl Places {
         let (on_host_removed, asking) = (OnceLock::new(), Asking::default());
         Self(Arc::new(Inner {
             known,
+            revision: AtomicU64::new(0),
             changes,
             on_change,
             policy,
@@ -139,6 +143,7 @@ impl Places {
 
     /// Takes a change of the watch.
     fn apply(&self, change: Change) {
+        self.0.revision.fetch_max(change.revision(), Ordering::AcqRel);
         let (mut touched, mut policy, mut removed) = (Vec::new(), None, Vec::new());
         {
             let mut known = self.0.known.write().expect("no panics under this lock");
@@ -196,6 +201,11 @@ impl Places {
         self.0.finder.forget_all();
         self.tell_removed(&removed);
         self.tell(touched);
+    }
+
+    /// The highest revision that this host has seen; 0 for none.
+    pub fn revision(&self) -> u64 {
+        self.0.revision.load(Ordering::Acquire)
     }
 
     /// The record of a capsule.

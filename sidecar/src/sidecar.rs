@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use overlay_proto::HostName;
 
+use crate::assertion::Assertions;
 use crate::capsule::Capsules;
 use crate::capsule::network::Networks;
 use crate::config::Config;
@@ -39,6 +40,8 @@ pub struct Sidecar {
     pub networks: Networks,
     /// Capsules here.
     pub capsules: Capsules,
+    /// What the directory was told after a restore, and who is asking it at the moment.
+    pub assertions: Assertions,
     /// Verbs that are changing something.
     pub acting: Acting,
     /// Moves under way to this host.

@@ -44,7 +44,7 @@ pub use recover::command as recover;
 pub use resume::command as resume;
 pub use save::command as save;
 
-/// Removes a suspended capsule for good; its file is of no use then.
+/// Removes a capsule for good that is on no host; its file, if it lies in one, is of no use then.
 ///
 /// # Errors
 /// The directory refuses or is away; it stays as it is.

@@ -13,8 +13,10 @@ use directory_api::{ApiError, LeaseRequest, Membership};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
+use crate::assertion;
 use crate::config::LogFormat;
 use crate::datagram::Lost;
+use crate::limits::RESTORE_LOOK;
 use crate::link::Counters;
 use crate::moving::superseded;
 use crate::sidecar::Sidecar;
@@ -193,11 +195,16 @@ pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
         pause = match sidecar.places.directory().renew_lease(lease).await {
             Ok(lease) => {
                 wanted = lease.credentials.filter(|held| *held != membership.identity.credentials());
+                let restoring = lease.restoring;
+                sidecar.assertions.heard(restoring.clone());
+                if let Some(restoring) = restoring.as_ref().filter(|restoring| restoring.asks) {
+                    assertion::assert(&sidecar, restoring.id).await;
+                }
                 for stale in lease.stale {
                     tracing::debug!(capsule = %stale.id, placed = ?stale.placed, "held here, but the directory has another view");
                     superseded::heard_of(&sidecar, &stale.id).await;
                 }
-                lease.duration / 3
+                if restoring.is_some() { RESTORE_LOOK } else { lease.duration / 3 }
             }
             Err(error) => {
                 if let Some(ApiError::NotAMember { .. }) = error.refusal() {

@@ -44,6 +44,10 @@ words! {
 pub struct HostsResult {
     /// Sorted by name.
     pub hosts: Vec<HostView>,
+    /// While the directory puts together what happened since the backup that it was restored from: the hosts that have
+    /// not said what they hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<Vec<String>>,
 }
 
 /// The answer to `hosts remove`.

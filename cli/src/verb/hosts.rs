@@ -87,7 +87,20 @@ fn table(answer: &HostsResult, stream: Stream) -> String {
             or_dash(host.version.as_deref()),
         ]);
     }
-    table.render()
+    let table = table.render();
+    match answer.awaited.as_deref() {
+        Some(awaited) => format!("{table}{}\n", stream.clean(&waiting(awaited))),
+        None => table,
+    }
+}
+
+/// What a directory that was restored waits for.
+fn waiting(awaited: &[String]) -> String {
+    let who = if awaited.is_empty() { "any host".to_owned() } else { awaited.join(", ") };
+    format!(
+        "The directory was restored from a backup and waits for {who} to say what they hold; until then nothing \
+         moves, starts or ends. If one is gone: capsule hosts remove HOST"
+    )
 }
 
 fn state(host: &HostView) -> (String, Tone) {

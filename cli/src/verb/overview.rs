@@ -19,7 +19,7 @@ struct Document {
 }
 
 pub(crate) async fn run(context: &Context) -> Result<i32, Failure> {
-    let HostsResult { hosts } = sidecar::ask(context, Request::Hosts).await?;
+    let HostsResult { hosts, .. } = sidecar::ask(context, Request::Hosts).await?;
     let PsResult { capsules } = sidecar::ask(context, Request::Ps { local: true }).await?;
     context.answer(&Document { capsules, hosts }, |document, stream| read(document, *stream))?;
     Ok(0)

@@ -161,7 +161,8 @@ async fn alone_it_says_how_things_are_and_what_to_do() {
     let host = |name: &str, here| HostView { name: name.into(), here, ..HostView::default() };
     let (request, mut call) = fake.call().await;
     assert_eq!(request, Request::Hosts);
-    say(&mut call, &[result(&HostsResult { hosts: vec![host("a", true), host("b", false)] })]).await;
+    let hosts = vec![host("a", true), host("b", false)];
+    say(&mut call, &[result(&HostsResult { hosts, awaited: None })]).await;
     let (request, mut call) = fake.call().await;
     assert_eq!(request, Request::Ps { local: true });
     say(&mut call, &[result(&PsResult { capsules: vec![db()] })]).await;

@@ -122,15 +122,18 @@ pub(super) async fn remove_host(
     name: &str,
     force: bool,
 ) -> Result<RemoveHostResult, ErrorView> {
-    let known = sidecar.places.hosts().into_iter().find(|host| host.name.as_str() == name);
-    let Some(host) = known else {
-        return Err(ErrorView::new("hosts/unknown", format!("there is no host {name}"))
-            .next("capsule hosts lists those there are"));
+    let unknown = || {
+        ErrorView::new("hosts/unknown", format!("there is no host {name}"))
+            .next("capsule hosts lists those there are")
     };
-    let placed = |record: &CapsuleRecord| record.host == host.name;
+    let host: HostName = name.parse().map_err(|_| unknown())?;
+    // A directory that was restored may wait for one that this host never heard of.
+    let known = sidecar.places.host(&host).is_some();
+    let placed = |record: &CapsuleRecord| record.host == host;
     let mut capsules: Vec<_> = sidecar.places.capsules().into_iter().filter(placed).collect();
     capsules.sort_by(|a, b| a.name.cmp(&b.name));
-    match sidecar.places.directory().remove_host(host.name.clone(), force).await {
+    match sidecar.places.directory().remove_host(host.clone(), force).await {
+        Err(ClientError::Refused(ApiError::UnknownHost { .. })) if !known => return Err(unknown()),
         // An answer that was lost: it is done.
         Ok(()) | Err(ClientError::Refused(ApiError::UnknownHost { .. })) => {}
         Err(error) => {

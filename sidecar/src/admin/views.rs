@@ -120,7 +120,9 @@ pub(super) fn hosts(sidecar: &Arc<Sidecar>) -> HostsResult {
             ..HostView::default()
         }
     });
-    HostsResult { hosts: hosts.collect() }
+    let awaited = sidecar.assertions.awaited();
+    let awaited = awaited.map(|hosts| hosts.iter().map(ToString::to_string).collect());
+    HostsResult { hosts: hosts.collect(), awaited }
 }
 
 fn link(sidecar: &Sidecar, host: &HostRecord) -> LinkView {

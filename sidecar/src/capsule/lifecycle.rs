@@ -18,6 +18,7 @@ use super::file::CapsuleFile;
 use super::network::{Identity, Namespace, Network};
 use super::resolver::{self, Upstreams};
 use super::{Capsule, Stage, engine};
+use crate::assertion::Decided;
 use crate::datagram;
 use crate::intercept::connect::{Connector, Inherited};
 use crate::moving::journal::Entry;
@@ -30,6 +31,8 @@ use crate::sidecar::Sidecar;
 /// Nothing was created.
 pub async fn run(sidecar: &Arc<Sidecar>, run: Run) -> Result<RunResult, ErrorView> {
     let (name, owner) = check(sidecar, &run)?;
+    // A capsule that the directory knows and this host does not would be said to be nowhere.
+    let deciding = sidecar.assertions.deciding().await;
     let record = sidecar
         .places
         .directory()
@@ -37,7 +40,9 @@ pub async fn run(sidecar: &Arc<Sidecar>, run: Run) -> Result<RunResult, ErrorVie
         .await
         .map_err(|error| not_registered(&name, &error))?;
     sidecar.places.take(record.clone());
-    let created = match Capsule::created(sidecar, CapsuleFile::new(&record, run)) {
+    let made = Capsule::created(sidecar, CapsuleFile::new(&record, run));
+    drop(deciding);
+    let created = match made {
         Ok(capsule) => {
             let launched = launch(sidecar, &capsule, true).await;
             if launched.is_err() {
@@ -353,7 +358,13 @@ pub async fn remove(
             .next(format!("capsule stop {0}, or capsule rm --force {0}", capsule.name())));
     }
     let generation = capsule.file().generation;
-    if let Err(error) = sidecar.places.directory().remove(capsule.id(), generation).await {
+    let deciding = sidecar.assertions.deciding().await;
+    let removed = sidecar.places.directory().remove(capsule.id(), generation).await;
+    if removed.is_ok() {
+        capsule.decide(Decided::Gone);
+    }
+    drop(deciding);
+    if let Err(error) = removed {
         return Err(ErrorView::new("rm/directory", format!("{} was not removed", capsule.name()))
             .why(error)
             .next("try again when the directory answers"));

@@ -366,6 +366,12 @@ pub fn write(directory: &Path, entry: &Entry) -> io::Result<()> {
     file.sync_data()
 }
 
+/// The entry with which the journal in a capsule's directory begins, if there is one that can be read.
+pub fn first_entry(directory: &Path) -> Option<Entry> {
+    let text = std::fs::read_to_string(path(directory)).ok()?;
+    serde_json::from_str(text.split_once('\n')?.0).ok()
+}
+
 fn path(directory: &Path) -> PathBuf {
     directory.join("journal")
 }

@@ -135,6 +135,8 @@ struct Departure {
     clock: Clock,
     cancel: CancellationToken,
     done: Done,
+    /// Assertions that this host had made when it offered the capsule: after another one the offer may be forgotten.
+    asserted: u64,
     rounds: Rounds,
     log: LogSent,
     still: Standstill,
@@ -177,6 +179,7 @@ impl Departure {
             clock: Clock::start(),
             cancel,
             done: Done::default(),
+            asserted: 0,
             rounds,
             log: LogSent::default(),
             bytes: MoveBytes::default(),

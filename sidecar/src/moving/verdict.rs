@@ -8,6 +8,7 @@ use overlay_proto::{CapsuleId, ClaimKey, Generation, OfferId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Answer, Decision, Journal, Processes, Question, Standing, decide};
+use crate::assertion::Decided;
 use crate::capsule::Capsule;
 use crate::sidecar::Sidecar;
 
@@ -122,8 +123,11 @@ pub(crate) async fn take_over(
 ) -> Taken {
     let directory = sidecar.places.directory();
     let Takeover { generation, id, host_is_gone } = takeover;
+    let deciding = sidecar.assertions.deciding().await;
     let taken = directory.take_over(capsule.id(), generation, id, from, host_is_gone).await;
     if let Ok(record) = &taken {
+        note_given(sidecar, record);
+        drop(deciding);
         tracing::warn!(capsule = %capsule.name(), generation = %record.generation, "taken over by this host");
         sidecar.places.take(record.clone());
     }
@@ -160,6 +164,7 @@ pub(crate) async fn ask(
     question: &Question,
     key: Option<&ClaimKey>,
 ) -> Answer {
+    let deciding = sidecar.assertions.deciding().await;
     let directory = sidecar.places.directory();
     let done = match question {
         Question::Lookup => return look(sidecar, capsule, key).await,
@@ -176,6 +181,10 @@ pub(crate) async fn ask(
             directory.take_over(capsule, *generation, *takeover, from, true).await
         }
     };
+    if let Ok(record) = &done {
+        note_given(sidecar, record);
+    }
+    drop(deciding);
     if crate::faults::reach(question.point()).is_err() {
         return Answer::Nothing;
     }
@@ -193,6 +202,13 @@ pub(crate) async fn ask(
             tracing::warn!(%capsule, %error, "no answer that can be relied on");
             Answer::Nothing
         }
+    }
+}
+
+/// Notes that the directory has placed a capsule here, before anything follows from it.
+fn note_given(sidecar: &Sidecar, record: &CapsuleRecord) {
+    if let Some(capsule) = sidecar.capsules.get(&record.id) {
+        capsule.decide(Decided::Given(record.generation));
     }
 }
 

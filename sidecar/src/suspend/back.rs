@@ -6,6 +6,7 @@ use std::time::Duration;
 use directory_api::ClientError;
 use overlay_proto::{ClaimKey, Generation, OfferId};
 
+use crate::assertion::Decided;
 use crate::capsule::{Capsule, lifecycle};
 use crate::moving::journal::Entry;
 use crate::moving::verdict::is_final;
@@ -29,7 +30,13 @@ pub(crate) async fn put_back(
     lifecycle::close(sidecar, capsule).await;
     loop {
         let directory = sidecar.places.directory();
-        match directory.suspend(capsule.id(), generation, suspension, key.hash()).await {
+        let deciding = sidecar.assertions.deciding().await;
+        let answer = directory.suspend(capsule.id(), generation, suspension, key.hash()).await;
+        if answer.is_ok() {
+            capsule.decide(Decided::Gone);
+        }
+        drop(deciding);
+        match answer {
             Ok(record) => {
                 sidecar.places.take(record);
                 break;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::pipe;
 use super::sections::{self, Parts};
 use crate::admin::{Input, Output};
+use crate::assertion::Decided;
 use crate::capsule::network::Network;
 use crate::capsule::{Capsule, Stage};
 use crate::moving::conversation::{Needs, Prepare};
@@ -383,12 +384,16 @@ impl Saving {
     async fn suspend(&self) -> Option<CapsuleRecord> {
         let directory = self.sidecar.places.directory();
         loop {
+            let _deciding = self.sidecar.assertions.deciding().await;
             let asked =
                 directory.suspend(self.capsule.id(), self.generation, self.suspension, self.key.hash());
             let answer = tokio::select! {
                 answer = asked => answer,
                 () = self.client.cancel.cancelled() => return None,
             };
+            if answer.is_ok() {
+                self.capsule.decide(Decided::Gone);
+            }
             match answer {
                 Ok(record) => return Some(record),
                 Err(ClientError::Away { .. }) => {

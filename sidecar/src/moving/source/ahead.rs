@@ -91,6 +91,7 @@ impl Departure {
             source: std::io::Error::other(error),
         })?;
         self.done.offered = true;
+        self.asserted = self.sidecar.assertions.made();
         let directory = self.sidecar.places.directory();
         directory.offer(self.capsule.id(), generation, offer, target, self.key.hash()).await
     }

@@ -31,7 +31,13 @@ impl Departure {
         if self.cancel.is_cancelled() {
             bail!(Undone);
         }
-        self.capsule.journal(&Entry::KeySent { key: self.key })?;
+        {
+            let _deciding = self.sidecar.assertions.deciding().await;
+            if self.sidecar.assertions.made() != self.asserted {
+                bail!("the directory was restored from a backup meanwhile, and has forgotten the offer");
+            }
+            self.capsule.journal(&Entry::KeySent { key: self.key })?;
+        }
         self.done.key_sent = true;
         crate::faults::reach("key-sent")?;
         tell(output, self.clock.progress(Phase::Claim, None)).await;
