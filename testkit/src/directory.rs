@@ -1,6 +1,7 @@
 //! The directory process of a mesh.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::host::Host;
@@ -58,6 +59,21 @@ impl Directory {
     /// When it runs already or does not become ready.
     #[track_caller]
     pub fn start(&self) {
+        self.start_until("/readyz");
+    }
+
+    /// Starts it, and waits until it answers: one that was restored from a backup is not ready before it has heard every
+    /// host.
+    ///
+    /// # Panics
+    /// When it runs already or does not come up.
+    #[track_caller]
+    pub fn start_unsettled(&self) {
+        self.start_until("/healthz");
+    }
+
+    #[track_caller]
+    fn start_until(&self, page: &str) {
         let mut process = self.lock();
         assert!(process.as_mut().is_none_or(|process| !process.is_running()), "the directory runs already");
         let data = self.host.data();
@@ -67,7 +83,7 @@ impl Directory {
         let (dns, api, http) = (self.dns().to_string(), self.api().to_string(), self.http().to_string());
         let arguments = ["serve", "--data", &self.data(), "--dns", &dns, "--api", &api, "--http", &http];
         let mut started = self.host.start_logged(&program("capsule-directory"), &arguments, "directory");
-        self.host.wait_ready(&mut started, "directory", READY_WITHIN, || true);
+        self.host.wait_for_page(&mut started, "directory", page, READY_WITHIN, || true);
         *process = Some(started);
     }
 
@@ -79,6 +95,26 @@ impl Directory {
     /// Kills it (SIGKILL); `start` brings it back with its data.
     pub fn kill(&self) {
         *self.lock() = None;
+    }
+
+    /// Makes a backup, also while it runs.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[track_caller]
+    pub fn backup(&self, to: &Path) {
+        self.command(&["backup", "--data", &self.data(), "--to", &to.display().to_string()]).ok();
+    }
+
+    /// Kills it, destroys its data, and makes that anew from a backup; it does not run then.
+    ///
+    /// # Panics
+    /// When the backup is not good.
+    #[track_caller]
+    pub fn lose(&self, backup: &Path) {
+        self.kill();
+        std::fs::remove_dir_all(self.host.data()).unwrap_or_else(|error| panic!("{}: {error}", self.data()));
+        self.command(&["restore", "--from", &backup.display().to_string(), "--data", &self.data()]).ok();
     }
 
     /// Asks it for a one-time join token for a host.

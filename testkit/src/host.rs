@@ -178,11 +178,23 @@ impl Host {
         limit: Duration,
         also: impl Fn() -> bool,
     ) {
+        self.wait_for_page(process, name, "/readyz", limit, also);
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for_page(
+        &self,
+        process: &mut Process,
+        name: &str,
+        page: &str,
+        limit: Duration,
+        also: impl Fn() -> bool,
+    ) {
         let ready = poll(limit, || {
             if !process.is_running() {
                 return Some(false);
             }
-            let serves = self.http("/readyz").is_ok_and(|(status, _)| status == 200);
+            let serves = self.http(page).is_ok_and(|(status, _)| status == 200);
             (serves && also()).then_some(true)
         });
         let state = match ready {
