@@ -133,9 +133,9 @@ impl Follower {
             self.authority.take_up(files.open(&self.data)?, now)?;
             info!("the CA signs by other keys, or hosts are to trust others: they get fresh certificates");
         }
+        // Also where nobody waits for it: what hosts said that are gone is forgotten.
+        let waiting = self.published.read(|all| self.authority.waiting(all.hosts().map(|host| &host.name)));
         if files.is_rotating() {
-            let waiting =
-                self.published.read(|all| self.authority.waiting(all.hosts().map(|host| &host.name)));
             let credentials = self.authority.ca().credentials();
             self.data.write_uptake(credentials, waiting, now)?;
         }
