@@ -14,6 +14,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::dns::{assert_serves, edns, question};
 use super::dns_transports::{quic, tls_config};
 use super::process::Directory;
+use super::secondary::SecretFile;
 
 const SEED: u64 = 0x5eed;
 /// Packets over UDP, and over each of the other transports, where each takes longer.
@@ -97,9 +98,9 @@ fn framed(packet: &[u8], random: &mut Random) -> Vec<u8> {
     [&u16::try_from(length).unwrap().to_be_bytes()[..], packet].concat()
 }
 
-fn settings() -> &'static str {
-    let file = std::env::temp_dir().join(format!("capsule-malformed-{}", std::process::id()));
-    std::fs::write(&file, "MTIzNDU2Nzg5MGFiY2RlZjEyMzQ1Njc4OTBhYmNkZWY=").unwrap();
+fn settings(secret: &SecretFile) -> &'static str {
+    let file = &secret.0;
+    std::fs::write(file, "MTIzNDU2Nzg5MGFiY2RlZjEyMzQ1Njc4OTBhYmNkZWY=").unwrap();
     let file = file.display();
     // A few bytes for the life of a test process.
     format!(
@@ -111,7 +112,9 @@ fn settings() -> &'static str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_packets_do_no_harm() {
-    let directory = Directory::start_with(settings());
+    let file = std::env::temp_dir().join(format!("capsule-malformed-{}", std::process::id()));
+    let secret = SecretFile(file);
+    let directory = Directory::start_with(settings(&secret));
     let a = directory.host("a", 1001).await;
     a.register("db").await;
     let (whole, mut random) = (whole(), Random(SEED));

@@ -80,7 +80,8 @@ fn settings(secret_file: &Path, secondary: SocketAddr) -> &'static str {
     text.leak()
 }
 
-struct SecretFile(PathBuf);
+/// A file that goes with its owner.
+pub(super) struct SecretFile(pub(super) PathBuf);
 
 impl Drop for SecretFile {
     fn drop(&mut self) {
