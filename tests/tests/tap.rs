@@ -21,7 +21,8 @@ fn a_capture_follows_its_capsule() {
     let (a, b) = (mesh.host("a"), mesh.host("b"));
     let mut talk = Talk::start(&a, &b);
     let id = capsule_id(&a, "redis");
-    let (redis, counter) = (locators(&a, "redis").0, locators(&a, "counter").0);
+    // Names resolve to both families, and the second is tried first.
+    let (redis, counter) = (locators(&a, "redis").1, locators(&a, "counter").1);
     let file = mesh.dir().join("redis.pcap");
     let path = file.display().to_string();
 
@@ -38,10 +39,10 @@ fn a_capture_follows_its_capsule() {
 
     let all = packets(&a, &file);
     assert_eq!((&said["packets"], &said["moves"]), (&all.len().into(), &1.into()), "{said}");
-    let there = format!("IP {counter}.");
+    let there = format!("IP6 {counter}.");
     let to = format!("> {redis}.6379: Flags [P.]");
     assert!(all.iter().any(|line| line.contains(&there) && line.contains(&to)), "{:?}", &all[..4]);
-    let back = format!("IP {redis}.6379 > {counter}.");
+    let back = format!("IP6 {redis}.6379 > {counter}.");
     assert!(all.iter().all(|line| line.contains(&back) || line.contains(&format!("> {redis}.6379"))));
     nothing_left_of(&a, &id);
 
@@ -78,7 +79,7 @@ fn a_capture_ends_with_its_client() {
     let path = mesh.dir().join("redis.pcap").display().to_string();
     let mut tap = a.spawn_capsule(["tap", "redis", "--to", &path]);
     let captures = || {
-        let listed = a.run(["pgrep", "-f", "tcpdump -i lo -Q in -n -U -s 0 -w - -Z root"]);
+        let listed = a.run(["pgrep", "-f", "tcpdump --immediate-mode -B 8192 -U -i lo -Q in"]);
         listed.stdout.lines().count()
     };
     wait_until(SOON, "the capture", || captures() == 1);
