@@ -134,7 +134,7 @@ impl Injector {
                     // The kernel sets one identification for each packet that has none.
                     header[4..6].copy_from_slice(&(fragment.identification as u16).max(1).to_be_bytes());
                     let more = if fragment.more { MORE_FRAGMENTS << 13 } else { 0 };
-                    header[6..8].copy_from_slice(&(fragment.offset / 8 | more).to_be_bytes());
+                    header[6..8].copy_from_slice(&((fragment.offset / 8) | more).to_be_bytes());
                 }
                 (&self.v4, header)
             }

@@ -225,6 +225,13 @@ pub const MEMBER_CALL: Duration = Duration::from_secs(2);
 /// four megabytes, as much as quinn keeps of the small ones.
 pub const LARGE_DATAGRAMS: usize = 64;
 
+/// Such datagrams that are taken from one link at once: twice as many, since a sender's count goes down when the last packet
+/// is acknowledged, a little before the datagram is read.
+pub const LARGE_DATAGRAMS_TAKEN: usize = 2 * LARGE_DATAGRAMS;
+
+/// Pause between looks whether there is room for small ones, of which a full buffer takes milliseconds to send.
+pub const DATAGRAM_ROOM_LOOK: Duration = Duration::from_millis(1);
+
 /// Time that such a datagram may take: what comes later is of no use to anybody.
 pub const LARGE_DATAGRAM_TIMEOUT: Duration = Duration::from_secs(5);
 

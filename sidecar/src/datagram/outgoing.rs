@@ -137,6 +137,7 @@ impl Forwarder {
                 Way::Link(link) => {
                     // More may come until the queue is gone.
                     while let Some(datagram) = pop(&network, &to) {
+                        link.datagram_room().await;
                         self.send_over(&network, &link, datagram);
                     }
                     return;

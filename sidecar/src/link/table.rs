@@ -18,7 +18,9 @@ use super::dialling::{Dialling, closed_for_another};
 use super::health::Health;
 use super::tie::{Dial, decides, stays};
 use super::{Carrier, Link, Upcalls, control, datagram};
-use crate::limits::{DIAL_TIMEOUT, LARGE_DATAGRAMS, LINK_FRAMES, LINK_SILENCE_MARGIN, LINK_TURNS};
+use crate::limits::{
+    DIAL_TIMEOUT, LARGE_DATAGRAMS, LARGE_DATAGRAMS_TAKEN, LINK_FRAMES, LINK_SILENCE_MARGIN, LINK_TURNS,
+};
 
 /// What a host is told that is not, or no longer, one of the mesh.
 const NOT_A_MEMBER: &str = "not a host of this mesh";
@@ -105,7 +107,7 @@ impl Links {
             health: Mutex::default(),
             turns: Arc::new(Semaphore::new(LINK_TURNS)),
             large_out: Arc::new(Semaphore::new(LARGE_DATAGRAMS)),
-            large_in: Semaphore::new(LARGE_DATAGRAMS),
+            large_in: Semaphore::new(LARGE_DATAGRAMS_TAKEN),
         });
         tokio::spawn(pass_locally(local.clone(), queued, upcalls.clone()));
         let links = Self(Arc::new(Inner {
@@ -300,7 +302,7 @@ impl Links {
                 health: Mutex::new(Health::new(Instant::now(), connection.remote_address())),
                 turns: Arc::new(Semaphore::new(LINK_TURNS)),
                 large_out: Arc::new(Semaphore::new(LARGE_DATAGRAMS)),
-                large_in: Semaphore::new(LARGE_DATAGRAMS),
+                large_in: Semaphore::new(LARGE_DATAGRAMS_TAKEN),
             });
             if let Some(other) = up.get(&host).filter(|other| !other.is_down()) {
                 let older = match order {
