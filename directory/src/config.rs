@@ -232,9 +232,11 @@ impl Config {
         check(usable(&self.advertise_api), "advertise_api", "0.0.0.0 and :: can't be reached");
         check(usable(&self.advertise_dns), "advertise_dns", "0.0.0.0 and :: can't be reached");
         if let Err(error) = self.secrets() {
+            // Each says first of which setting it speaks.
             let fault = format!("{error:#}");
-            let of_updaters = fault.starts_with("updaters");
-            faults.push((if of_updaters { "updaters" } else { "secondaries" }, fault));
+            let of = |key: &'static str| fault.strip_prefix(key)?.strip_prefix(": ").map(|rest| (key, rest));
+            let (key, rest) = of("updaters").or_else(|| of("secondaries")).unwrap_or(("secondaries", &fault));
+            faults.push((key, rest.to_owned()));
         }
         if let Some(Err(error)) = self.ca_passphrase_file.as_deref().map(Passphrase::read) {
             faults.push(("ca_passphrase_file", format!("{error:#}")));
@@ -280,7 +282,7 @@ mod tests {
                 |owner: &str| format!("[[updaters]]\nowner = '{owner}'\nkey_name = 'k'\nkey_file = 'one'\n");
             let secrets = |parts: &[String]| {
                 std::fs::write("d.toml", parts.concat()).unwrap();
-                Config::load(Some(Path::new("d.toml")), &Flags::default()).unwrap().secrets()
+                Config::load(Some(Path::new("d.toml")), &Flags::default())?.secrets()
             };
             assert_eq!(secrets(&[secondary("one"), secondary("one")]).unwrap().secondaries.len(), 2);
             assert_eq!(secrets(&[updater("ann"), updater("ann")]).unwrap().updaters.len(), 2);
