@@ -7,11 +7,11 @@
 //! ```
 //!
 //! A datagram is never more than a datagram: it may be lost, and each loss is counted with its reason. While the
-//! capsule that it is for stands still, it waits at the [`gate`] of that capsule; while nobody knows the way to it, it
-//! waits at its sender's host ([`waiting`]). A host that has no such capsule sends it back, and the sender's host, which
+//! capsule that it is for stands still, it waits at the `gate` of that capsule; while nobody knows the way to it, it
+//! waits at its sender's host (`waiting`). A host that has no such capsule sends it back, and the sender's host, which
 //! knows its own datagrams by a tag, asks the directory and sends it on.
 //!
-//! Nothing here must outlive the sidecar but the two TPROXY sockets, which the shim holds: [`flows`] are made again from
+//! Nothing here must outlive the sidecar but the two TPROXY sockets, which the shim holds: `flows` are made again from
 //! what is sent.
 
 mod counts;
