@@ -5,6 +5,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// Port of the TPROXY listener. Privileged and unassigned in practice (tcpmux), so programs do not listen there.
 pub const INTERCEPT_TCP_PORT: u16 = 1;
 
+/// Port where no TPROXY listener is (compressnet): for packets that belong to a connection or to nothing.
+pub const UNUSED_TCP_PORT: u16 = 2;
+
+/// How long it is remembered that a packet from a port was not of a connection: longer than TCP waits before it sends
+/// again what it sent first after a handshake of any length (RFC 6298 allows to bound that by 60 s).
+pub const MISSED_PORT_TIMEOUT_MS: u64 = 60_000;
+
 /// Port of the TPROXY socket for datagrams: as for TCP.
 pub const INTERCEPT_UDP_PORT: u16 = 1;
 

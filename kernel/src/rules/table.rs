@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use rustix::net::netlink::NETFILTER;
 
 use super::Interception;
-use crate::limits::{INTERCEPT_V4, INTERCEPT_V6, PASS_LOCK_MARK};
+use crate::limits::{INTERCEPT_V4, INTERCEPT_V6, MISSED_PORT_TIMEOUT_MS, PASS_LOCK_MARK, UNUSED_TCP_PORT};
 use crate::netlink::{ACK, APPEND, Attributes, CREATE, EXCLUSIVE, Refused, Request, Socket};
 
 mod expression;
@@ -27,6 +27,7 @@ const SUBSYSTEM: u16 = 10 << 8;
 const NEW_TABLE: u16 = SUBSYSTEM;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 const NEW_RULE: u16 = SUBSYSTEM | 6;
+const NEW_SET: u16 = SUBSYSTEM | 9;
 const TABLE_NAME: u16 = 1;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -39,10 +40,25 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
+const SET_KEY_LENGTH: u16 = 5;
+const SET_DESCRIPTION: u16 = 9;
+const SET_ID: u16 = 10;
+const SET_TIMEOUT: u16 = 11;
+const DESCRIPTION_SIZE: u16 = 1;
+const FLAG_TIMEOUT: u32 = 0x10;
+const FLAG_EVAL: u32 = 0x20;
+/// The type number by which `nft` shows ports.
+const TYPE_PORT: u32 = 13;
+
 const TABLE: &str = "capsule";
 const HOLD: &str = "hold";
 const INTERCEPT: &str = "intercept";
 const LOCK: &str = "lock";
+const MISSED: &str = "missed";
 
 const PREROUTING: u32 = 0;
 const INPUT: u32 = 1;
@@ -132,7 +148,20 @@ fn whole_table(interception: &Interception, locked: bool, by: QueueBy) -> Reques
             rule.accept();
         });
 
+        remembered_ports(request);
         accept_own(request, INTERCEPT, v4.into(), v6.into());
+        // Nobody listens there: of these only what belongs to a connection is taken.
+        for listener in [IpAddr::from(INTERCEPT_V4), INTERCEPT_V6.into()] {
+            rule(request, "rule for TCP connections", INTERCEPT, |rule| {
+                rule.is_tcp_but_no_syn();
+                rule.tproxy(listener, libc::IPPROTO_TCP, UNUSED_TCP_PORT);
+            });
+        }
+        rule(request, "rule for a connection that was not found", INTERCEPT, |rule| {
+            rule.is_tcp_but_no_syn();
+            rule.source_port_is_new_in(MISSED);
+            rule.drop_packet();
+        });
         for (listener, protocol, port) in [
             (IpAddr::from(INTERCEPT_V4), libc::IPPROTO_TCP, tcp_port),
             (INTERCEPT_V6.into(), libc::IPPROTO_TCP, tcp_port),
@@ -179,6 +208,25 @@ fn accept_own(request: &mut Request, chain: &str, v4: IpAddr, v6: IpAddr) {
             rule.accept();
         });
     }
+}
+
+/// Source ports of TCP packets whose connection was not found.
+///
+/// While the kernel puts a connection in the place of its half-open one, and a closing one in the place of the open one,
+/// another processor finds neither (`inet_ehash_insert` of Linux before 6.19 takes the old one out first). What it then
+/// has in hand is the program's first bytes as a rule, since the SYN was let through on another processor; the listener
+/// would answer them with a reset. One packet is dropped instead, and TCP sends it again. A second one has no connection.
+fn remembered_ports(request: &mut Request) {
+    request.message("create nft set", NEW_SET, ACK | CREATE | EXCLUSIVE, &family_header(), |set| {
+        set.text(SET_TABLE, TABLE);
+        set.text(SET_NAME, MISSED);
+        set.be32(SET_FLAGS, FLAG_TIMEOUT | FLAG_EVAL);
+        set.be32(SET_KEY_TYPE, TYPE_PORT);
+        set.be32(SET_KEY_LENGTH, 2);
+        set.nest(SET_DESCRIPTION, |description| description.be32(DESCRIPTION_SIZE, 1 << 16));
+        set.be32(SET_ID, 1);
+        set.put(SET_TIMEOUT, &MISSED_PORT_TIMEOUT_MS.to_be_bytes());
+    });
 }
 
 fn base_chain(request: &mut Request, name: &str, hook: u32, priority: i32, policy: u32) {

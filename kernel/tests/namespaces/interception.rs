@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::capsule::*;
 use kernel::netns::Worker;
 use kernel::syn::{HeldSyn, SynQueue, Verdict};
-use kernel::{rules, tcp};
+use kernel::{repair, rules, tcp};
 
 /// Lets a program connect, on a thread of its own in the capsule.
 fn connect(
@@ -69,6 +69,31 @@ fn a_delivered_syn_arrives_with_its_addresses() {
         assert_eq!(tcp::peek(&ours, &mut bytes).expect("peek"), 5);
         assert_eq!(tcp::send(&ours, b"world").expect("send"), 5);
         assert_eq!(read_exactly(&mut program, 5), b"world");
+    }
+}
+
+/// What the kernel does not find although it may be there is not answered with a reset: TCP sends it again.
+#[test]
+fn a_packet_without_a_connection_is_answered_when_it_comes_again() {
+    for v6 in [false, true] {
+        let capsule = capsule();
+        let mut queue = open_queue(&capsule);
+        let listener = capsule.run(move || tcp::listen(v6, PORT).expect("listen"));
+        let outcome = connect(&capsule, SocketAddr::new(far(v6), 5432));
+        let syn = next(&mut queue);
+        queue.decide(syn, Verdict::Deliver).expect("decide");
+        let mut program = outcome.recv().expect("outcome").0.expect("connect");
+        program.set_read_timeout(Some(Duration::from_secs(10))).expect("set a timeout");
+        let (ours, ..) = tcp::accept(&listener).expect("accept").expect("a connection");
+        repair::capture(&ours).expect("capture");
+        // A captured connection leaves without a word.
+        drop(ours);
+        let began = Instant::now();
+        program.write_all(b"x").expect("write");
+        let error = program.read(&mut [0]).expect_err("there is no connection");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        // Linux waits 200 ms at least before it sends a packet again.
+        assert!(began.elapsed() > Duration::from_millis(150), "reset after {:?}", began.elapsed());
     }
 }
 

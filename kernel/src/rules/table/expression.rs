@@ -31,6 +31,12 @@ const TPROXY_ADDRESS_REGISTER: u16 = 2;
 const TPROXY_PORT_REGISTER: u16 = 3;
 const QUEUE_NUMBER: u16 = 1;
 const QUEUE_TOTAL: u16 = 2;
+const LOOKUP_SET: u16 = 1;
+const LOOKUP_REGISTER: u16 = 2;
+const LOOKUP_FLAGS: u16 = 5;
+const DYNSET_NAME: u16 = 1;
+const DYNSET_OPERATION: u16 = 3;
+const DYNSET_REGISTER: u16 = 4;
 const TARGET_NAME: u16 = 1;
 const TARGET_REVISION: u16 = 2;
 const TARGET_INFO: u16 = 3;
@@ -39,16 +45,20 @@ const VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
 const SECOND_REGISTER: u32 = 2;
 const EQUAL: u32 = 0;
+const NOT_EQUAL: u32 = 1;
 const META_MARK: u32 = 3;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const BASE_NETWORK: u32 = 1;
 const BASE_TRANSPORT: u32 = 2;
+const LOOKUP_INVERTED: u32 = 1;
+const DYNSET_ADD: u32 = 0;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 
 const V4_DESTINATION: u32 = 16;
 const V6_DESTINATION: u32 = 24;
+const TCP_SOURCE_PORT: u32 = 0;
 const TCP_FLAGS: u32 = 13;
 const FIN_SYN_RST_ACK: u8 = 0x17;
 const SYN: u8 = 0x02;
@@ -83,6 +93,16 @@ impl<'a, 'b> Expressions<'a, 'b> {
     }
 
     pub(super) fn is_syn(&mut self) {
+        self.tcp_flags();
+        self.compare(&[SYN]);
+    }
+
+    pub(super) fn is_tcp_but_no_syn(&mut self) {
+        self.tcp_flags();
+        self.compare_with(NOT_EQUAL, &[SYN]);
+    }
+
+    fn tcp_flags(&mut self) {
         self.protocol_is(libc::IPPROTO_TCP);
         self.payload(BASE_TRANSPORT, TCP_FLAGS, 1);
         self.expression("bitwise", |data| {
@@ -92,7 +112,21 @@ impl<'a, 'b> Expressions<'a, 'b> {
             data.nest(BITWISE_MASK, |mask| mask.put(DATA_VALUE, &[FIN_SYN_RST_ACK]));
             data.nest(BITWISE_XOR, |xor| xor.put(DATA_VALUE, &[0]));
         });
-        self.compare(&[SYN]);
+    }
+
+    /// Matches the first packet of a source port, for as long as the set remembers the port.
+    pub(super) fn source_port_is_new_in(&mut self, set: &str) {
+        self.payload(BASE_TRANSPORT, TCP_SOURCE_PORT, 2);
+        self.expression("lookup", |data| {
+            data.text(LOOKUP_SET, set);
+            data.be32(LOOKUP_REGISTER, REGISTER);
+            data.be32(LOOKUP_FLAGS, LOOKUP_INVERTED);
+        });
+        self.expression("dynset", |data| {
+            data.text(DYNSET_NAME, set);
+            data.be32(DYNSET_OPERATION, DYNSET_ADD);
+            data.be32(DYNSET_REGISTER, REGISTER);
+        });
     }
 
     /// What is of the protocol and of the listener's family goes to the listener, and no further rule sees it.
@@ -166,9 +200,13 @@ impl<'a, 'b> Expressions<'a, 'b> {
     }
 
     fn compare(&mut self, value: &[u8]) {
+        self.compare_with(EQUAL, value);
+    }
+
+    fn compare_with(&mut self, operation: u32, value: &[u8]) {
         self.expression("cmp", |data| {
             data.be32(COMPARE_REGISTER, REGISTER);
-            data.be32(COMPARE_OPERATION, EQUAL);
+            data.be32(COMPARE_OPERATION, operation);
             data.nest(COMPARE_DATA, |operand| operand.put(DATA_VALUE, value));
         });
     }
