@@ -4,7 +4,7 @@ use overlay_proto::{Generation, HostName, OfferId};
 
 use crate::{Outcome, OutcomeRecord};
 
-/// A refusal by the directory. Nothing was changed.
+/// A refusal by the directory. Nothing was changed, but where it says that this is not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
     /// The request could not be understood.
@@ -170,6 +170,12 @@ pub enum ApiError {
         /// Who has not asserted yet.
         missing: Vec<HostName>,
     },
+    /// The directory's store does not answer: whether the request was carried out is not known.
+    #[error("the directory cannot reach its store: {reason}")]
+    StoreAway {
+        /// Where it was looked for, and what happened.
+        reason: String,
+    },
     /// The directory is about to stop.
     #[error("the directory is stopping")]
     Stopping,
@@ -192,6 +198,7 @@ impl ApiError {
             Self::StoreFailed => 3,
             Self::Stopping => 4,
             Self::Asserting { .. } => 5,
+            Self::StoreAway { .. } => 6,
             Self::NameTaken { .. } => 10,
             Self::NameReserved { .. } => 11,
             Self::UnknownCapsule { .. } => 12,
@@ -219,9 +226,9 @@ impl ApiError {
         }
     }
 
-    /// Whether the same request may be answered otherwise in a moment.
+    /// Whether the same request may be answered otherwise in a moment, or by another directory.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Stopping)
+        matches!(self, Self::Stopping | Self::StoreAway { .. })
     }
 }
 

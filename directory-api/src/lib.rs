@@ -40,8 +40,8 @@ pub use record::{
     CapsuleRecord, CapsuleState, HostRecord, OfferRecord, Outcome, OutcomeRecord, SuspensionRecord,
 };
 pub use request::{
-    Change, HeldCapsule, Issued, Lease, LeaseRequest, LookupKey, Request, Response, RuleSet, StaleCapsule,
-    TakeoverFrom,
+    Change, DirectoryAddresses, HeldCapsule, Issued, Lease, LeaseRequest, LookupKey, Request, Response,
+    RuleSet, StaleCapsule, TakeoverFrom,
 };
 pub use token::Token;
 pub use wire::WireError;

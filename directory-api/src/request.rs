@@ -213,6 +213,17 @@ pub struct Lease {
     pub credentials: Option<[u8; 32]>,
     /// Only while the directory puts together what happened since the backup that it was restored from.
     pub restoring: Option<Restoring>,
+    /// Where the directories of the mesh are; empty when there is one, or when it does not say.
+    pub directories: DirectoryAddresses,
+}
+
+/// Where the directories of a mesh are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DirectoryAddresses {
+    /// Where they take requests, the one that answers first.
+    pub api: Vec<SocketAddr>,
+    /// Where they answer DNS; as above.
+    pub dns: Vec<SocketAddr>,
 }
 
 /// A capsule that a host holds wrongly.
@@ -345,6 +356,11 @@ impl Change {
 }
 
 impl Request {
+    /// Whether it only asks for facts.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Self::Lookup(_) | Self::List | Self::Hosts | Self::Rules)
+    }
+
     /// A short word for logs and errors.
     pub fn verb(&self) -> &'static str {
         match self {

@@ -122,7 +122,7 @@ async fn exchange(
     let verb = asked.request.verb();
     let response = match (caller, &asked.request) {
         (Caller::Host(host), Request::Watch { from_revision }) => {
-            return match answers.check_member(host) {
+            return match answers.check_member(host).await {
                 Ok(()) => watch::send(&mut send, answers, host, *from_revision).await,
                 Err(refusal) => watch::refuse(&mut send, &refusal).await,
             };

@@ -25,7 +25,8 @@ use crate::http::{self, Pages};
 use crate::limits::{KEYS_TICK, LEASE_TICK, STOP_TIME, STORE_RETRY};
 use crate::metrics::Metrics;
 use crate::published::Published;
-use crate::store::Store as _;
+use crate::shared;
+use crate::store::{Advertised, Store as _};
 use crate::supervisor::{self, Pulse};
 use crate::writer::{Started, Writer};
 use crate::zone::Zones;
@@ -50,14 +51,21 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let token_key = data.token_key()?;
     let signer = Arc::new(Signer::new(&data.zone_keys()?, SystemTime::now())?);
     let secrets = config.secrets()?;
-    let store = data.store()?;
+    let shared::Opened { mut store, directories, _held } = shared::open(&data, &config.store)?;
     data.withdraw()?;
     let sockets = Sockets::bind(&config).await?;
     let backups = socket::bind(data.path()).context("cannot open the socket for backups")?;
 
     let metrics = Arc::new(Metrics::default());
     let rules = Rules { pools: data.pools, owner_capsules_max: config.owner_capsules_max };
-    let engine = Engine::new(rules, store.load()?, config.lease(), now());
+    let (contents, lease) = (store.load()?, config.lease());
+    let engine = match store.shared() {
+        Some(_) => {
+            shared::check_settled(&contents, &config.store)?;
+            Engine::beside(rules, contents, lease, now())
+        }
+        None => Engine::new(rules, contents, lease, now()),
+    };
     let Started { writer, published, mut ended } =
         Writer::start(engine, store, data.audit()?, metrics.clone())?;
 
@@ -79,12 +87,14 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
         answers_per_second: config.dns_answers_per_second,
     };
     let dns = Dns::start(sockets.dns, sources)?;
+    let here =
+        Advertised { api: advertised(&config.advertise_api, sockets.listening.api), dns: dns_addresses };
     let answers = Arc::new(Answers {
         authority: authority.clone(),
         token_key,
         certificate_life: config.certificate_life(),
-        api: advertised(&config.advertise_api, sockets.listening.api),
-        dns: dns_addresses,
+        here: here.clone(),
+        directories: directories.as_ref().map(shared::Registered::directories),
         writer: writer.clone(),
         published: published.clone(),
         metrics: metrics.clone(),
@@ -104,6 +114,9 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     tasks.spawn(http::serve(sockets.http, Arc::new(pages)));
     tasks.spawn(tick(writer.clone(), metrics.clone(), data.zone.clone(), published.clone()));
     tasks.spawn(socket::serve(backups, writer.clone()));
+    if let Some(registered) = &directories {
+        registered.begin(&data.directory_id()?, &here)?;
+    }
     data.announce(&sockets.listening)?;
     report(&data, &sockets.listening, &published);
     supervisor::ready();

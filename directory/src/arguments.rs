@@ -9,6 +9,7 @@ use directory_api::Zone;
 use overlay_proto::{HostName, Owner};
 
 use crate::locators::Prefix;
+use crate::store::StoreAddress;
 
 /// Allocates locators, knows where every capsule is, answers DNS for the zone, runs the CA
 #[derive(Parser)]
@@ -145,6 +146,18 @@ pub enum Verb {
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
     },
+    /// Copy all facts into an empty store, while no directory serves; they are served from there afterwards
+    CopyStore {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// Where the facts are: `embedded`, or `etcd://HOST:PORT,…`
+        #[arg(long, value_name = "STORE", default_value = "embedded")]
+        from: StoreAddress,
+        /// Where they are to be
+        #[arg(long, value_name = "STORE")]
+        to: StoreAddress,
+    },
     /// Serve hosts and resolvers, in the foreground
     Serve {
         /// Where the directory keeps everything
@@ -168,6 +181,9 @@ pub enum Verb {
         /// Where /healthz, /readyz and /metrics are
         #[arg(long)]
         http: Option<SocketAddr>,
+        /// Where the facts are: `embedded`, or `etcd://HOST:PORT,…` for several directories at once
+        #[arg(long, value_name = "STORE")]
+        store: Option<StoreAddress>,
         /// Only say all that is wrong with the settings and the data, and where; may run beside the one that serves
         #[arg(long)]
         check_config: bool,

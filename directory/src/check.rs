@@ -15,13 +15,14 @@ use crate::sealed::Passphrase;
 /// All faults, a line each.
 pub fn run(data: &Path, config: Result<Config>) -> Result<()> {
     let mut faults = Vec::new();
+    let store = config.as_ref().ok().map(|config| config.store.clone());
     let passphrase = match &config {
         Ok(config) => config.ca_passphrase_file.as_deref().map(Passphrase::read).transpose().ok().flatten(),
         Err(_) => None,
     };
     faults.extend(config.err().map(|error| format!("{error:#}")));
     match Data::open(data) {
-        Ok(data) => faults.extend(data.faults(passphrase.as_ref(), SystemTime::now())),
+        Ok(data) => faults.extend(data.faults(store.as_ref(), passphrase.as_ref(), SystemTime::now())),
         Err(error) => faults.push(format!("{error:#}")),
     }
     if !faults.is_empty() {

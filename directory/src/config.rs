@@ -15,6 +15,7 @@ use crate::dns::tsig::{Key, Role, Secret};
 use crate::key_file;
 use crate::limits::{DNS_THREADS_MAX, SECONDARIES_MAX, UPDATERS_MAX};
 use crate::sealed::Passphrase;
+use crate::store::StoreAddress;
 
 /// The settings of a running directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,8 @@ pub struct Config {
     pub dns_answers_per_second: u32,
     /// Where `/healthz`, `/readyz` and `/metrics` are.
     pub http: SocketAddr,
+    /// Where the facts are: `embedded`, or `etcd://HOST:PORT,…` for several directories at once.
+    pub store: StoreAddress,
     /// Where hosts find `api`, when not at the address at which they joined.
     pub advertise_api: Vec<SocketAddr>,
     /// Where hosts and resolvers find `dns`, as above.
@@ -104,10 +107,13 @@ pub struct Flags {
     /// `--http`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<SocketAddr>,
+    /// `--store`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreAddress>,
 }
 
 /// The settings that `CAPSULE_…` may give; other variables of that prefix belong to other programs.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "api",
     "dns",
     "dot",
@@ -115,6 +121,7 @@ const KEYS: [&str; 14] = [
     "dns_threads",
     "dns_answers_per_second",
     "http",
+    "store",
     "advertise_api",
     "advertise_dns",
     "lease_seconds",
@@ -134,6 +141,7 @@ impl Default for Config {
             dns_threads: 0,
             dns_answers_per_second: 5_000,
             http: ([127, 0, 0, 1], 9440).into(),
+            store: StoreAddress::Embedded,
             advertise_api: vec![],
             advertise_dns: vec![],
             secondaries: vec![],
@@ -231,6 +239,14 @@ impl Config {
             |addresses: &[SocketAddr]| addresses.iter().all(|address| !address.ip().is_unspecified());
         check(usable(&self.advertise_api), "advertise_api", "0.0.0.0 and :: can't be reached");
         check(usable(&self.advertise_dns), "advertise_dns", "0.0.0.0 and :: can't be reached");
+        if self.store != StoreAddress::Embedded {
+            // The other directories tell hosts of this one, and do not know at which address they could reach it.
+            let known = |advertised: &[SocketAddr], bound: SocketAddr| {
+                !advertised.is_empty() || !bound.ip().is_unspecified()
+            };
+            check(known(&self.advertise_api, self.api), "advertise_api", "a shared store needs it");
+            check(known(&self.advertise_dns, self.dns), "advertise_dns", "a shared store needs it");
+        }
         if let Err(error) = self.secrets() {
             // Each says first of which setting it speaks.
             let fault = format!("{error:#}");
@@ -308,6 +324,8 @@ mod tests {
                 ("advertise_dns = ['0.0.0.0:53']", "advertise_dns"),
                 ("log = 'a=b=c'", "log"),
                 ("dns_threads = 65", "dns_threads"),
+                ("store = 'etcd:'", "etcd://"),
+                ("store = 'etcd://127.0.0.1:2379'", "advertise_api"),
             ] {
                 jail.create_file("d.toml", text)?;
                 let error =

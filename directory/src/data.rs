@@ -11,6 +11,8 @@
 //!  DIR/serve.json   where the running directory listens
 //!  DIR/backup.sock  by which a backup asks it
 //!  DIR/audit.log    who changed what
+//!  DIR/store.moved  where the facts are, when not in DIR/store.redb
+//!  DIR/directory.id names this directory among those that share a store
 //! ```
 
 mod authority;
@@ -37,11 +39,10 @@ use crate::dns::signing;
 use crate::limits::{TOKEN_LIFE_MAX, TOKEN_OWNERS_MAX};
 use crate::locators::Pools;
 use crate::sealed::{self, Passphrase};
-use crate::store::Embedded;
+use crate::store::{Embedded, Mesh, StoreAddress};
 use crate::zone_keys::{Step, ZoneKeys};
 
 pub use authority::{CaFiles, Rotation, Uptake};
-pub use backup::writes;
 
 /// A data directory that `init` made.
 pub struct Data {
@@ -144,9 +145,79 @@ impl Data {
         fs::exists(&path).with_context(|| path.display().to_string())
     }
 
-    /// Opens the store.
+    /// Opens the embedded store, unless the facts were moved out of it.
     pub fn store(&self) -> Result<Embedded> {
+        self.check_not_moved()?;
+        self.embedded()
+    }
+
+    /// Whether the facts are in the embedded store.
+    pub fn check_not_moved(&self) -> Result<()> {
+        let to = self.store_address()?;
+        if to == StoreAddress::Embedded {
+            return Ok(());
+        }
+        bail!(
+            "the facts of {} were moved to {to}, and what lies here is old: serve with --store {to}, or take them back \
+             first (capsule-directory copy-store)",
+            self.path.display()
+        );
+    }
+
+    /// Where the facts were served from last.
+    pub fn store_address(&self) -> Result<StoreAddress> {
+        if !self.has("store.moved")? {
+            return Ok(StoreAddress::Embedded);
+        }
+        let path = self.file("store.moved");
+        self.read("store.moved")?.trim().parse().with_context(|| format!("{} is broken", path.display()))
+    }
+
+    /// Opens the embedded store, whether the facts are there or not. It is held by one process.
+    pub fn embedded(&self) -> Result<Embedded> {
         Ok(Embedded::open(&self.file("store.redb"))?)
+    }
+
+    /// Moves an embedded store aside that is not empty, to make a fresh one.
+    pub fn set_embedded_aside(&self) -> Result<PathBuf> {
+        let (path, aside) = (self.file("store.redb"), self.file("store.redb.old"));
+        fs::rename(&path, &aside).with_context(|| format!("cannot rename {}", path.display()))?;
+        Ok(aside)
+    }
+
+    /// Notes where the facts are, so that nobody serves old ones.
+    pub fn note_store(&self, address: &StoreAddress) -> Result<()> {
+        match address {
+            StoreAddress::Etcd(_) => self.write("store.moved", address.to_string()),
+            StoreAddress::Embedded => self.remove("store.moved"),
+        }
+    }
+
+    /// What this directory has in common with all others of its mesh.
+    pub fn mesh(&self) -> Result<Mesh> {
+        let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+        let root = certificates(&self.read("ca.pem")?)?;
+        let root = root.first().ok_or_else(|| anyhow!("{} is broken", self.file("ca.pem").display()))?;
+        Ok(Mesh {
+            zone: self.zone.to_string(),
+            locators: self.pools.v4.to_string(),
+            locators6: self.pools.v6.to_string(),
+            ca: hash(root),
+            token_key: hash(&self.token_key()?),
+        })
+    }
+
+    /// Names this directory among those that share its store; drawn when first asked for.
+    pub fn directory_id(&self) -> Result<String> {
+        if !self.has("directory.id")? {
+            self.write("directory.id", data_encoding::HEXLOWER.encode(&random::<16>()?))?;
+        }
+        let id = self.read("directory.id")?;
+        let id = id.trim();
+        if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            bail!("{} is broken: remove it, and another one is drawn", self.file("directory.id").display());
+        }
+        Ok(id.to_owned())
     }
 
     /// Opens the audit log.
@@ -241,7 +312,11 @@ impl Data {
 
     /// Takes back what an earlier process announced.
     pub fn withdraw(&self) -> Result<()> {
-        let path = self.file("serve.json");
+        self.remove("serve.json")
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let path = self.file(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -4,18 +4,20 @@
 //! ```text
 //!  command ─► handle ─► working registry (ahead) ─┐
 //!                └────► batch: writes, updates ───┴─► commit ok ─► published registry, watchers, answers
-//!                                                     └── failed ─► recover: working registry as it was, refusals
+//!                                                     ├── failed ─► recover: working registry as it was, refusals
+//!                                                     └── another directory was faster ─► undo, follow, handle again
 //! ```
 
 mod asserting;
 mod batch;
 mod command;
+mod following;
 mod hosts;
 mod rules;
 mod zone_update;
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::SystemTime;
+use std::time::{Duration, Instant};
 
 use directory_api::{ApiError, Assertion, CapsuleRecord, CapsuleState, LookupKey, Policy, Response};
 use overlay_proto::{CapsuleId, CapsuleName, Generation, HostName};
@@ -24,7 +26,7 @@ use crate::lease::Leases;
 use crate::locators::Pools;
 use crate::placement;
 use crate::registry::{HostEntry, Registry};
-use crate::store::{Contents, SpentToken, Write};
+use crate::store::{Contents, SpentToken, StoredHost, Write};
 
 pub use batch::{Batch, Update};
 pub use command::{Command, Now, Registration};
@@ -52,52 +54,57 @@ pub struct Engine {
     /// What hosts have asserted since the restore; not kept, they say it again.
     assertions: BTreeMap<HostName, Assertion>,
     batch: Batch,
+    before: Before,
+}
+
+/// What an undo needs beside the facts that were committed.
+#[derive(Debug, Default)]
+struct Before {
+    locator_next: u64,
+    /// Tokens that were forgotten.
+    spent: Vec<SpentToken>,
+    /// Leases that were ended, and when they were renewed last.
+    leases: Vec<(HostName, Instant)>,
 }
 
 impl Engine {
     /// Begins with what the store holds. Every host that was up has a fresh lease, and the revision rises by one, so
     /// that watchers from before begin anew with a snapshot.
-    pub fn new(rules: Rules, contents: Contents, lease: std::time::Duration, now: Now) -> Self {
-        let up = contents.hosts.iter().filter(|host| host.address.is_some()).map(|host| host.name.clone());
-        let leases = Leases::new(lease, up, now.clock);
-        let mut engine = Self {
-            rules,
-            working: Registry::default(),
-            leases,
-            spent: HashMap::new(),
-            locator_next: 0,
-            assertions: BTreeMap::new(),
-            batch: Batch::default(),
-        };
-        engine.take_up(contents, |_| None, now);
+    pub fn new(rules: Rules, contents: Contents, lease: Duration, now: Now) -> Self {
+        let mut engine = Self::beside(rules, contents, lease, now);
         engine.working.revision += 1;
         engine.batch.begin(engine.working.revision);
         engine
     }
 
-    /// Goes back to what the store holds, after a commit failed. Which hosts live is what everybody was shown: a host that
-    /// came or went with that commit is as before it, and comes or goes once more.
-    pub fn recover(&mut self, contents: Contents, published: &Registry, now: Now) {
-        let shown = |host: &HostName| published.host(host).map(|entry| (entry.alive, entry.last_seen));
-        self.take_up(contents, shown, now);
+    /// The same beside other directories, which may have told watchers of this revision already.
+    pub fn beside(rules: Rules, contents: Contents, lease: Duration, now: Now) -> Self {
+        let mut engine = Self {
+            rules,
+            working: Registry::default(),
+            leases: Leases::new(lease, [], now.clock),
+            spent: HashMap::new(),
+            locator_next: 0,
+            assertions: BTreeMap::new(),
+            batch: Batch::default(),
+            before: Before::default(),
+        };
+        engine.recover(contents, &Registry::default(), now);
+        engine
     }
 
-    /// Takes over what the store holds. Where nothing was shown of a host, its lease says whether it lives.
-    fn take_up(
-        &mut self,
-        contents: Contents,
-        shown: impl Fn(&HostName) -> Option<(bool, SystemTime)>,
-        now: Now,
-    ) {
+    /// Goes back to what the store holds, after a commit failed. A host that came or went with that commit is as before it,
+    /// and comes or goes once more; when a host was seen last is what everybody was shown.
+    pub fn recover(&mut self, contents: Contents, published: &Registry, now: Now) {
         let mut registry = Registry::at(contents.revision);
         for host in contents.hosts {
-            let unshown = || (self.leases.is_live(&host.name), now.wall);
-            let (alive, last_seen) = shown(&host.name).unwrap_or_else(unshown);
-            if alive && !self.leases.is_live(&host.name) {
-                // Its lease ended with the commit that failed.
-                self.leases.renew(&host.name, now.clock);
+            let StoredHost { name, operator, address, alive } = host;
+            if !alive {
+                self.leases.remove(&name);
+            } else if !self.leases.is_live(&name) {
+                self.leases.renew(&name, now.clock);
             }
-            let (name, operator, address) = (host.name, host.operator, host.address);
+            let last_seen = published.host(&name).map_or(now.wall, |entry| entry.last_seen);
             registry.put_host(HostEntry { name, operator, address, alive, last_seen });
         }
         for record in contents.capsules {
@@ -115,6 +122,7 @@ impl Engine {
         self.locator_next = contents.locator_next;
         self.take_up_restore(contents.restored);
         self.batch = Batch::default();
+        self.settle();
     }
 
     /// The facts, ahead of the store.
@@ -267,9 +275,6 @@ impl Engine {
             self.check_operator(caller)?;
         }
         let name = record.name.clone();
-        if !self.working.extras(id).is_empty() {
-            self.batch.write(Write::Extras(id, vec![]));
-        }
         self.working.remove_capsule(id);
         self.working.revision += 1;
         self.batch.capsule_removed(self.working.revision, id, name);

@@ -33,21 +33,22 @@ impl Leases {
         self.renewed.insert(host.clone(), now).is_none()
     }
 
-    /// A host is forgotten.
-    pub fn remove(&mut self, host: &HostName) {
-        self.renewed.remove(host);
+    /// A host is forgotten; gives when it renewed last.
+    pub fn remove(&mut self, host: &HostName) -> Option<Instant> {
+        self.renewed.remove(host)
     }
 
-    /// Ends the leases that ran out, and gives whose they were.
-    pub fn expire(&mut self, now: Instant) -> Vec<HostName> {
-        let duration = self.duration;
+    /// Everybody's lease is fresh: nobody could be heard.
+    pub fn renew_all(&mut self, now: Instant) {
+        self.renewed.values_mut().for_each(|renewed| *renewed = now);
+    }
+
+    /// The hosts whose lease ran out.
+    pub fn overdue(&self, now: Instant) -> Vec<HostName> {
         let ended =
-            |(_, renewed): &(&HostName, &mut Instant)| now.saturating_duration_since(**renewed) > duration;
-        let mut hosts: Vec<_> = self.renewed.iter_mut().filter(ended).map(|(host, _)| host.clone()).collect();
+            |(_, renewed): &(&HostName, &Instant)| now.saturating_duration_since(**renewed) > self.duration;
+        let mut hosts: Vec<_> = self.renewed.iter().filter(ended).map(|(host, _)| host.clone()).collect();
         hosts.sort();
-        for host in &hosts {
-            self.renewed.remove(host);
-        }
         hosts
     }
 }
@@ -62,11 +63,14 @@ mod tests {
         let (a, b): (HostName, HostName) = ("a".parse().unwrap(), "b".parse().unwrap());
         let mut leases = Leases::new(10 * second, [a.clone()], start);
         assert!(leases.renew(&b, start + 5 * second));
-        assert!(leases.expire(start + 10 * second).is_empty());
-        assert_eq!(leases.expire(start + 11 * second), std::slice::from_ref(&a));
-        assert!(leases.expire(start + 11 * second).is_empty());
+        assert!(leases.overdue(start + 10 * second).is_empty());
+        assert_eq!(leases.overdue(start + 11 * second), std::slice::from_ref(&a));
+        assert_eq!(leases.remove(&a), Some(start));
+        assert!(leases.overdue(start + 11 * second).is_empty());
         assert!(leases.renew(&a, start + 12 * second));
         assert!(!leases.renew(&b, start + 13 * second));
-        assert_eq!(leases.expire(start + 30 * second), [a, b]);
+        assert_eq!(leases.overdue(start + 30 * second), [a, b]);
+        leases.renew_all(start + 30 * second);
+        assert!(leases.overdue(start + 40 * second).is_empty());
     }
 }

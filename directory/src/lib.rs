@@ -6,6 +6,8 @@
 //!             └──────── watch ◄── published          └─► writer ── engine ── audit, store
 //!                                                           (placement, lease, locators: pure)
 //! ```
+//!
+//! With a shared store several directories serve one mesh: [`store::Etcd`] says how their commits stand in one row.
 
 pub mod api;
 pub mod app;
@@ -33,6 +35,7 @@ pub mod registry;
 pub mod reverse_order;
 pub mod rotation;
 pub mod sealed;
+pub mod shared;
 pub mod store;
 pub mod supervisor;
 pub mod writer;

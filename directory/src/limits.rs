@@ -182,3 +182,49 @@ pub const HOST_AWAITED_MAX: usize = CONNECTIONS_MAX;
 
 /// Owners that one join token may name, entries: as many fit into the longest token, however long their names are.
 pub const TOKEN_OWNERS_MAX: usize = 8;
+
+/// Places at which etcd is looked for; clusters have three or five members.
+pub const ETCD_ENDPOINTS_MAX: usize = 16;
+
+/// Facts in one transaction of etcd, keys. It takes 128 operations (`--max-txn-ops`) and 1.5 MiB (`--max-request-bytes`);
+/// a fact has at most some 2 KiB and is sent twice.
+pub const ETCD_TRANSACTION_KEYS_MAX: usize = 100;
+
+/// How long a commit to etcd may take with all its attempts: less than a client waits for its answer
+/// ([`directory_api::limits::ATTEMPT_TIME`]), so that it hears why. A change of etcd's leader takes one to two seconds.
+pub const ETCD_COMMIT_TIME: Duration = Duration::from_millis(2_500);
+
+/// How long one call of etcd may take before it is made again.
+pub const ETCD_CALL_TIME: Duration = Duration::from_secs(1);
+
+/// How long reading what others have just committed may delay an answer that could be given from memory.
+pub const ETCD_LATEST_TIME: Duration = Duration::from_millis(500);
+
+/// How long etcd may take to give everything, or to be found, when a directory starts.
+pub const ETCD_LOAD_TIME: Duration = Duration::from_secs(30);
+
+/// Pause between two attempts at etcd.
+pub const ETCD_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause before the stream of news is opened again.
+pub const ETCD_WATCH_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a silent connection to etcd is tried, and how long it may take to answer.
+pub const ETCD_KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Rows in one answer of etcd when everything is loaded: some 500 KiB.
+pub const ETCD_PAGE_ROWS: i64 = 1_000;
+
+/// Commits of others that are read one by one; who missed more loads everything.
+pub const ETCD_GAP_COMMITS_MAX: usize = 1_024;
+
+/// How often etcd's past is compacted, up to where it was at the last time. The directory needs none of it but to fill a
+/// gap, and etcd stops taking writes at 2 GiB.
+pub const ETCD_COMPACT_EVERY: Duration = Duration::from_secs(300);
+
+/// Directories of one mesh, entries.
+pub const DIRECTORIES_MAX: usize = 32;
+
+/// How often the same commands are evaluated again because other directories committed first. One of them gets on each
+/// time, so with two at full load a commit needs two attempts on average; behind this many something is wrong.
+pub const OVERTAKEN_MAX: u32 = 200;

@@ -18,6 +18,7 @@ use capsule_directory::dns::tsig::Secret;
 use capsule_directory::key_file;
 use capsule_directory::locators::Pools;
 use capsule_directory::sealed::Passphrase;
+use capsule_directory::shared;
 use capsule_directory::zone::Zones;
 use capsule_directory::zone_keys::{ROLLOVER_WAIT, Step};
 
@@ -109,8 +110,13 @@ fn run(verb: Verb) -> Result<()> {
             }
             Ok(())
         }
-        Verb::Serve { data, config: file, dns, dot, doq, api, http, check_config } => {
-            let config = Config::load(file.as_deref(), &Flags { api, dns, dot, doq, http });
+        Verb::CopyStore { data, from, to } => {
+            let counted = shared::copy(&Data::open(&data)?, &from, &to)?;
+            eprintln!("copied {counted} from {from} to {to}; serve from there: --store {to}");
+            Ok(())
+        }
+        Verb::Serve { data, config: file, dns, dot, doq, api, http, store, check_config } => {
+            let config = Config::load(file.as_deref(), &Flags { api, dns, dot, doq, http, store });
             if check_config {
                 return capsule_directory::check::run(&data, config);
             }

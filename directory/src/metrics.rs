@@ -31,6 +31,8 @@ pub struct Metrics {
     commit_us: AtomicU64,
     /// Commits that failed, among them.
     commit_failures: AtomicU64,
+    /// Commands evaluated again because another directory committed first.
+    overtaken: AtomicU64,
     /// Leases that were renewed.
     leases_renewed: AtomicU64,
     /// Leases that ran out.
@@ -55,9 +57,14 @@ impl Metrics {
         self.commit_failures.fetch_add((!succeeded).into(), Ordering::Relaxed);
     }
 
-    /// A host renewed its lease.
-    pub fn lease_renewed(&self) {
-        self.leases_renewed.fetch_add(1, Ordering::Relaxed);
+    /// Commands are evaluated again: another directory committed first.
+    pub fn overtaken(&self, commands: usize) {
+        self.overtaken.fetch_add(u64::try_from(commands).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// So many leases were renewed.
+    pub fn leases_renewed(&self, count: usize) {
+        self.leases_renewed.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// So many leases ran out.
@@ -92,8 +99,11 @@ impl Metrics {
         metric("commit_seconds_total", "counter", "Time spent in commits.", &seconds);
         let failures = plain(count(&self.commit_failures));
         metric("commit_failures_total", "counter", "Commits that failed, among them.", &failures);
-        let failed = plain(self.health.is_store_failed().into());
-        metric("store_failed", "gauge", "1 when the last commit failed.", &failed);
+        let help = "Commands evaluated again because another directory committed first.";
+        metric("commands_overtaken_total", "counter", help, &plain(count(&self.overtaken)));
+        let failed = plain((self.health.is_store_failed() || !self.health.is_in_touch()).into());
+        let help = "1 when the last commit failed, or a shared store cannot be reached.";
+        metric("store_failed", "gauge", help, &failed);
         metric("leases_renewed_total", "counter", "Leases renewed.", &plain(count(&self.leases_renewed)));
         metric("leases_ended_total", "counter", "Leases that ran out.", &plain(count(&self.leases_ended)));
         metric("watches", "gauge", "Watches that are open.", &plain(count(&self.watches)));

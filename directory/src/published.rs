@@ -116,6 +116,19 @@ impl Published {
         self.revision.send_if_modified(|present| std::mem::replace(present, revision) != revision);
     }
 
+    /// Puts other facts in the place of all, when the way between the two is not known. Watchers begin anew.
+    pub fn replace(&self, registry: Registry) {
+        // One that is on its way to somebody is of other facts.
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Weak::new();
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let revision = registry.revision;
+        self.changed.iter().for_each(|changed| changed.store(revision, Ordering::Release));
+        self.present.store(revision, Ordering::Release);
+        *view = View { registry, history: VecDeque::new(), history_from: revision };
+        drop(view);
+        self.revision.send_replace(revision);
+    }
+
     /// Whether what was made of these facts at a revision would be made of them still.
     pub fn is_current(&self, depends: &Depends, revision: u64) -> bool {
         match depends {

@@ -306,7 +306,12 @@ impl HostEntry {
 
     /// What the store keeps.
     pub fn stored(&self) -> StoredHost {
-        StoredHost { name: self.name.clone(), operator: self.operator, address: self.address }
+        StoredHost {
+            name: self.name.clone(),
+            operator: self.operator,
+            address: self.address,
+            alive: self.alive,
+        }
     }
 }
 

@@ -1,37 +1,69 @@
 //! The one thread that changes facts. Commands that arrive while a commit is under way share the next one, so an `fsync`
 //! serves many, and one that comes alone waits for nobody.
+//!
+//! ```text
+//!  commands ─► evaluated ─► committed ─► published, answered
+//!                  ▲            └─ another directory was faster: undone, its news taken
+//!                  └─────────────────────────┘
+//! ```
 
+mod committing;
+mod evaluating;
+mod following;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use directory_api::{ApiError, Person, Response};
+use overlay_proto::HostName;
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use crate::audit::{self, By, Entry, Log};
-use crate::engine::{Command, Engine, Now, Update};
-use crate::limits::{COMMIT_BATCH, WRITER_QUEUE};
+use crate::audit::Log;
+use crate::engine::{Command, Engine, Now};
+use crate::limits::{COMMIT_BATCH, OVERTAKEN_MAX, WRITER_QUEUE};
 use crate::metrics::Metrics;
 use crate::published::Published;
-use crate::store::{Contents, Store, StoreError, Write};
+use crate::store::{Contents, Store, StoreError};
 
 /// A handle on the writer; the thread ends when all handles are gone and everything was answered.
 #[derive(Debug, Clone)]
 pub struct Writer {
     jobs: mpsc::Sender<Job>,
+    /// Others change the facts too.
+    is_shared: bool,
 }
 
 #[derive(Debug)]
 enum Job {
-    Change {
-        command: Box<Command>,
-        asked_by: Option<Person>,
-        answer: oneshot::Sender<Result<Response, ApiError>>,
-    },
-    Read {
-        answer: oneshot::Sender<Result<Contents, ApiError>>,
-    },
+    /// Carry out a command.
+    Change(Change),
+    /// Give out everything.
+    Read(Reader),
+    /// There may be news from other directories.
+    News,
+    /// See to it that the facts here are not older than this request.
+    Latest(oneshot::Sender<bool>),
 }
+
+/// A command, and who waits for what becomes of it.
+#[derive(Debug)]
+struct Change {
+    command: Box<Command>,
+    asked_by: Option<Person>,
+    answer: Answer,
+}
+
+impl Change {
+    fn refuse(self, refusal: ApiError) {
+        // Whoever asked may be gone.
+        let _ = self.answer.send(Err(refusal));
+    }
+}
+
+type Answer = oneshot::Sender<Result<Response, ApiError>>;
+type Reader = oneshot::Sender<Result<Contents, ApiError>>;
 
 /// A writer that was started.
 #[derive(Debug)]
@@ -50,6 +82,9 @@ struct Thread<S> {
     audit: Log,
     published: Arc<Published>,
     metrics: Arc<Metrics>,
+    /// Hosts heard of, of whom the other directories have not been told.
+    seen: BTreeSet<HostName>,
+    told_at: Instant,
 }
 
 impl Writer {
@@ -65,15 +100,33 @@ impl Writer {
         metrics: Arc<Metrics>,
     ) -> Result<Started, StartError> {
         store.commit(&engine.take_batch().writes)?;
+        engine.settle();
         let published = Arc::new(Published::new(engine.registry().clone()));
         let (jobs, queue) = mpsc::channel(WRITER_QUEUE);
         let (end, ended) = oneshot::channel();
-        let thread = Thread { engine, store, audit, published: published.clone(), metrics };
+        let is_shared = store.shared().is_some();
+        if let Some(shared) = store.shared() {
+            let told = jobs.downgrade();
+            // A full queue is looked at soon anyhow, and news with it.
+            shared.on_news(Box::new(move || drop(told.upgrade().map(|jobs| jobs.try_send(Job::News)))));
+        }
+        let (seen, told_at) = (BTreeSet::new(), Instant::now());
+        let thread = Thread { engine, store, audit, published: published.clone(), metrics, seen, told_at };
         std::thread::Builder::new().name("writer".into()).spawn(move || {
             // Nobody waits for it when the process stops for another reason.
             let _ = end.send(thread.run(queue));
         })?;
-        Ok(Started { writer: Self { jobs }, published, ended })
+        Ok(Started { writer: Self { jobs, is_shared }, published, ended })
+    }
+
+    /// Returns when what is published is no older than this call, with `true`; with `false` when a shared store does not
+    /// answer, and what is published may be old.
+    pub async fn latest(&self) -> bool {
+        if !self.is_shared {
+            return true;
+        }
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(Job::Latest(answer)).await.is_ok() && answered.await.unwrap_or(false)
     }
 
     /// Has a command carried out. When the answer is there, so is the change: on disk and published.
@@ -90,8 +143,8 @@ impl Writer {
     /// As [`Writer::run`].
     pub async fn run_for(&self, command: Command, asked_by: Option<Person>) -> Result<Response, ApiError> {
         let (answer, answered) = oneshot::channel();
-        let command = Box::new(command);
-        self.jobs.send(Job::Change { command, asked_by, answer }).await.map_err(|_| ApiError::Stopping)?;
+        let change = Change { command: Box::new(command), asked_by, answer };
+        self.jobs.send(Job::Change(change)).await.map_err(|_| ApiError::Stopping)?;
         answered.await.map_err(|_| ApiError::StoreFailed)?
     }
 
@@ -101,7 +154,7 @@ impl Writer {
     /// When the store failed.
     pub async fn contents(&self) -> Result<Contents, ApiError> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job::Read { answer }).await.map_err(|_| ApiError::Stopping)?;
+        self.jobs.send(Job::Read(answer)).await.map_err(|_| ApiError::Stopping)?;
         answered.await.map_err(|_| ApiError::StoreFailed)?
     }
 }
@@ -117,134 +170,90 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-/// What is counted, or written down, of a command beside its changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Renewal,
-    Expiry,
-    TryStore,
-    Other,
-}
-
-impl Kind {
-    fn of(command: &Command) -> Self {
-        match command {
-            Command::RenewLease { .. } => Self::Renewal,
-            Command::Expire => Self::Expiry,
-            Command::TryStore => Self::TryStore,
-            _ => Self::Other,
-        }
-    }
-}
-
 impl<S: Store> Thread<S> {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) -> Result<(), StoreError> {
         let mut jobs = Vec::with_capacity(COMMIT_BATCH);
         while queue.blocking_recv_many(&mut jobs, COMMIT_BATCH) > 0 {
-            self.carry_out(&mut jobs)?;
-        }
-        Ok(())
-    }
-
-    fn carry_out(&mut self, jobs: &mut Vec<Job>) -> Result<(), StoreError> {
-        let now = Now { wall: SystemTime::now(), clock: Instant::now() };
-        let (mut answers, mut entries) = (Vec::with_capacity(jobs.len()), Vec::new());
-        let mut readers = Vec::new();
-        for job in jobs.drain(..) {
-            let (command, asked_by, answer) = match job {
-                Job::Change { command, asked_by, answer } => (command, asked_by, answer),
-                Job::Read { answer } => {
-                    readers.push(answer);
-                    continue;
+            let mut changes = VecDeque::with_capacity(jobs.len());
+            let (mut readers, mut waiting) = (Vec::new(), Vec::new());
+            for job in jobs.drain(..) {
+                match job {
+                    Job::Change(change) => changes.push_back(change),
+                    Job::Read(answer) => readers.push(answer),
+                    Job::News => {}
+                    Job::Latest(answer) => waiting.push(answer),
                 }
-            };
-            let (by, verb, first) = (command.by(), command.verb(), self.engine.batch().updates.len());
-            let kind = Kind::of(&command);
-            let result = self.engine.handle(*command, now);
-            self.count(kind, result.is_ok(), first);
-            answers.push((result, answer));
-            let changed = audit::entries(now.wall, &by, verb, self.engine.batch(), first);
-            entries.extend(changed.into_iter().map(|entry| entry.asked_by(asked_by.as_ref())));
-            if kind == Kind::TryStore {
-                let text = "it takes changes again".to_owned();
-                entries.push(Entry::new(now.wall, &by, verb, "mesh", "store", text));
             }
-        }
-        let batch = self.engine.take_batch();
-        if let Err(error) = self.make_durable(&batch.writes, &entries, now) {
-            error!(%error, commands = answers.len(), "cannot commit; nothing was changed");
-            self.metrics.health.store_failed(error.to_string());
-            for (_, answer) in answers {
-                let _ = answer.send(Err(ApiError::StoreFailed));
+            let taken = self.take_news(!waiting.is_empty());
+            for answer in waiting {
+                // Whoever waited may be gone.
+                let _ = answer.send(taken.is_some());
             }
-            let contents = self.store.load()?;
-            let engine = &mut self.engine;
-            self.published.read(|published| engine.recover(contents, published, now));
+            self.carry_out(changes)?;
             self.give(readers);
-            return Ok(());
+            self.tell_seen();
         }
-        if !batch.writes.is_empty() {
-            self.metrics.health.store_took();
-        }
-        self.published.publish(batch);
-        for (result, answer) in answers {
-            // Whoever asked may be gone; the change holds all the same.
-            let _ = answer.send(result);
-        }
-        self.give(readers);
         Ok(())
     }
 
-    /// Counts what became of leases; `first` is the first update that the command made.
-    fn count(&self, kind: Kind, is_done: bool, first: usize) {
-        match kind {
-            Kind::Renewal if is_done => self.metrics.lease_renewed(),
-            Kind::Expiry => {
-                let updates = self.engine.batch().updates.iter().skip(first);
-                self.metrics.leases_ended(updates.filter(|update| matches!(update, Update::Host(_))).count());
+    /// Carries out commands, as many at once as the store takes.
+    fn carry_out(&mut self, mut changes: VecDeque<Change>) -> Result<(), StoreError> {
+        let mut overtaken = 0;
+        while !changes.is_empty() {
+            let evaluated = self.evaluate(&mut changes);
+            let (now, count) = (evaluated.now, evaluated.answers.len());
+            let durable = match self.stands(&evaluated) {
+                Ok(()) => self.make_durable(&evaluated.batch.writes, &evaluated.entries, now),
+                Err(error) => Err(error),
+            };
+            match durable {
+                Ok(()) => {
+                    self.engine.settle();
+                    self.finish(evaluated);
+                    overtaken = 0;
+                }
+                Err(StoreError::Overtaken) if overtaken < OVERTAKEN_MAX => {
+                    overtaken += 1;
+                    self.metrics.overtaken(count);
+                    self.published.read(|committed| self.engine.undo(&evaluated.batch, committed));
+                    if self.take_news(false).is_none() {
+                        self.fail(evaluated, &StoreError::Unread)?;
+                        continue;
+                    }
+                    evaluated.asked_again().rev().for_each(|change| changes.push_front(change));
+                }
+                Err(error) => {
+                    error!(%error, commands = count, "cannot commit");
+                    self.fail(evaluated, &error)?;
+                    if matches!(error, StoreError::Away { .. }) {
+                        // One that waits for an answer in vain is enough: the writer must be heard of in time.
+                        changes.drain(..).for_each(|change| change.refuse(away(&error)));
+                    }
+                }
             }
-            Kind::Renewal | Kind::TryStore | Kind::Other => {}
         }
+        Ok(())
     }
 
     /// Gives out what is committed.
-    fn give(&self, readers: Vec<oneshot::Sender<Result<Contents, ApiError>>>) {
+    fn give(&mut self, readers: Vec<Reader>) {
         for answer in readers {
-            let loaded = self.store.load().map_err(|error| {
+            let is_shared = self.store.shared().is_some();
+            let read = self.store.read().map_err(|error| {
                 error!(%error, "cannot read the store");
-                ApiError::StoreFailed
+                if is_shared { away(&error) } else { ApiError::StoreFailed }
             });
-            let _ = answer.send(loaded);
+            let _ = answer.send(read);
         }
     }
+}
 
-    /// Writes down who did it, and then does it.
-    fn make_durable(&mut self, writes: &[Write], entries: &[Entry], now: Now) -> Result<(), StoreError> {
-        self.audit.append(entries).map_err(StoreError::Audit)?;
-        self.commit(writes).inspect_err(|error| {
-            if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
-                let range = [first, last].map(|entry| entry.revision.unwrap_or_default());
-                let text = format!(
-                    "not committed, nothing holds of revisions {} to {}: {error}",
-                    range[0], range[1]
-                );
-                let undone = Entry::new(now.wall, &By::Directory, "undo", "mesh", "store", text);
-                if let Err(error) = self.audit.append(&[undone]) {
-                    error!(%error, "the audit log does not say that changes were undone");
-                }
-            }
-        })
-    }
+fn away(why: &dyn std::fmt::Display) -> ApiError {
+    ApiError::StoreAway { reason: why.to_string() }
+}
 
-    fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
-        if writes.is_empty() {
-            return Ok(());
-        }
-        let begin = Instant::now();
-        let result = self.store.commit(writes);
-        self.metrics.committed(begin.elapsed(), result.is_ok());
-        result
-    }
+fn now() -> Now {
+    Now { wall: SystemTime::now(), clock: Instant::now() }
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ mod serve {
     mod dns;
     mod dns_transports;
     mod dnssec;
+    #[path = "../../src/store/etcd/process.rs"]
+    mod etcd;
     mod health;
     mod joining;
     mod killing;
@@ -19,6 +21,7 @@ mod serve {
     mod resolver;
     mod restarting;
     mod secondary;
+    mod several;
     mod supervised;
     mod updating;
     mod watching;

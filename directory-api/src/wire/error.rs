@@ -15,7 +15,7 @@ pub(super) fn to_wire(refusal: &ApiError) -> wire::Error {
     let blank = wire::Error { code: refusal.code(), message: refusal.to_string(), ..Default::default() };
     let offer_bytes = |offer: &OfferId| offer.as_bytes().to_vec();
     match refusal {
-        ApiError::Malformed { reason } | ApiError::Denied { reason } => {
+        ApiError::Malformed { reason } | ApiError::Denied { reason } | ApiError::StoreAway { reason } => {
             wire::Error { subject: reason.clone(), ..blank }
         }
         ApiError::NameTaken { name } | ApiError::NameReserved { name } | ApiError::UnknownHost { name } => {
@@ -72,6 +72,7 @@ pub(super) fn from_wire(refusal: wire::Error) -> Result<ApiError, WireError> {
             let names = subject.split(NAMES_APART).filter(|name| !name.is_empty());
             ApiError::Asserting { missing: names.map(|name| parsed(name, "host")).collect::<Result<_, _>>()? }
         }
+        6 => ApiError::StoreAway { reason: subject },
         10 => ApiError::NameTaken { name: subject },
         11 => ApiError::NameReserved { name: subject },
         12 => ApiError::UnknownCapsule { what: subject },

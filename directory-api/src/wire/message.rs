@@ -307,7 +307,6 @@ pub(super) struct Response {
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, on its way to or from bytes")]
 pub(super) enum ResponseKind {
     #[prost(message, tag = "1")]
     Error(Error),
@@ -349,6 +348,10 @@ pub(super) struct Lease {
     pub host: Option<Host>,
     #[prost(message, repeated, tag = "3")]
     pub stale: Vec<Stale>,
+    #[prost(string, repeated, tag = "4")]
+    pub api: Vec<String>,
+    #[prost(string, repeated, tag = "5")]
+    pub dns: Vec<String>,
     /// Empty from directories that do not say.
     #[prost(bytes = "vec", tag = "50")]
     pub credentials: Vec<u8>,

@@ -11,7 +11,7 @@ use super::record::{capsule_from_wire, capsule_to_wire, host_from_wire, host_to_
 use super::rule::{rule_from_wire, rule_to_wire};
 use super::{WatchPiece, WireError, assertion, bytes, error, needed, parsed};
 use crate::limits::{ANCHORS_MAX, CHAIN_LENGTH_MAX, SNAPSHOT_CHUNK_RECORDS};
-use crate::{ApiError, Change, Issued, Lease, Response, RuleId, RuleSet, StaleCapsule};
+use crate::{ApiError, Change, DirectoryAddresses, Issued, Lease, Response, RuleId, RuleSet, StaleCapsule};
 
 pub(super) fn to_wire(response: &Response) -> wire::Response {
     use wire::ResponseKind as Kind;
@@ -20,8 +20,8 @@ pub(super) fn to_wire(response: &Response) -> wire::Response {
         Response::Issued(issued) => Kind::Issued(wire::Issued {
             chain: issued.chain.clone(),
             ca: issued.ca.clone(),
-            api: issued.api.iter().map(ToString::to_string).collect(),
-            dns: issued.dns.iter().map(ToString::to_string).collect(),
+            api: texts(&issued.api),
+            dns: texts(&issued.dns),
             also_trusted: issued.also_trusted.clone(),
         }),
         Response::Lease(lease) => Kind::Lease(wire::Lease {
@@ -30,6 +30,8 @@ pub(super) fn to_wire(response: &Response) -> wire::Response {
             stale: lease.stale.iter().map(stale_to_wire).collect(),
             credentials: lease.credentials.map(|hash| hash.to_vec()).unwrap_or_default(),
             restoring: lease.restoring.as_ref().map(assertion::restoring_to_wire),
+            api: texts(&lease.directories.api),
+            dns: texts(&lease.directories.dns),
         }),
         Response::Capsule(record) => Kind::Capsule(capsule_to_wire(record)),
         Response::Capsules(records) => {
@@ -58,6 +60,10 @@ pub(super) fn from_wire(response: wire::Response) -> Result<Response, WireError>
             stale: lease.stale.into_iter().map(stale_from_wire).collect::<Result<_, _>>()?,
             credentials: super::hash(&lease.credentials, "credentials")?,
             restoring: lease.restoring.map(assertion::restoring_from_wire).transpose()?,
+            directories: DirectoryAddresses {
+                api: addresses(&lease.api, "api")?,
+                dns: addresses(&lease.dns, "dns")?,
+            },
         }),
         Kind::Capsule(record) => Response::Capsule(Box::new(capsule_from_wire(record)?)),
         Kind::Capsules(records) => {
@@ -81,9 +87,6 @@ fn issued_from_wire(issued: wire::Issued) -> Result<Issued, WireError> {
     if issued.also_trusted.len() >= ANCHORS_MAX {
         return Err(WireError::Field("also_trusted"));
     }
-    let addresses = |texts: &[String], field| {
-        texts.iter().map(|text| parsed::<SocketAddr>(text, field)).collect::<Result<Vec<_>, _>>()
-    };
     Ok(Issued {
         api: addresses(&issued.api, "api")?,
         dns: addresses(&issued.dns, "dns")?,
@@ -91,6 +94,14 @@ fn issued_from_wire(issued: wire::Issued) -> Result<Issued, WireError> {
         ca: issued.ca,
         also_trusted: issued.also_trusted,
     })
+}
+
+fn texts(addresses: &[SocketAddr]) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
+}
+
+fn addresses(texts: &[String], field: &'static str) -> Result<Vec<SocketAddr>, WireError> {
+    texts.iter().map(|text| parsed(text, field)).collect()
 }
 
 fn stale_to_wire(stale: &StaleCapsule) -> wire::Stale {

@@ -6,7 +6,9 @@ use crate::asked::{Asked, Person};
 use crate::policy::{Effect, Terms};
 use crate::{ApiError, CapsuleState, Issued, LeaseRequest, LookupKey, OfferRecord, Outcome, OutcomeRecord};
 use crate::{AssertedCapsule, AssertedOffer, Assertion, RestoreId, Restoring, RuleId, RuleSet};
-use crate::{HeldCapsule, HostRecord, Lease, StaleCapsule, SuspensionRecord, TakeoverFrom};
+use crate::{
+    DirectoryAddresses, HeldCapsule, HostRecord, Lease, StaleCapsule, SuspensionRecord, TakeoverFrom,
+};
 
 fn capsule() -> CapsuleRecord {
     CapsuleRecord {
@@ -187,12 +189,17 @@ fn responses_are_read_back() {
             placed: Some(("b".parse().unwrap(), Generation::new(4))),
         },
     ];
+    let directories = DirectoryAddresses {
+        api: vec!["192.0.2.7:4400".parse().unwrap(), "[fd00::7]:4400".parse().unwrap()],
+        dns: vec!["192.0.2.7:53".parse().unwrap()],
+    };
     let lease = Lease {
         duration: Duration::from_secs(15),
         host: host(),
         stale: stale.to_vec(),
         credentials: Some([5; 32]),
         restoring: None,
+        directories,
     };
     let restoring = Restoring {
         id: RestoreId::from_bytes([4; 16]),
@@ -264,6 +271,7 @@ fn refusals_are_read_back_and_have_codes_of_their_own() {
         ApiError::UnknownRule { id: 7 },
         ApiError::TooManyRules { limit: 8 },
         ApiError::StoreFailed,
+        ApiError::StoreAway { reason: text() },
         ApiError::Stopping,
         ApiError::Asserting { missing: vec!["a".parse().unwrap(), "b".parse().unwrap()] },
         ApiError::Unrecognized { code: 999, message: text() },

@@ -35,7 +35,12 @@ pub(crate) fn write(data: &Path, queries: &Path) -> Result<()> {
     let mut store = Data::init(data, ZONE.parse()?, pools, None)?.store()?;
     let host = |number: u32| {
         let (name, address) = (format!("host-{number:04}").parse()?, "192.0.2.1:4433".parse()?);
-        Ok::<_, anyhow::Error>(Write::Host(StoredHost { name, operator: true, address: Some(address) }))
+        Ok::<_, anyhow::Error>(Write::Host(StoredHost {
+            name,
+            operator: true,
+            address: Some(address),
+            alive: true,
+        }))
     };
     let mut writes = (0..HOSTS).map(host).collect::<Result<Vec<_>>>()?;
     for number in 0..CAPSULES {

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use directory_api::identity::{IdentityError, peer_not_before, provider};
 use directory_api::token::TokenError;
 use directory_api::{
-    ApiError, Asked, CapsuleRecord, Issued, LeaseRequest, LookupKey, Request, Response, RuleSet, Token,
+    ApiError, Asked, CapsuleRecord, DirectoryAddresses, Issued, LeaseRequest, LookupKey, Request, Response,
+    RuleSet, Token,
 };
 use overlay_proto::{CapsuleId, HostName};
 use tracing::{info, warn};
@@ -19,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::placement::{NewOffer, NewSuspension, Takeover};
 use crate::published::Published;
 use crate::registry::Registry;
+use crate::store::{Advertised, Directories, StoreError};
 use crate::writer::Writer;
 
 /// All that answers are made from.
@@ -30,9 +32,9 @@ pub struct Answers {
     /// How long hosts' certificates are good.
     pub certificate_life: Duration,
     /// Where hosts find this directory.
-    pub api: Vec<SocketAddr>,
-    /// Where hosts find its DNS.
-    pub dns: Vec<SocketAddr>,
+    pub here: Advertised,
+    /// The directories of the mesh, where several share a store.
+    pub directories: Option<Directories>,
     /// Makes changes.
     pub writer: Writer,
     /// The facts.
@@ -44,6 +46,16 @@ pub struct Answers {
 impl Answers {
     pub(super) fn published(&self) -> &Published {
         &self.published
+    }
+
+    /// Whether a watch may go on from a revision here: what this directory knows must not be older.
+    pub(super) async fn check_reached(&self, revision: u64) -> Result<(), ApiError> {
+        let reached = || self.published.read(|facts| facts.revision) >= revision;
+        // Another directory may have told of more, of which this one is about to hear.
+        if reached() || self.writer.latest().await {
+            return Ok(());
+        }
+        Err(unread())
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -58,18 +70,25 @@ impl Answers {
         asked: Asked,
     ) -> Result<Response, ApiError> {
         let from = connection.remote_address();
-        match self.check_member(caller) {
-            Err(_) if matches!(asked.request, Request::RenewLease(_)) && self.may_come_back(connection) => {
+        match self.check_member(caller).await {
+            Err(ApiError::NotAMember { .. })
+                if matches!(asked.request, Request::RenewLease(_)) && self.may_come_back(connection) =>
+            {
                 warn!(%caller, "the backup does not know this host, whose certificate is of after it; it is let in again");
                 self.writer.run(Command::Readmit { caller: caller.clone() }).await?;
             }
             other => other?,
         }
+        let is_latest = !asked.request.is_read() || self.writer.latest().await;
         let caller = caller.clone();
         let command = match asked.request {
             Request::Lookup(key) => {
-                let record = self.published.read(|registry| look_up(registry, &key))?;
-                return Ok(Response::Capsule(Box::new(record)));
+                return match self.published.read(|registry| look_up(registry, &key)) {
+                    Ok(record) => Ok(Response::Capsule(Box::new(record))),
+                    // That there is none is believed, and acted upon.
+                    Err(_) if !is_latest => Err(unread()),
+                    Err(refusal) => Err(refusal),
+                };
             }
             Request::Rules | Request::List if self.published.awaited().is_some() => {
                 let missing = self.published.awaited().unwrap_or_default();
@@ -139,8 +158,20 @@ impl Answers {
         let mut answer = self.writer.run_for(command, asked.by).await;
         if let Ok(Response::Lease(lease)) = &mut answer {
             lease.credentials = Some(self.authority.ca().credentials());
+            lease.directories = self.told();
         }
         answer
+    }
+
+    /// What hosts are told of the directories with each lease: nothing where there is one, which they have found.
+    fn told(&self) -> DirectoryAddresses {
+        match &self.directories {
+            Some(_) => {
+                let Advertised { api, dns } = self.everywhere();
+                DirectoryAddresses { api, dns }
+            }
+            None => DirectoryAddresses::default(),
+        }
     }
 
     /// Lets a new host in.
@@ -161,9 +192,18 @@ impl Answers {
     }
 
     /// Whether a host is still one of the mesh: its certificate outlives that by hours.
-    pub(super) fn check_member(&self, caller: &HostName) -> Result<(), ApiError> {
-        if self.published.read(|registry| registry.host(caller).is_some()) {
+    pub(super) async fn check_member(&self, caller: &HostName) -> Result<(), ApiError> {
+        let is_member = || self.published.read(|registry| registry.host(caller).is_some());
+        if is_member() {
             return Ok(());
+        }
+        // It may have joined at another directory a moment ago.
+        let is_latest = self.writer.latest().await;
+        if is_member() {
+            return Ok(());
+        }
+        if !is_latest {
+            return Err(unread());
         }
         Err(ApiError::NotAMember { host: caller.clone() })
     }
@@ -192,13 +232,22 @@ impl Answers {
         let ca = self.authority.ca();
         let chain = ca.certify(request, self.certificate_life, SystemTime::now());
         let chain = chain.map_err(|error| bad_request(&error))?;
+        let all = self.everywhere();
         Ok(Response::Issued(Issued {
             chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
             ca: ca.certificate().to_vec(),
             also_trusted: ca.anchors().iter().skip(1).map(|root| root.to_vec()).collect(),
-            api: self.api.clone(),
-            dns: self.dns.clone(),
+            api: all.api,
+            dns: all.dns,
         }))
+    }
+
+    /// Where hosts find the directories of the mesh, this one first.
+    fn everywhere(&self) -> Advertised {
+        match &self.directories {
+            Some(directories) => directories.all(&self.here),
+            None => self.here.clone(),
+        }
     }
 }
 
@@ -229,6 +278,10 @@ fn reached_at(lease: &LeaseRequest, from: SocketAddr) -> Result<SocketAddr, ApiE
         return Err(ApiError::Malformed { reason: format!("no host can be reached at {address}") });
     }
     Ok(address)
+}
+
+fn unread() -> ApiError {
+    ApiError::StoreAway { reason: StoreError::Unread.to_string() }
 }
 
 fn bad_request(error: &IdentityError) -> ApiError {

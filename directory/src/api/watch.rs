@@ -17,9 +17,12 @@ pub(super) async fn send(
 ) -> Result<(), frame::FrameError> {
     let (published, _open) = (answers.published(), answers.metrics().watch());
     let mut revisions = published.revisions();
+    if let Err(refusal) = answers.check_reached(from).await {
+        return refuse(stream, &refusal).await;
+    }
     loop {
         revisions.borrow_and_update();
-        if let Err(refusal) = answers.check_member(caller) {
+        if let Err(refusal) = answers.check_member(caller).await {
             return refuse(stream, &refusal).await;
         }
         // A restored directory says nothing before it knows what happened since the backup.

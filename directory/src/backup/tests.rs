@@ -28,13 +28,15 @@ fn facts() -> Contents {
         name: name.parse().unwrap(),
         operator: true,
         address: address.map(|address| address.parse().unwrap()),
+        alive: address.is_some(),
     };
+    let silent = StoredHost { alive: false, ..host("c", Some("192.0.2.3:4433")) };
     let extra = ExtraRecord { below: vec![], ttl: 60, data: ExtraData::Txt(vec![b"text".to_vec()]) };
     Contents {
         revision: 99,
         locator_next: 12,
         capsules: vec![capsule(1), capsule(2)],
-        hosts: vec![host("a", Some("192.0.2.1:4433")), host("b", None)],
+        hosts: vec![host("a", Some("192.0.2.1:4433")), host("b", None), silent],
         spent: vec![SpentToken {
             nonce: [1; 16],
             expires_at: UNIX_EPOCH + Duration::from_secs(5),
@@ -62,7 +64,7 @@ fn a_backup_is_read_back() {
     let bytes = backup().encode(None).unwrap();
     let read = Backup::decode(&bytes, None).unwrap();
     assert_eq!(read, backup());
-    assert_eq!((read.head.capsules, read.head.hosts, read.head.revision), (2, 2, 99));
+    assert_eq!((read.head.capsules, read.head.hosts, read.head.revision), (2, 3, 99));
     assert_eq!(decode_facts(&encode_facts(&facts())).unwrap(), facts());
 }
 

@@ -90,6 +90,9 @@ struct HostMessage {
     /// Empty before its first lease.
     #[prost(string, tag = "3")]
     address: String,
+    /// Its lease had run out. Backups from before this was kept say that it had not.
+    #[prost(bool, tag = "4")]
+    silent: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -175,6 +178,7 @@ fn facts_to_message(facts: &Contents) -> FactsMessage {
         name: host.name.to_string(),
         operator: host.operator,
         address: host.address.map(|address| address.to_string()).unwrap_or_default(),
+        silent: !host.alive,
     };
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let spent = |token: &SpentToken| SpentMessage {
@@ -217,7 +221,14 @@ fn facts_from_message(facts: FactsMessage) -> Result<Contents, BackupError> {
             "" => None,
             address => Some(address.parse().map_err(|_| broken())?),
         };
-        Ok(StoredHost { name: host.name.parse().map_err(|_| broken())?, operator: host.operator, address })
+        // A host without an address never had a lease.
+        let alive = !host.silent && address.is_some();
+        Ok(StoredHost {
+            name: host.name.parse().map_err(|_| broken())?,
+            operator: host.operator,
+            address,
+            alive,
+        })
     };
     let spent = |token: SpentMessage| {
         let broken = || unreadable("tokens");

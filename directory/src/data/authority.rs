@@ -21,6 +21,7 @@ use crate::audit::{By, Entry};
 use crate::ca::{self, Ca, Pair};
 use crate::limits::UPTAKE_FRESH;
 use crate::sealed::{self, Passphrase};
+use crate::store::StoreAddress;
 
 /// What a running directory reads of the CA's files.
 #[derive(Clone, PartialEq, Eq)]
@@ -166,8 +167,17 @@ impl Data {
         })
     }
 
-    /// One step of the replacement of the root, if every host is ready for it.
+    /// One step of the replacement of the root, if every host is ready for it. Only where one directory serves: each knows
+    /// only of the hosts that renew their leases with it whether they are ready, and has files of the CA of its own.
     pub fn rotate_root(&self, passphrase: Option<&Passphrase>, now: SystemTime) -> Result<Rotation> {
+        let store = self.store_address()?;
+        ensure!(
+            store == StoreAddress::Embedded,
+            "the facts are at {store}, where several directories may serve them, and none of those knows whether all hosts \
+             are ready for another root; nothing was changed. Stop all of them, take the facts back for that time \
+             (capsule-directory copy-store --data {} --from {store} --to embedded), and serve with this one",
+            self.path.display()
+        );
         let held = self.hold_ca()?;
         match (self.has("next-ca.pem")?, self.has("last-ca.pem")?) {
             (false, false) => self.begin_rotation(&held, passphrase, now),
@@ -275,7 +285,12 @@ impl Data {
     }
 
     /// What is wrong with the files that a directory serves with.
-    pub fn faults(&self, passphrase: Option<&Passphrase>, now: SystemTime) -> Vec<String> {
+    pub fn faults(
+        &self,
+        store: Option<&StoreAddress>,
+        passphrase: Option<&Passphrase>,
+        now: SystemTime,
+    ) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |result: Result<()>| faults.extend(result.err().map(|error| format!("{error:#}")));
         check(self.token_key().map(drop));
@@ -283,8 +298,12 @@ impl Data {
         if self.has("dnssec.json").unwrap_or(true) {
             check(self.zone_keys().map(drop));
         }
-        if !self.has("store.redb").unwrap_or(true) {
-            check(Err(anyhow!("{} is missing: restore it from a backup", self.file("store.redb").display())));
+        if store == Some(&StoreAddress::Embedded) {
+            check(self.check_not_moved());
+            if !self.has("store.redb").unwrap_or(true) {
+                let path = self.file("store.redb");
+                check(Err(anyhow!("{} is missing: restore it from a backup", path.display())));
+            }
         }
         check(self.check_ca(passphrase, now));
         faults

@@ -17,7 +17,8 @@ use super::{Data, make_folder, random};
 use crate::audit::{By, Entry};
 use crate::backup::socket::{self, SocketError};
 use crate::backup::{Backup, KeptFile};
-use crate::store::{Contents, Embedded, Store as _, Write};
+use crate::shared;
+use crate::store::{Embedded, Store as _, Write};
 
 /// The files that a backup has, as far as they are there.
 const FILES: [&str; 8] =
@@ -32,7 +33,7 @@ impl Data {
     pub fn backup(&self, now: SystemTime) -> Result<Backup> {
         let facts = match socket::ask(&self.path) {
             Ok(facts) => facts,
-            Err(SocketError::NotServing) => self.store()?.load()?,
+            Err(SocketError::NotServing) => shared::facts(self)?,
             Err(error) => return Err(error).with_context(|| self.path.display().to_string()),
         };
         let mut files = Vec::new();
@@ -112,7 +113,7 @@ fn fill(path: &Path, backup: &Backup, now: SystemTime) -> Result<Data> {
     }
     data.write(TOKEN_KEY, data_encoding::HEXLOWER.encode(&random::<32>()?))?;
     let restored = restored(backup, RestoreId::from_bytes(random()?));
-    let mut writes = writes(&backup.facts);
+    let mut writes = backup.facts.writes();
     writes.push(Write::Restored(Some(Box::new(restored.clone()))));
     Embedded::open(&data.file(STORE))?.commit(&writes)?;
     let text = format!(
@@ -139,20 +140,6 @@ fn restored(backup: &Backup, id: RestoreId) -> Restored {
         taken_at: before.map_or(backup.head.taken_at, |before| before.taken_at),
         awaited,
     }
-}
-
-/// All facts, for a store that has none.
-pub fn writes(facts: &Contents) -> Vec<Write> {
-    let mut writes = vec![Write::Revision(facts.revision), Write::LocatorNext(facts.locator_next)];
-    writes.extend(facts.capsules.iter().map(|record| Write::Capsule(Box::new(record.clone()))));
-    writes.extend(facts.hosts.iter().cloned().map(Write::Host));
-    writes.extend(facts.spent.iter().cloned().map(Write::TokenSpent));
-    let owners = |(host, owners): &(_, Vec<_>)| Write::HostOwners(Clone::clone(host), owners.clone());
-    writes.extend(facts.host_owners.iter().map(owners));
-    writes.extend(facts.rules.iter().cloned().map(Write::Rule));
-    writes.extend(facts.extras.iter().cloned().map(|(id, records)| Write::Extras(id, records)));
-    writes.extend(facts.restored.iter().map(|restored| Write::Restored(Some(Box::new(restored.clone())))));
-    writes
 }
 
 fn hash_of(pem: &str) -> Result<[u8; 32]> {

@@ -22,7 +22,7 @@ pub struct Now {
 }
 
 /// One change that somebody wants; `caller` is the host that its certificate names.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Command {
     /// A new host has shown a token that this directory made.
     Spend {
@@ -191,7 +191,7 @@ pub enum Command {
 }
 
 /// A capsule to be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Registration {
     /// Drawn by the directory.
     pub id: CapsuleId,

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use directory_api::{ApiError, HeldCapsule, Lease, Response, Restoring, StaleCapsule, Token};
+use directory_api::{
+    ApiError, DirectoryAddresses, HeldCapsule, Lease, Response, Restoring, StaleCapsule, Token,
+};
 use overlay_proto::{CapsuleId, HostName, Owner};
 
 use super::{Engine, Now};
@@ -78,8 +80,14 @@ impl Engine {
             None => capsules.iter().filter_map(|held| self.reported(caller, held)).collect(),
         };
         let host = entry.shown().ok_or(ApiError::StoreFailed)?;
-        let duration = self.leases.duration();
-        Ok(Response::Lease(Lease { duration, host, stale, credentials: None, restoring }))
+        Ok(Response::Lease(Lease {
+            duration: self.leases.duration(),
+            host,
+            stale,
+            credentials: None,
+            restoring,
+            directories: DirectoryAddresses::default(),
+        }))
     }
 
     /// Takes over what a host says of one capsule, or says what is wrong with it.
@@ -104,8 +112,9 @@ impl Engine {
 
     /// Ends leases and forgets tokens whose time is over.
     pub(super) fn expire(&mut self, now: Now) -> Response {
-        for host in self.leases.expire(now.clock) {
-            if let Some(entry) = self.working.host(&host) {
+        for host in self.leases.overdue(now.clock) {
+            self.end_lease(&host);
+            if let Some(entry) = self.working.host(&host).filter(|entry| entry.alive) {
                 self.put_host(HostEntry { alive: false, ..entry.clone() });
                 self.show_anew(&host);
             }
@@ -113,7 +122,7 @@ impl Engine {
         let over = |token: &&SpentToken| token.expires_at <= now.wall;
         let forgotten: Vec<_> = self.spent.values().filter(over).map(|token| token.nonce).collect();
         for nonce in forgotten {
-            self.spent.remove(&nonce);
+            self.before.spent.extend(self.spent.remove(&nonce));
             self.batch.write(Write::TokenForgotten(nonce));
         }
         Response::Done
@@ -142,7 +151,7 @@ impl Engine {
         if entry.alive && !force {
             return Err(ApiError::HostAlive { host: name.clone() });
         }
-        self.leases.remove(name);
+        self.end_lease(name);
         self.working.remove_host(name);
         self.working.revision += 1;
         self.batch.host_removed(self.working.revision, name.clone());
@@ -190,8 +199,13 @@ impl Engine {
         self.batch.host(self.working.revision, entry);
     }
 
+    fn end_lease(&mut self, host: &HostName) {
+        let renewed = self.leases.remove(host);
+        self.before.leases.extend(renewed.map(|renewed| (host.clone(), renewed)));
+    }
+
     /// Tells watchers of a host's capsules whose state is shown otherwise since the host came or went.
-    fn show_anew(&mut self, host: &HostName) {
+    pub(super) fn show_anew(&mut self, host: &HostName) {
         let all: Vec<_> = self.working.capsules_at(host).map(|record| self.working.shown(record)).collect();
         for shown in all {
             self.working.revision += 1;

@@ -45,7 +45,7 @@ impl Engine {
         Ok(Response::Done)
     }
 
-    fn take_rule(&mut self, id: RuleId) {
+    pub(super) fn take_rule(&mut self, id: RuleId) {
         self.working.policy.remove(id);
         self.working.revision += 1;
         self.batch.rule_removed(self.working.revision, id);

@@ -13,6 +13,8 @@ pub struct Health {
     heard: Mutex<Option<Instant>>,
     /// Why the last commit failed, if it did.
     store_failure: Mutex<Option<String>>,
+    /// Whether news of other directories do not arrive.
+    out_of_touch: AtomicBool,
     /// Whether the process is about to end.
     stopping: AtomicBool,
 }
@@ -36,6 +38,16 @@ impl Health {
     /// Whether the last commit failed.
     pub fn is_store_failed(&self) -> bool {
         lock(&self.store_failure).is_some()
+    }
+
+    /// News of other directories arrive from a shared store, or no longer.
+    pub fn in_touch(&self, in_touch: bool) {
+        self.out_of_touch.store(!in_touch, Ordering::Relaxed);
+    }
+
+    /// Whether a shared store can be reached, as far as is known; one of its own always can.
+    pub fn is_in_touch(&self) -> bool {
+        !self.out_of_touch.load(Ordering::Relaxed)
     }
 
     /// The process is about to end.
@@ -66,6 +78,11 @@ impl Health {
             return Err("the directory is stopping".into());
         }
         self.check_alive(now)?;
+        if !self.is_in_touch() {
+            return Err(
+                "nothing can be changed, the store that the directories share cannot be reached".into()
+            );
+        }
         match &*lock(&self.store_failure) {
             Some(why) => Err(format!("nothing can be changed, the store failed: {why}")),
             None => Ok(()),
@@ -96,6 +113,11 @@ mod tests {
         assert_eq!(health.check_alive(later), Ok(()));
         assert!(health.check_ready(later).unwrap_err().contains("disk full"));
         health.store_took();
+        assert_eq!(health.check_ready(later), Ok(()));
+        health.in_touch(false);
+        assert_eq!(health.check_alive(later), Ok(()));
+        assert!(health.check_ready(later).unwrap_err().contains("cannot be reached"));
+        health.in_touch(true);
         assert_eq!(health.check_ready(later), Ok(()));
         health.stop();
         assert!(health.check_ready(later).unwrap_err().contains("stopping"));

@@ -34,6 +34,7 @@ fn host(name: &str, address: Option<&str>) -> StoredHost {
         name: name.parse().unwrap(),
         operator: true,
         address: address.map(|address| address.parse().unwrap()),
+        alive: address.is_some(),
     }
 }
 
@@ -148,12 +149,33 @@ fn conforms<S: Store>(mut store: S, reopen: impl Fn(S) -> S) {
         extras: vec![(capsule(1).id, vec![extra("z")])],
         restored: None,
     };
-    assert_eq!(reopen(store).load().unwrap(), expected);
+    let mut store = reopen(store);
+    assert_eq!(store.load().unwrap(), expected);
+
+    let silent = StoredHost { alive: false, ..host("a", Some("192.0.2.1:1")) };
+    store.commit(&[Write::Host(silent.clone()), Write::Revision(9)]).unwrap();
+    // More than any store takes in one step.
+    let many: Vec<_> = (0..=255).map(|number| Write::TokenSpent(token(number))).collect();
+    store.commit(&many).unwrap();
+    let contents = reopen(store).load().unwrap();
+    assert_eq!((contents.revision, contents.hosts, contents.spent.len()), (9, vec![silent], 256));
 }
 
 #[test]
 fn memory_conforms() {
     conforms(Memory::default(), |store| store);
+}
+
+#[test]
+fn etcd_conforms() {
+    let process = etcd::process::EtcdProcess::start();
+    let open = || Etcd::open(&[process.endpoint()], "capsule.internal").unwrap();
+    conforms(open(), |store| {
+        drop(store);
+        let mut store = open();
+        store.load().unwrap();
+        store
+    });
 }
 
 #[test]

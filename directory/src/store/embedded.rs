@@ -1,20 +1,19 @@
 //! One file, by redb: one `fsync` per commit, checksums, no repair by hand after a crash.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use directory_api::stored::{
     decode_capsule, decode_restored, decode_rule, encode_capsule, encode_restored, encode_rule,
 };
-use overlay_proto::{CapsuleId, HostName, Owner};
-use prost::Message as _;
+use overlay_proto::CapsuleId;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction,
 };
 
 use crate::extras;
 
-use super::{Contents, SpentToken, Store, StoreError, StoredHost, Write};
+use super::rows::{decode_host, decode_owners, decode_spent, encode_host, encode_owners, encode_spent};
+use super::{Contents, Store, StoreError, Write};
 
 /// Numbers by name.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -45,28 +44,6 @@ const CACHE_BYTES: usize = 16 << 20;
 pub struct Embedded {
     database: Database,
     path: PathBuf,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct HostRow {
-    #[prost(bool, tag = "1")]
-    operator: bool,
-    #[prost(string, tag = "2")]
-    address: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct OwnersRow {
-    #[prost(string, repeated, tag = "1")]
-    owners: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct SpentRow {
-    #[prost(uint64, tag = "1")]
-    expires_at_s: u64,
-    #[prost(bytes = "vec", tag = "2")]
-    key_hash: Vec<u8>,
 }
 
 impl Embedded {
@@ -106,37 +83,10 @@ impl Embedded {
     fn unreadable(&self, what: &'static str) -> StoreError {
         StoreError::Content { path: self.path.clone(), what }
     }
-
-    fn host(&self, name: &str, row: &[u8]) -> Result<StoredHost, StoreError> {
-        let broken = || self.unreadable("host");
-        let row = HostRow::decode(row).map_err(|_| broken())?;
-        let address = match row.address.as_str() {
-            "" => None,
-            address => Some(address.parse().map_err(|_| broken())?),
-        };
-        Ok(StoredHost { name: name.parse().map_err(|_| broken())?, operator: row.operator, address })
-    }
-
-    fn host_owners(&self, name: &str, row: &[u8]) -> Result<(HostName, Vec<Owner>), StoreError> {
-        let broken = || self.unreadable("host's owners");
-        let row = OwnersRow::decode(row).map_err(|_| broken())?;
-        let owners: Result<_, _> = row.owners.iter().map(|owner| owner.parse()).collect();
-        Ok((name.parse().map_err(|_| broken())?, owners.map_err(|_| broken())?))
-    }
-
-    fn spent(&self, nonce: &[u8], row: &[u8]) -> Result<SpentToken, StoreError> {
-        let broken = || self.unreadable("token");
-        let row = SpentRow::decode(row).map_err(|_| broken())?;
-        Ok(SpentToken {
-            nonce: nonce.try_into().map_err(|_| broken())?,
-            expires_at: from_seconds(row.expires_at_s).ok_or_else(broken)?,
-            key_hash: row.key_hash.try_into().map_err(|_| broken())?,
-        })
-    }
 }
 
 impl Store for Embedded {
-    fn load(&self) -> Result<Contents, StoreError> {
+    fn load(&mut self) -> Result<Contents, StoreError> {
         let read = self.database.begin_read().map_err(|error| self.failed(error))?;
         let mut contents = Contents::default();
         let meta = read.open_table(META).map_err(|error| self.failed(error))?;
@@ -154,17 +104,20 @@ impl Store for Embedded {
         let hosts = read.open_table(HOSTS).map_err(|error| self.failed(error))?;
         for row in hosts.iter().map_err(|error| self.failed(error))? {
             let (name, row) = row.map_err(|error| self.failed(error))?;
-            contents.hosts.push(self.host(name.value(), row.value())?);
+            let host = decode_host(name.value(), row.value());
+            contents.hosts.push(host.ok_or_else(|| self.unreadable("host"))?);
         }
         let spent = read.open_table(SPENT).map_err(|error| self.failed(error))?;
         for row in spent.iter().map_err(|error| self.failed(error))? {
             let (nonce, row) = row.map_err(|error| self.failed(error))?;
-            contents.spent.push(self.spent(nonce.value(), row.value())?);
+            let token = decode_spent(nonce.value(), row.value());
+            contents.spent.push(token.ok_or_else(|| self.unreadable("token"))?);
         }
         let owners = read.open_table(HOST_OWNERS).map_err(|error| self.failed(error))?;
         for row in owners.iter().map_err(|error| self.failed(error))? {
             let (name, row) = row.map_err(|error| self.failed(error))?;
-            contents.host_owners.push(self.host_owners(name.value(), row.value())?);
+            let owners = decode_owners(name.value(), row.value());
+            contents.host_owners.push(owners.ok_or_else(|| self.unreadable("host's owners"))?);
         }
         let rules = read.open_table(RULES).map_err(|error| self.failed(error))?;
         for row in rules.iter().map_err(|error| self.failed(error))? {
@@ -211,9 +164,7 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
             }
             Write::CapsuleRemoved(id) => drop(capsules.remove(id.as_bytes().as_slice())?),
             Write::Host(host) => {
-                let address = host.address.map(|address| address.to_string()).unwrap_or_default();
-                let row = HostRow { operator: host.operator, address };
-                hosts.insert(host.name.as_str(), row.encode_to_vec().as_slice())?;
+                hosts.insert(host.name.as_str(), encode_host(host).as_slice())?;
             }
             Write::HostRemoved(name) => {
                 hosts.remove(name.as_str())?;
@@ -221,13 +172,10 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
             }
             Write::HostOwners(name, owners) if owners.is_empty() => drop(owners_of.remove(name.as_str())?),
             Write::HostOwners(name, owners) => {
-                let row = OwnersRow { owners: owners.iter().map(ToString::to_string).collect() };
-                owners_of.insert(name.as_str(), row.encode_to_vec().as_slice())?;
+                owners_of.insert(name.as_str(), encode_owners(owners).as_slice())?;
             }
             Write::TokenSpent(token) => {
-                let row =
-                    SpentRow { expires_at_s: seconds(token.expires_at), key_hash: token.key_hash.to_vec() };
-                spent.insert(token.nonce.as_slice(), row.encode_to_vec().as_slice())?;
+                spent.insert(token.nonce.as_slice(), encode_spent(token).as_slice())?;
             }
             Write::TokenForgotten(nonce) => drop(spent.remove(nonce.as_slice())?),
             Write::Rule(rule) => drop(rules.insert(rule.id.number(), encode_rule(rule).as_slice())?),
@@ -249,12 +197,4 @@ fn write_all(transaction: &WriteTransaction, writes: &[Write]) -> Result<(), red
 
 fn failed(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     StoreError::Database { path: path.to_owned(), source: Box::new(error.into()) }
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-fn from_seconds(seconds: u64) -> Option<SystemTime> {
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }

@@ -13,7 +13,7 @@ pub struct Memory {
 }
 
 impl Store for Memory {
-    fn load(&self) -> Result<Contents, StoreError> {
+    fn load(&mut self) -> Result<Contents, StoreError> {
         Ok(self.contents.clone())
     }
 

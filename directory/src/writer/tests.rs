@@ -4,9 +4,10 @@ use directory_api::{LookupKey, Token};
 use overlay_proto::CapsuleId;
 
 use super::*;
+use crate::audit;
 use crate::engine::{Registration, Rules};
 use crate::locators::Pools;
-use crate::store::{Contents, Memory};
+use crate::store::{Memory, Write};
 use crate::testing::Scratch;
 
 /// Fails when told to, and counts commits.
@@ -18,7 +19,7 @@ struct Told {
 }
 
 impl Store for Told {
-    fn load(&self) -> Result<Contents, StoreError> {
+    fn load(&mut self) -> Result<Contents, StoreError> {
         self.memory.load()
     }
 

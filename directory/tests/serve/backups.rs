@@ -17,14 +17,14 @@ use super::process::{Directory, Host};
 use super::restarting::get;
 
 /// A path beside the data directory that goes with its owner.
-struct Beside(PathBuf);
+pub(super) struct Beside(pub(super) PathBuf);
 
 impl Beside {
-    fn new(directory: &Directory, name: &str) -> Self {
+    pub(super) fn new(directory: &Directory, name: &str) -> Self {
         Self(directory.data().with_extension(name))
     }
 
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         self.0.to_str().unwrap()
     }
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use directory_api::{CapsuleRecord, Client, LeaseRequest, Membership, join};
 use overlay_proto::{ClaimKey, HostName, OfferId};
 
+use super::etcd::EtcdProcess;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_capsule-directory");
 
 /// A directory process and its data, which go with it.
@@ -48,19 +50,50 @@ impl Directory {
         Self::start_by("", Some(passphrase))
     }
 
+    /// As [`Directory::start`], with the facts in etcd.
+    pub(super) fn start_on(etcd: &EtcdProcess, config: &str) -> Self {
+        Self::start_with(with_store(etcd, config))
+    }
+
+    /// Another directory of the same mesh, which has the same keys.
+    pub(super) fn start_beside(&self, etcd: &EtcdProcess, config: &str) -> Self {
+        let mut directory = self.beside(with_store(etcd, config));
+        directory.serve();
+        directory
+    }
+
+    /// The same, not served yet.
+    pub(super) fn beside(&self, config: &'static str) -> Self {
+        let directory = Self::prepare(config);
+        std::fs::create_dir_all(&directory.data).unwrap();
+        for file in ["mesh.json", "ca.pem", "issuer.key", "issuer.pem", "token.key", "dnssec.json"] {
+            std::fs::copy(self.data.join(file), directory.data.join(file)).unwrap();
+        }
+        directory
+    }
+
+    /// Serves from etcd the next time.
+    pub(super) fn move_to(&mut self, etcd: &EtcdProcess) {
+        self.config = with_store(etcd, "");
+    }
+
+    /// Serves with other settings the next time.
+    pub(super) fn set_config(&mut self, config: &'static str) {
+        self.config = config;
+    }
+
     fn start_by(config: &'static str, passphrase: Option<&str>) -> Self {
         let mut directory = Self::made(config, passphrase);
         directory.serve();
         directory
     }
 
-    /// A mesh that is not served yet.
-    pub(super) fn made(config: &'static str, passphrase: Option<&str>) -> Self {
+    fn prepare(config: &'static str) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let data = std::env::temp_dir().join(format!("capsule-serve-{}-{number}", std::process::id()));
         let unbound: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let directory = Self {
+        Self {
             data,
             child: None,
             api: unbound,
@@ -70,8 +103,13 @@ impl Directory {
             doq: None,
             config,
             environment: Vec::new(),
-        };
-        let file = std::env::temp_dir().join(format!("capsule-serve-{}-{number}.key", std::process::id()));
+        }
+    }
+
+    /// A mesh that is not served yet.
+    pub(super) fn made(config: &'static str, passphrase: Option<&str>) -> Self {
+        let directory = Self::prepare(config);
+        let file = directory.data.with_extension("key");
         let mut init = vec!["init", "--zone", "capsule.internal"];
         let name = file.display().to_string();
         if let Some(passphrase) = passphrase {
@@ -247,6 +285,10 @@ impl Host {
     pub(super) async fn claim(&self, record: &CapsuleRecord, number: u8) -> CapsuleRecord {
         self.client.claim(record.id, offer_id(number), key(number)).await.unwrap()
     }
+}
+
+fn with_store(etcd: &EtcdProcess, config: &str) -> &'static str {
+    format!("store = '{}'\n{config}", etcd.address()).leak()
 }
 
 pub(super) fn offer_id(number: u8) -> OfferId {

@@ -256,6 +256,7 @@ pub(crate) fn is_final(refusal: &ApiError) -> bool {
         | ApiError::NotAMember { .. }
         | ApiError::StoreFailed
         | ApiError::Asserting { .. }
+        | ApiError::StoreAway { .. }
         | ApiError::Stopping
         | ApiError::UnknownRule { .. }
         | ApiError::TooManyRules { .. }

@@ -14,7 +14,7 @@ fn restored(desk: &mut Desk) {
     let awaited = contents.hosts.iter().map(|host| host.name.clone()).collect();
     let (revision, taken_at) = (contents.revision, desk.now.wall);
     contents.restored = Some(Restored { id: RESTORE, revision, taken_at, awaited });
-    desk.store.commit(&crate::data::writes(&contents)).unwrap();
+    desk.store.commit(&contents.writes()).unwrap();
     restart(desk);
 }
 
