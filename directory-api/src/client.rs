@@ -1,14 +1,15 @@
 //! Asking the directory: one connection, kept open, found again by itself.
 //!
 //! ```text
-//!            ┌────────── broken, or an attempt took too long ──────────┐
-//!            ▼                                                         │
-//!  (no connection) ── each address in turn ──► (connection) ── request ┴──► answer
+//!            ┌── broken, silent, or cannot reach its store: it comes last ──┐
+//!            ▼                                                              │
+//!  (no connection) ── each directory in turn ──► (connection) ── request ───┴──► answer
 //!        └── none answers: pause, doubling up to a bound, until the call's time is over ──► error
 //! ```
 //!
 //! Requests are repeated on a new connection when their answer was lost; all of them are made so that this is harmless.
 
+mod addresses;
 mod call;
 mod joining;
 mod watch;
@@ -131,7 +132,10 @@ impl Client {
     /// When the directory is away or refuses.
     pub async fn renew_lease(&self, lease: LeaseRequest) -> Result<Lease, ClientError> {
         match self.call(Request::RenewLease(lease)).await? {
-            Response::Lease(lease) => Ok(lease),
+            Response::Lease(lease) => {
+                self.shared.addresses().learn(&lease.directories.api);
+                Ok(lease)
+            }
             other => Err(self.unexpected("renew lease", &other)),
         }
     }
@@ -145,6 +149,12 @@ impl Client {
             Response::Done => Ok(()),
             other => Err(self.unexpected("assert", &other)),
         }
+    }
+
+    /// Where the directories are found, the one in use or to be tried first in front; what [`Client::renew_lease`] brought is
+    /// in it.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.shared.addresses().in_turn()
     }
 
     /// Gets a fresh certificate for the same key, shows it from here on, and trusts whom the directory says. Writing both

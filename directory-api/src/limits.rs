@@ -24,6 +24,19 @@ pub const ATTEMPT_TIME: Duration = Duration::from_secs(3);
 /// How long a handshake with one address may take.
 pub const CONNECT_TIME: Duration = Duration::from_secs(2);
 
+/// How long a directory that lives may take to acknowledge a request, without answering it, before another one is asked;
+/// four times the round trip where that is longer. QUIC acknowledges within 25 ms, and repeats what was lost.
+pub const SILENCE_TIME: Duration = Duration::from_millis(400);
+
+/// How long nothing may be heard of the directory while its changes are watched: it is pinged every three seconds.
+pub const WATCH_SILENCE_TIME: Duration = Duration::from_millis(4_500);
+
+/// Head start of one directory's handshake before the next one's.
+pub const CONNECT_HEAD_START: Duration = Duration::from_millis(250);
+
+/// Addresses of directories that a host knows.
+pub const DIRECTORIES_MAX: usize = 256;
+
 /// First pause between two attempts.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 

@@ -22,6 +22,7 @@ mod serve {
     mod restarting;
     mod secondary;
     mod several;
+    mod several_failing;
     mod supervised;
     mod updating;
     mod watching;

@@ -185,6 +185,7 @@ async fn assemble(
     let zone = membership.zone.to_string();
     let directory = Client::connect(membership.api.clone(), membership.identity.clone())?;
     let finder = Finder::new(zone.clone(), &membership.dns)?;
+    let dns = finder.servers().clone();
     let places = Places::new(directory, finder);
     let networks = Networks::default();
     let routes = Routes::new(places.clone(), networks.clone());
@@ -207,7 +208,7 @@ async fn assemble(
     let sidecar = Arc::new_cyclic(|own| Sidecar {
         me: membership.host.clone(),
         zone,
-        dns: membership.dns.clone(),
+        dns,
         config,
         data,
         programs,

@@ -1,8 +1,10 @@
 //! Finding hosts by DNS: the SRV record of a capsule names its host and port, as any resolver sees it.
 
+mod servers;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -14,13 +16,16 @@ use overlay_proto::{CapsuleName, HostName};
 
 use crate::limits::{DNS_PATIENCE, DNS_SILENCE};
 
+pub use self::servers::Servers;
+
 /// A resolver that asks the directory's DNS server.
 #[derive(Clone)]
 pub struct Finder(Arc<Inner>);
 
 struct Inner {
     zone: String,
-    resolver: TokioResolver,
+    servers: Servers,
+    resolver: RwLock<TokioResolver>,
     found: Mutex<HashMap<CapsuleName, (HostName, SocketAddr)>>,
     /// The server did not answer: until then it is not waited for by who knows another way.
     silent_until: Mutex<Option<Instant>>,
@@ -32,24 +37,26 @@ impl Finder {
     /// # Errors
     /// The resolver can't be made.
     pub fn new(zone: String, servers: &[SocketAddr]) -> anyhow::Result<Self> {
-        let name_servers = servers.iter().map(|server| {
-            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-            let connections = connections.map(|mut connection| {
-                connection.port = server.port();
-                connection
-            });
-            NameServerConfig::new(server.ip(), true, connections.into())
-        });
-        let config = ResolverConfig::from_parts(None, Vec::new(), name_servers.collect());
-        let mut options = ResolverOpts::default();
-        // Freshness comes from the watch: see `forget_all`.
-        options.cache_size = 0;
-        options.timeout = std::time::Duration::from_secs(1);
-        options.attempts = 2;
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options;
-        let resolver = builder.build()?;
-        Ok(Self(Arc::new(Inner { zone, resolver, found: Mutex::default(), silent_until: Mutex::default() })))
+        let resolver = RwLock::new(resolver(servers)?);
+        let servers = Servers::new(servers.to_vec());
+        let (found, silent_until) = (Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { zone, servers, resolver, found, silent_until })))
+    }
+
+    /// The directory's DNS servers.
+    pub fn servers(&self) -> &Servers {
+        &self.0.servers
+    }
+
+    /// The directory's DNS servers are others.
+    ///
+    /// # Errors
+    /// The resolver can't be made; the old servers stay.
+    pub fn learn_servers(&self, servers: &[SocketAddr]) -> anyhow::Result<()> {
+        let resolver = resolver(servers)?;
+        *self.0.resolver.write().expect("no panics under this lock") = resolver;
+        self.0.servers.learn(servers);
+        Ok(())
     }
 
     /// As [`Self::host_of`], for who knows another way to find out: gives up soon, and at once for a while after that.
@@ -76,7 +83,8 @@ impl Finder {
             return Ok(found.clone());
         }
         let name = format!("_capsule._udp.{capsule}.{}.", self.0.zone);
-        let answer = self.0.resolver.lookup(Name::from_ascii(&name)?, RecordType::SRV).await?;
+        let resolver = self.0.resolver.read().expect("no panics under this lock").clone();
+        let answer = resolver.lookup(Name::from_ascii(&name)?, RecordType::SRV).await?;
         let service = answer.answers().iter().find_map(|record| match &record.data {
             RData::SRV(service) => Some(service.clone()),
             _ => None,
@@ -86,7 +94,7 @@ impl Finder {
         let suffix = format!(".hosts.{}.", self.0.zone);
         let Some(host) = target.strip_suffix(&suffix) else { bail!("{target} is no host of the mesh") };
         let host: HostName = host.parse()?;
-        let addresses = self.0.resolver.lookup_ip(service.target.clone()).await?;
+        let addresses = resolver.lookup_ip(service.target.clone()).await?;
         let address: IpAddr = addresses.iter().next().with_context(|| format!("{target} has no address"))?;
         let found = (host, SocketAddr::new(address, service.port));
         self.0.found.lock().expect("no panics under this lock").insert(capsule.clone(), found.clone());
@@ -97,4 +105,24 @@ impl Finder {
     pub fn forget_all(&self) {
         self.0.found.lock().expect("no panics under this lock").clear();
     }
+}
+
+fn resolver(servers: &[SocketAddr]) -> anyhow::Result<TokioResolver> {
+    let name_servers = servers.iter().map(|server| {
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        let connections = connections.map(|mut connection| {
+            connection.port = server.port();
+            connection
+        });
+        NameServerConfig::new(server.ip(), true, connections.into())
+    });
+    let config = ResolverConfig::from_parts(None, Vec::new(), name_servers.collect());
+    let mut options = ResolverOpts::default();
+    // Freshness comes from the watch: see `forget_all`.
+    options.cache_size = 0;
+    options.timeout = std::time::Duration::from_secs(1);
+    options.attempts = 2;
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = options;
+    Ok(builder.build()?)
 }

@@ -335,6 +335,14 @@ impl Places {
         &self.0.policy
     }
 
+    /// The directory's DNS servers are others.
+    ///
+    /// # Errors
+    /// The resolver can't be made; the old servers stay.
+    pub fn learn_dns(&self, servers: &[SocketAddr]) -> anyhow::Result<()> {
+        self.0.finder.learn_servers(servers)
+    }
+
     /// The directory's own client, for the person whose verb is being carried out, if it is one.
     pub fn directory(&self) -> Client {
         self.0.directory.asked_by(asker::current())

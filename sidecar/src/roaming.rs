@@ -113,7 +113,7 @@ impl Roaming {
         }
         let links = self.sidecar.links.all();
         let far = links.iter().filter_map(|link| Some(link.connection()?.remote_address()));
-        let wanted: HashSet<SocketAddr> = self.sidecar.dns.iter().copied().chain(far).collect();
+        let wanted: HashSet<SocketAddr> = self.sidecar.dns.all().into_iter().chain(far).collect();
         self.sources.retain(|to, _| wanted.contains(to));
         for to in wanted {
             self.sources.entry(to).or_insert_with(|| source_towards(to).ok());
@@ -123,7 +123,7 @@ impl Roaming {
     /// Nothing that was found out about ways to other hosts can be relied on.
     fn rouse(&self, why: &str) {
         let towards_directory =
-            self.sidecar.dns.iter().find_map(|to| self.sources.get(to).copied().flatten());
+            self.sidecar.dns.all().iter().find_map(|to| self.sources.get(to).copied().flatten());
         let listen = listen_at(self.sidecar.config.listen.ip(), &self.network, towards_directory);
         tracing::info!(why, "every link tries its way anew");
         for host in self.sidecar.links.rouse(&self.network.addresses, listen) {

@@ -21,7 +21,7 @@ pub struct Sidecar {
     /// The zone of the mesh.
     pub zone: String,
     /// Where the directory answers DNS.
-    pub dns: Vec<std::net::SocketAddr>,
+    pub dns: crate::finder::Servers,
     /// Its settings.
     pub config: Config,
     /// Where it keeps everything.

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use directory_api::{ApiError, LeaseRequest, Membership};
+use directory_api::{ApiError, DirectoryAddresses, LeaseRequest, Membership};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -180,7 +180,7 @@ fn link_metrics(sidecar: &Sidecar, text: &mut String) {
 }
 
 /// Renews the lease and, when it is due, the certificate, for the life of the sidecar.
-pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
+pub async fn renew(sidecar: Arc<Sidecar>, mut membership: Membership) {
     let mut pause = Duration::ZERO;
     let mut roused = sidecar.links.roused();
     loop {
@@ -203,6 +203,9 @@ pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
                 for stale in lease.stale {
                     tracing::debug!(capsule = %stale.id, placed = ?stale.placed, "held here, but the directory has another view");
                     superseded::heard_of(&sidecar, &stale.id).await;
+                }
+                if let Err(error) = learn_directories(&sidecar, &mut membership, &lease.directories) {
+                    tracing::warn!(error = format!("{error:#}"), "the directories are not noted");
                 }
                 if restoring.is_some() { RESTORE_LOOK } else { lease.duration / 3 }
             }
@@ -231,6 +234,30 @@ pub async fn renew(sidecar: Arc<Sidecar>, membership: Membership) {
             ),
         }
     }
+}
+
+/// Notes where the directories of the mesh are, on disk too: the next sidecar begins with them.
+fn learn_directories(
+    sidecar: &Sidecar,
+    membership: &mut Membership,
+    told: &DirectoryAddresses,
+) -> anyhow::Result<()> {
+    let are_others = |known: &[SocketAddr], told: &[SocketAddr]| {
+        !told.is_empty() && (known.len() != told.len() || told.iter().any(|address| !known.contains(address)))
+    };
+    let (api, dns) = (are_others(&membership.api, &told.api), are_others(&membership.dns, &told.dns));
+    if dns {
+        sidecar.places.learn_dns(&told.dns)?;
+        membership.dns = sidecar.dns.all();
+    }
+    if api {
+        membership.api = sidecar.places.directory().addresses();
+    }
+    if api || dns {
+        tracing::info!(api = ?membership.api, dns = ?membership.dns, "the directories of the mesh");
+        membership.save_addresses(&sidecar.data.join("identity"))?;
+    }
+    Ok(())
 }
 
 async fn renew_certificate(sidecar: &Sidecar, membership: &Membership) -> anyhow::Result<()> {

@@ -4,13 +4,16 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
+use super::addresses::Addresses;
 use super::{ClientError, protocol};
 use crate::identity::{TransportSettings, directory_client, endpoint, udp_socket};
 use crate::limits::{
-    ATTEMPT_TIME, BACKOFF_FIRST, BACKOFF_MAX, CONNECT_TIME, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX,
+    ATTEMPT_TIME, BACKOFF_FIRST, BACKOFF_MAX, CONNECT_HEAD_START, CONNECT_TIME, REQUEST_BYTES_MAX,
+    RESPONSE_BYTES_MAX, SILENCE_TIME,
 };
 use crate::{Asked, Identity, Response, frame};
 
@@ -19,7 +22,7 @@ const SOCKET_BUFFER_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    addresses: Vec<SocketAddr>,
+    addresses: Addresses,
     identity: Identity,
     config: quinn::ClientConfig,
     endpoint_v4: quinn::Endpoint,
@@ -48,7 +51,7 @@ impl Shared {
         let config = directory_client(&identity, &TransportSettings::directory())?;
         let (endpoint_v4, endpoint_v6) = endpoints()?;
         Ok(Self {
-            addresses,
+            addresses: Addresses::new(addresses),
             identity,
             config,
             endpoint_v4,
@@ -70,7 +73,12 @@ impl Shared {
     pub(super) fn address(&self) -> SocketAddr {
         let unknown = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let connected = self.current().map(|connection| connection.remote_address());
-        connected.or_else(|| self.addresses.first().copied()).unwrap_or_else(unknown)
+        connected.or_else(|| self.addresses.in_turn().first().copied()).unwrap_or_else(unknown)
+    }
+
+    /// Where the directories are.
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Asks until there is an answer or the time is over.
@@ -78,6 +86,7 @@ impl Shared {
         let deadline = Instant::now() + call_time;
         let (request, message) = (&asked.request, asked.encode());
         let mut pause = BACKOFF_FIRST;
+        let mut before = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let cause = match timeout(left, self.attempt(request.verb(), &message)).await {
@@ -86,7 +95,8 @@ impl Shared {
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(AttemptError::Final(error))) => return Err(error),
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => "no answer".to_owned(),
+                // The time is over in the middle of an attempt; what happened at the one before says more.
+                Err(_) => before.take().unwrap_or_else(|| "no answer".to_owned()),
             };
             debug!(verb = request.verb(), cause, "the directory did not answer");
             if Instant::now() + pause >= deadline {
@@ -94,24 +104,39 @@ impl Shared {
             }
             sleep(pause).await;
             pause = (pause * 2).min(BACKOFF_MAX);
+            before = Some(cause);
         }
     }
 
     async fn attempt(&self, verb: &'static str, message: &[u8]) -> Result<Response, AttemptError> {
         let connection = self.connection().await?;
         let address = connection.remote_address();
-        let answer = match timeout(ATTEMPT_TIME, exchange(&connection, message)).await {
+        let exchange = timeout(ATTEMPT_TIME, exchange(&connection, message));
+        let answer = tokio::select! {
+            answered = exchange => answered.map_err(|_| AttemptError::Silent { address }),
+            // With nobody else to ask there is nothing to be gained by giving up.
+            () = silence(&connection), if self.addresses.are_several() => Err(AttemptError::Silent { address }),
+        };
+        let answer = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(source)) => {
-                self.forget(&connection);
+                self.leave(&connection);
                 return Err(AttemptError::Broken { address, source });
             }
-            Err(_) => {
-                self.forget(&connection);
-                return Err(AttemptError::Silent { address });
+            Err(silent) => {
+                self.leave(&connection);
+                return Err(silent);
             }
         };
-        Response::decode(&answer).map_err(|error| AttemptError::Final(protocol(verb, address, &error)))
+        match Response::decode(&answer) {
+            Ok(Response::Error(refusal)) if refusal.is_passing() => {
+                if self.addresses.are_several() {
+                    self.leave(&connection);
+                }
+                Ok(Response::Error(refusal))
+            }
+            other => other.map_err(|error| AttemptError::Final(protocol(verb, address, &error))),
+        }
     }
 
     /// The connection there is, or a new one to the first address that answers.
@@ -123,34 +148,58 @@ impl Shared {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
-        let mut failures = Vec::new();
-        for address in &self.addresses {
-            match self.connect(*address).await {
-                Ok(connection) => {
-                    *self.slot() = Some(connection.clone());
-                    return Ok(connection);
-                }
-                Err(error) => failures.push(format!("{address}: {error}")),
+        match self.connect_to_any().await {
+            Ok(connection) => {
+                *self.slot() = Some(connection.clone());
+                Ok(connection)
             }
+            Err(failures) if failures.is_empty() => {
+                Err(AttemptError::Connect("no address is known".to_owned()))
+            }
+            Err(failures) => Err(AttemptError::Connect(failures.join("; "))),
         }
-        if failures.is_empty() {
-            failures.push("no address is known".to_owned());
-        }
-        Err(AttemptError::Connect(failures.join("; ")))
     }
 
-    async fn connect(&self, address: SocketAddr) -> Result<quinn::Connection, String> {
-        let endpoint = match (address, &self.endpoint_v6) {
-            (SocketAddr::V4(_), _) => &self.endpoint_v4,
-            (SocketAddr::V6(_), Some(endpoint)) => endpoint,
-            (SocketAddr::V6(_), None) => return Err("this machine has no IPv6".to_owned()),
-        };
-        let server_name = self.identity.zone().directory();
-        connect(endpoint, self.config.clone(), address, &server_name).await
+    /// Dials one after the other, each with a head start, and takes whoever answers first.
+    async fn connect_to_any(&self) -> Result<quinn::Connection, Vec<String>> {
+        let mut dialling = JoinSet::new();
+        let mut start = Duration::ZERO;
+        for address in self.addresses.in_turn() {
+            let (config, server_name) = (self.config.clone(), self.identity.zone().directory());
+            let endpoint = match address {
+                SocketAddr::V4(_) => Some(self.endpoint_v4.clone()),
+                SocketAddr::V6(_) => self.endpoint_v6.clone(),
+            };
+            let after = start;
+            start += CONNECT_HEAD_START;
+            dialling.spawn(async move {
+                sleep(after).await;
+                let connected = match endpoint {
+                    Some(endpoint) => connect(&endpoint, config, address, &server_name).await,
+                    None => Err("this machine has no IPv6".to_owned()),
+                };
+                connected.map_err(|error| format!("{address}: {error}"))
+            });
+        }
+        let mut failures = Vec::new();
+        while let Some(dialled) = dialling.join_next().await {
+            match dialled {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(failure)) => failures.push(failure),
+                Err(_) => failures.push("the attempt broke".to_owned()),
+            }
+        }
+        Err(failures)
+    }
+
+    /// Gives up a connection to a directory that is of no use at this time: others come first.
+    pub(super) fn leave(&self, connection: &quinn::Connection) {
+        self.addresses.put_last(connection.remote_address());
+        self.forget(connection);
     }
 
     /// Gives up a connection, unless another one took its place.
-    pub(super) fn forget(&self, connection: &quinn::Connection) {
+    fn forget(&self, connection: &quinn::Connection) {
         connection.close(0u32.into(), b"");
         let mut slot = self.slot();
         if slot.as_ref().is_some_and(|current| current.stable_id() == connection.stable_id()) {
@@ -167,8 +216,17 @@ impl Shared {
     }
 
     fn away(&self, verb: &'static str, call_time: Duration, cause: String) -> ClientError {
-        let addresses: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> = self.addresses.in_turn().iter().map(ToString::to_string).collect();
         ClientError::Away { verb, addresses: addresses.join(", "), seconds: call_time.as_secs(), cause }
+    }
+}
+
+/// Returns when the other side did not even acknowledge what was just sent.
+async fn silence(connection: &quinn::Connection) {
+    let before = connection.stats().udp_rx.datagrams;
+    sleep(SILENCE_TIME.max(connection.rtt() * 4)).await;
+    if connection.stats().udp_rx.datagrams > before {
+        std::future::pending().await
     }
 }
 

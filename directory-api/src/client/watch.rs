@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::call::Shared;
-use crate::limits::{BACKOFF_FIRST, BACKOFF_MAX, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
+use crate::limits::{BACKOFF_FIRST, BACKOFF_MAX, REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX, WATCH_SILENCE_TIME};
 use crate::wire::{WatchPiece, piece_from_wire};
 use crate::{ApiError, CapsuleRecord, Change, HostRecord, Request, Rule, WireError, frame};
 
@@ -22,6 +22,8 @@ enum Ended {
     Broken(#[from] frame::FrameError),
     #[error("the directory closed the stream")]
     Closed,
+    #[error("nothing is heard of the directory")]
+    Silent,
     #[error(transparent)]
     Refused(ApiError),
     #[error(transparent)]
@@ -51,7 +53,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut revision: u64, changes: mpsc::S
             Err(Ended::Undecodable(error)) => {
                 warn!(%error, "the watch brought a change that this version does not understand");
             }
-            Err(error @ (Ended::Connect(_) | Ended::Broken(_) | Ended::Closed)) => {
+            Err(error @ (Ended::Connect(_) | Ended::Broken(_) | Ended::Closed | Ended::Silent)) => {
                 debug!(%error, revision, "the watch broke, resuming");
             }
         }
@@ -71,11 +73,37 @@ async fn follow(shared: &Shared, revision: &mut u64, changes: &mpsc::Sender<Chan
     frame::write(&mut send, &request.encode(), REQUEST_BYTES_MAX).await?;
     let mut gathered = Gathered::default();
     loop {
-        let message = frame::read(&mut receive, RESPONSE_BYTES_MAX).await?.ok_or(Ended::Closed)?;
-        let Some(change) = gathered.take(piece_from_wire(&message)?)? else { continue };
+        let message = tokio::select! {
+            message = frame::read(&mut receive, RESPONSE_BYTES_MAX) => message?.ok_or(Ended::Closed)?,
+            () = silence(&connection), if shared.addresses().are_several() => {
+                shared.leave(&connection);
+                return Err(Ended::Silent);
+            }
+        };
+        let piece = match gathered.take(piece_from_wire(&message)?) {
+            Err(Ended::Refused(refusal)) if refusal.is_passing() && shared.addresses().are_several() => {
+                shared.leave(&connection);
+                return Err(Ended::Refused(refusal));
+            }
+            other => other?,
+        };
+        let Some(change) = piece else { continue };
         let reached = change.revision();
         changes.send(change).await.map_err(|_| Ended::Dropped)?;
         *revision = reached;
+    }
+}
+
+/// Returns when nothing was heard for a while from a directory that is pinged.
+async fn silence(connection: &quinn::Connection) {
+    let mut before = connection.stats().udp_rx.datagrams;
+    loop {
+        sleep(WATCH_SILENCE_TIME).await;
+        let heard = connection.stats().udp_rx.datagrams;
+        if heard == before {
+            return;
+        }
+        before = heard;
     }
 }
 

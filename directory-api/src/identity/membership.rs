@@ -80,6 +80,15 @@ impl Membership {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         write(directory, "key.pem", &self.identity.key_pem())?;
         self.save_credentials(directory)?;
+        self.save_addresses(directory)
+    }
+
+    /// Writes alone where the directories are.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_addresses(&self, directory: &Path) -> Result<(), MembershipError> {
+        let failed = |source| MembershipError::File { path: directory.to_owned(), source };
         let file = JoinFile {
             version: VERSION,
             host: self.host.clone(),

@@ -18,6 +18,7 @@ use runtime::root::RESOLVER;
 
 use super::keeper::{RESOLVER_TCP, RESOLVER_UDP};
 use super::network::Network;
+use crate::finder::Servers;
 use crate::limits::{DNS_PATIENCE, DNS_SILENCE};
 use crate::places::Places;
 
@@ -46,8 +47,8 @@ type Known = Box<dyn Fn(&str) -> Option<[IpAddr; 2]> + Send + Sync>;
 pub struct Upstreams {
     /// The zone of the mesh, without the final dot.
     pub zone: String,
-    /// The directory.
-    pub zone_servers: Vec<SocketAddr>,
+    /// The directories.
+    pub zone_servers: Servers,
     /// The host's resolver.
     pub others: Vec<SocketAddr>,
     /// What is known without the directory.
@@ -58,7 +59,7 @@ pub struct Upstreams {
 
 impl Upstreams {
     /// With the host's resolver as `/etc/resolv.conf` names it.
-    pub fn of_host(zone: String, zone_servers: Vec<SocketAddr>, places: Places) -> Self {
+    pub fn of_host(zone: String, zone_servers: Servers, places: Places) -> Self {
         let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
         let addresses = servers.filter_map(|rest| rest.trim().parse::<IpAddr>().ok());
@@ -203,13 +204,14 @@ where
     let question = message.queries.first()?;
     let inside = upstreams.in_zone(&question.name().to_ascii());
     let known = inside.as_deref().and_then(|name| upstreams.known(name, question));
-    let servers = if inside.is_some() { &upstreams.zone_servers } else { &upstreams.others };
+    let servers = if inside.is_some() { upstreams.zone_servers.all() } else { upstreams.others.clone() };
     let limit = if known.is_some() { DNS_PATIENCE } else { UPSTREAM_TIMEOUT };
     if known.is_none() || !upstreams.is_silent() {
         for server in servers {
-            match tokio::time::timeout(limit, ask(*server, query.to_vec())).await {
+            match tokio::time::timeout(limit, ask(server, query.to_vec())).await {
                 Ok(Ok(answer)) => {
                     if inside.is_some() {
+                        upstreams.zone_servers.prefer(server);
                         upstreams.heard(true);
                     }
                     return Some(answer);

@@ -62,7 +62,7 @@ fn upstreams(zone_servers: &[SocketAddr], others: &[SocketAddr]) -> Upstreams {
     let known = |name: &str| (name == "known").then(|| KNOWN.map(|text| text.parse().unwrap()));
     Upstreams {
         zone: "capsule.internal".into(),
-        zone_servers: zone_servers.into(),
+        zone_servers: crate::finder::Servers::new(zone_servers.into()),
         others: others.into(),
         known: Box::new(known),
         silent_until: Mutex::default(),
