@@ -86,6 +86,10 @@ pub const STANDSTILL: Duration = Duration::from_secs(2);
 /// Time that the directory's DNS gets where the answer is known from its watch as well, which it may have outlived.
 pub const DNS_PATIENCE: Duration = Duration::from_millis(500);
 
+/// Head start that one directory's DNS has before the next one is asked beside it: a round trip between continents takes
+/// less.
+pub const DNS_HEAD_START: Duration = Duration::from_millis(200);
+
 /// Time for which a silent directory is not waited for again where the answer is known.
 pub const DNS_SILENCE: Duration = Duration::from_secs(5);
 

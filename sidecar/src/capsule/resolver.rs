@@ -2,6 +2,8 @@
 //! directory, others at the host's own resolver. Queries are passed on as they are. While the directory does not
 //! answer, addresses of capsules that this host knows are answered from what it last said.
 
+mod asking;
+
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -19,8 +21,9 @@ use runtime::root::RESOLVER;
 use super::keeper::{RESOLVER_TCP, RESOLVER_UDP};
 use super::network::Network;
 use crate::finder::Servers;
-use crate::limits::{DNS_PATIENCE, DNS_SILENCE};
+use crate::limits::{DNS_HEAD_START, DNS_PATIENCE, DNS_SILENCE};
 use crate::places::Places;
+use asking::Asking;
 
 /// Port of DNS.
 const PORT: u16 = 53;
@@ -204,24 +207,21 @@ where
     let question = message.queries.first()?;
     let inside = upstreams.in_zone(&question.name().to_ascii());
     let known = inside.as_deref().and_then(|name| upstreams.known(name, question));
-    let servers = if inside.is_some() { upstreams.zone_servers.all() } else { upstreams.others.clone() };
     let limit = if known.is_some() { DNS_PATIENCE } else { UPSTREAM_TIMEOUT };
     if known.is_none() || !upstreams.is_silent() {
-        for server in servers {
-            match tokio::time::timeout(limit, ask(server, query.to_vec())).await {
-                Ok(Ok(answer)) => {
-                    if inside.is_some() {
-                        upstreams.zone_servers.prefer(server);
-                        upstreams.heard(true);
-                    }
-                    return Some(answer);
-                }
-                Ok(Err(error)) => tracing::debug!(%server, error = format!("{error:#}"), "no answer by DNS"),
-                Err(_) => tracing::debug!(%server, "no answer by DNS in time"),
-            }
-        }
+        let answered = match inside {
+            // The directories have the same answers, so whoever is quicker may give them.
+            Some(_) => Asking { limit, head_start: DNS_HEAD_START, ask: &ask }
+                .first(&upstreams.zone_servers.all(), query)
+                .await
+                .inspect(|(server, _)| upstreams.zone_servers.prefer(*server)),
+            None => Asking { limit, head_start: limit, ask: &ask }.first(&upstreams.others, query).await,
+        };
         if inside.is_some() {
-            upstreams.heard(false);
+            upstreams.heard(answered.is_some());
+        }
+        if let Some((_, answer)) = answered {
+            return Some(answer);
         }
     }
     let code = if known.is_some() { ResponseCode::NoError } else { ResponseCode::ServFail };

@@ -221,3 +221,22 @@ async fn known_names_are_answered_while_the_directory_is_silent() {
     );
     assert!(alone.known("known", &Query::query(Name::root(), RecordType::SRV)).is_none());
 }
+
+/// One of several directories is gone without a word, another can't reach its store: whoever asks notices neither.
+#[tokio::test]
+async fn of_several_directories_one_that_can_answer_does() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (unable, able) = (Server::start(ResponseCode::ServFail).await, Server::start(BY_ZONE).await);
+    let several = upstreams(&[silent.local_addr().unwrap(), unable.address, able.address], &[]);
+    let began = std::time::Instant::now();
+    for name in ["other.capsule.internal.", "known.capsule.internal.", "other.capsule.internal."] {
+        assert_eq!(code(answer(&several, &query(name), ask_udp).await), BY_ZONE, "{name}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}: the silent one was waited for", began.elapsed());
+    assert_eq!((unable.asked(), able.asked()), (1, 3), "whoever answered is asked first");
+    let all_unable = upstreams(&[unable.address, silent.local_addr().unwrap()], &[]);
+    assert_eq!(
+        code(answer(&all_unable, &query("other.capsule.internal."), ask_udp).await),
+        ResponseCode::ServFail
+    );
+}
