@@ -5,12 +5,13 @@ CARGO ?= cargo
 PROFILE := --release
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 
-.PHONY: help setup build install faults demo test soak bench bench-directory lint clean
+.PHONY: help setup build install faults demo apps test soak bench bench-directory lint clean
 
 help:
 	@echo 'make setup   packages, CRIU and a look at the kernel (root)'
 	@echo 'make build   release binaries into target/release'
 	@echo 'make demo    three hosts on this machine; programs move between them while they talk'
+	@echo 'make apps    real programs of Debian while they move, for the table in the README (root; installs them)'
 	@echo 'make test    every test (root)'
 	@echo 'make soak    random faults for hours while every byte is checked: MINUTES=60 SEED=… (root)'
 	@echo 'make bench   throughput, delay, memory and blackout against plain TCP and plain CRIU (root)'
@@ -37,6 +38,11 @@ faults: build
 
 demo: setup build
 	target/release/demo
+
+# Its own part of setup: no test needs these packages.
+apps: build
+	@scripts/setup apps
+	target/release/apps --write README.md
 
 test: setup build faults
 	$(CARGO) nextest run $(PROFILE) --workspace
