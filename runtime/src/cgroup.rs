@@ -10,12 +10,18 @@ use rustix::process::{Pid, Signal};
 
 use crate::RuntimeError;
 
+mod vfork;
+
 const MOUNT: &str = "/sys/fs/cgroup";
 /// Milliseconds that all processes of a capsule have to stop or go on; one in an uninterruptible wait may need long.
 const FREEZE_MS_MAX: u64 = 5_000;
 /// Milliseconds that killed processes have to be gone.
 const KILL_MS_MAX: u64 = 5_000;
 const STEP: Duration = Duration::from_micros(200);
+/// Milliseconds that processes have to finish starting programs: an `execve` takes one or two, more on a busy disk.
+const VFORK_MS_MAX: u64 = 1_000;
+/// Time that they get before they are frozen anew.
+const VFORK_STEP: Duration = Duration::from_millis(1);
 
 /// A capsule's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +57,27 @@ impl Cgroup {
             let _ = self.thaw();
         }
         result
+    }
+
+    /// As [`Cgroup::freeze`], at a moment when all can be dumped: none is just starting a program. Those that are get the
+    /// time to finish that.
+    ///
+    /// # Errors
+    /// Some do not stop, or do not finish, in time: then all go on.
+    pub fn freeze_for_dump(&self) -> Result<(), RuntimeError> {
+        let deadline = Instant::now() + Duration::from_millis(VFORK_MS_MAX);
+        loop {
+            self.freeze()?;
+            let Some(pid) = self.processes().into_iter().find(|pid| vfork::is_starting_a_program(*pid))
+            else {
+                return Ok(());
+            };
+            self.thaw()?;
+            if Instant::now() > deadline {
+                return Err(RuntimeError::StartsProgram { pid, millis: VFORK_MS_MAX });
+            }
+            std::thread::sleep(VFORK_STEP);
+        }
     }
 
     /// Lets all processes go on.

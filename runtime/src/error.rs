@@ -58,6 +58,16 @@ pub enum RuntimeError {
         /// The time they had.
         millis: u64,
     },
+    /// A process is in the middle of starting a program, and stays there.
+    #[error(
+        "process {pid} of the host has been starting a program for {millis} ms (vfork), and can't be saved before that runs; try again"
+    )]
+    StartsProgram {
+        /// The process, as the host numbers it.
+        pid: u32,
+        /// How long it had.
+        millis: u64,
+    },
     /// This machine has no cgroup controller that can freeze.
     #[error("this machine has no cgroup freezer; mount cgroup v2, or the freezer controller of v1")]
     NoFreezer,

@@ -244,6 +244,13 @@ pub(crate) fn pause(capsule: &Capsule) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As [`pause`], so that they can be dumped.
+pub(crate) fn pause_for_dump(capsule: &Capsule) -> anyhow::Result<()> {
+    capsule.engine.cgroup.freeze_for_dump()?;
+    capsule.engine.ask(&Request::DrainPipes)?;
+    Ok(())
+}
+
 /// Lets frozen processes go on.
 pub(crate) fn resume(capsule: &Capsule) -> anyhow::Result<()> {
     Ok(capsule.engine.cgroup.thaw()?)

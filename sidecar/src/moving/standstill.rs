@@ -107,7 +107,7 @@ impl Standstill {
     pub(crate) async fn pause(&mut self) -> anyhow::Result<()> {
         self.paused = true;
         let capsule = self.capsule.clone();
-        tokio::task::spawn_blocking(move || engine::pause(&capsule)).await??;
+        tokio::task::spawn_blocking(move || engine::pause_for_dump(&capsule)).await??;
         let unread = self.network.sockets(Diag::datagrams_unread).await?;
         if unread > 0 {
             tracing::warn!(capsule = %self.capsule.name(), bytes = unread, "datagrams that its programs have not read are in no image");
