@@ -58,13 +58,13 @@ fn addresses_change_while_traffic_flows() {
     let (at_a, at_b) = (link(&a, &b), link(&b, &a));
     assert_eq!((number(&at_a, "path_changes"), number(&at_b, "path_checks")), (0, 0), "{at_a} {at_b}");
 
-    // b dialled: its links migrate.
+    // b dialled: its links migrate. Answers that came while the address was being changed say nothing about it.
     let took = talk.resumes(AT_ONCE, || b.readdress(1));
+    wait_until(AT_ONCE, "a to hear b from elsewhere", || number(&link(&a, &b), "path_changes") >= 1);
     eprintln!("the dialling host's address changed: {} ms", took.as_millis());
     let (after_a, after_b) = (link(&a, &b), link(&b, &a));
     assert_eq!(after_a["serial"], at_a["serial"], "another link: {at_a} {after_a}");
     assert_eq!(after_b["serial"], at_b["serial"], "another link: {at_b} {after_b}");
-    assert!(number(&after_a, "path_changes") >= 1, "{after_a}");
     assert!(number(&after_b, "path_checks") >= 1 && number(&after_b, "rebinds") >= 1, "{after_b}");
     let new = format!("{}:4433", b.address());
     wait_until(AT_ONCE, "the directory to know b's address", || listed_at(&a, &b) == new);
@@ -72,8 +72,8 @@ fn addresses_change_while_traffic_flows() {
     // a was dialled, at an address that it leaves: a new link from there, from a socket at the new address.
     let took = talk.resumes(AT_ONCE, || a.readdress(1));
     eprintln!("the dialled host's address changed: {} ms", took.as_millis());
+    wait_until(AT_ONCE, "another link", || link(&b, &a)["serial"] != after_b["serial"]);
     let other = link(&b, &a);
-    assert_ne!(other["serial"], after_b["serial"], "the same link: {other}");
     let new = format!("{}:4433", a.address());
     wait_until(AT_ONCE, "the directory to know a's address", || listed_at(&b, &a) == new);
 
