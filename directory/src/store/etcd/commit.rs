@@ -61,8 +61,11 @@ impl Etcd {
         match self.walk(present.transpose()?)? {
             // An attempt before was heard, and only its answer was lost.
             Some(first) if first == nonce => {
-                // What it changed is known here; what follows it is news.
-                self.found.pop_front();
+                // What it changed is known here; what follows it is news, and so is what is no commit and was found before.
+                let committed = |news: &News| matches!(news, News::Committed { .. });
+                if let Some(ours) = self.found.iter().position(committed) {
+                    self.found.remove(ours);
+                }
                 Ok(())
             }
             Some(_) => Err(StoreError::Overtaken),

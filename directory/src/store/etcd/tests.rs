@@ -58,6 +58,8 @@ fn a_commit_whose_answer_was_lost_is_known_again() {
     other.latest().unwrap();
     other.commit(&[token(3), Write::Revision(3)]).unwrap();
     (one.at, one.revision) = (at, 1);
+    // Found before, and not taken yet.
+    one.found.push_back(News::InTouchAgain);
     one.commit_as(nonce, &[token(2), Write::Revision(2)]).unwrap();
     // What another one did on top of it is news, and must be heard before the next commit.
     assert!(matches!(one.commit(&[token(4), Write::Revision(3)]), Err(StoreError::Overtaken)));
