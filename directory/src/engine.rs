@@ -16,7 +16,7 @@ mod hosts;
 mod rules;
 mod zone_update;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use directory_api::{ApiError, Assertion, CapsuleRecord, CapsuleState, LookupKey, Policy, Response};
@@ -49,7 +49,7 @@ pub struct Engine {
     rules: Rules,
     working: Registry,
     leases: Leases,
-    spent: HashMap<[u8; 16], SpentToken>,
+    spent: BTreeMap<[u8; 16], SpentToken>,
     locator_next: u64,
     /// What hosts have asserted since the restore; not kept, they say it again.
     assertions: BTreeMap<HostName, Assertion>,
@@ -83,7 +83,7 @@ impl Engine {
             rules,
             working: Registry::default(),
             leases: Leases::new(lease, [], now.clock),
-            spent: HashMap::new(),
+            spent: BTreeMap::new(),
             locator_next: 0,
             assertions: BTreeMap::new(),
             batch: Batch::default(),
