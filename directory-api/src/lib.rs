@@ -26,6 +26,7 @@ pub mod client;
 pub mod frame;
 pub mod identity;
 pub mod limits;
+pub mod outside;
 pub mod policy;
 pub mod token;
 pub mod zone;

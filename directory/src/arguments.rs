@@ -88,6 +88,9 @@ pub enum Verb {
         /// Whose capsules the host may run anew (may be repeated); without it anybody's
         #[arg(long, value_name = "OWNER")]
         owner: Vec<Owner>,
+        /// Let the host be a gateway though it has owners or no operator rights; any other host may be one
+        #[arg(long)]
+        gateway: bool,
     },
     /// Print who changed what, oldest first; works while the directory serves
     Audit {

@@ -166,6 +166,7 @@ impl Engine {
             Command::TakeOver { caller, capsule, takeover } => self.take_over(&caller, capsule, &takeover),
             Command::Register { caller, registration } => self.register(&caller, registration, now),
             Command::Offer { caller, capsule, offer } => {
+                self.check_not_outside(capsule)?;
                 if self.working.host(&offer.target).and_then(HostEntry::shown).is_none() {
                     return Err(ApiError::UnknownHost { name: offer.target.to_string() });
                 }
@@ -177,9 +178,12 @@ impl Engine {
             Command::Revoke { caller, capsule, offer } => {
                 self.place(&caller, capsule, |record| placement::revoke(record, &caller, offer))
             }
-            Command::Suspend { caller, capsule, suspension } => self.place(&caller, capsule, |record| {
-                placement::suspension::suspend(record, &caller, &suspension, now.wall)
-            }),
+            Command::Suspend { caller, capsule, suspension } => {
+                self.check_not_outside(capsule)?;
+                self.place(&caller, capsule, |record| {
+                    placement::suspension::suspend(record, &caller, &suspension, now.wall)
+                })
+            }
             Command::Withdraw { caller, capsule, generation, suspension } => {
                 self.place(&caller, capsule, |record| {
                     placement::suspension::withdraw(record, &caller, generation, suspension)

@@ -60,7 +60,8 @@ fn run(verb: Verb) -> Result<()> {
             let passphrase = file.as_deref().map(Passphrase::read).transpose()?;
             capsule_directory::rotation::run(&Data::open(&data)?, passphrase.as_ref(), status)
         }
-        Verb::Token { data, host, ttl, no_operator, owner } => {
+        Verb::Token { data, host, ttl, no_operator, mut owner, gateway } => {
+            owner.extend(gateway.then(directory_api::outside::owner));
             let token = Data::open(&data)?.token(host, ttl, !no_operator, owner)?;
             writeln!(std::io::stdout(), "{token}").context("cannot print the token")
         }

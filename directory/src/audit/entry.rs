@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use directory_api::{CapsuleRecord, Change, Person};
+use directory_api::{CapsuleRecord, Change, Person, outside};
 use overlay_proto::{CapsuleId, HostName, Owner};
 use serde::{Deserialize, Serialize};
 
@@ -161,13 +161,10 @@ fn extras(records: &[ExtraRecord]) -> String {
 
 /// Whose capsules a host may register.
 pub fn owners(owners: &[Owner]) -> String {
-    match owners {
-        [] => "capsules of anybody".to_owned(),
-        owners => {
-            let names: Vec<_> = owners.iter().map(Owner::as_str).collect();
-            format!("capsules of {}", names.join(", "))
-        }
-    }
+    let (outside, others): (Vec<_>, Vec<_>) =
+        owners.iter().map(Owner::as_str).partition(|owner| *owner == outside::OUTSIDE);
+    let whose = if others.is_empty() { "anybody".to_owned() } else { others.join(", ") };
+    format!("capsules of {whose}{}", if outside.is_empty() { "" } else { ", gateway" })
 }
 
 fn awaited(missing: &[HostName]) -> String {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use directory_api::stored::Restored;
-use directory_api::{ApiError, AssertedCapsule, Assertion, Response};
+use directory_api::{ApiError, AssertedCapsule, Assertion, Response, outside};
 use overlay_proto::HostName;
 
 use super::{Command, Engine, Now};
@@ -82,10 +82,16 @@ impl Engine {
     pub(super) fn assert(
         &mut self,
         caller: &HostName,
-        assertion: Assertion,
+        mut assertion: Assertion,
         now: Now,
     ) -> Result<Response, ApiError> {
         self.check_caller(caller)?;
+        // Nobody becomes a gateway by saying so.
+        let named = self.working.host_owners(caller).unwrap_or_default();
+        let operator = self.working.host(caller).is_some_and(|host| host.operator);
+        assertion.capsules.retain(|held| {
+            held.owner.as_str() != outside::OUTSIDE || outside::may_own(named, operator, &held.owner)
+        });
         let Some(asserting) = self.working.asserting.clone() else { return Ok(Response::Done) };
         if assertion.restore != asserting.restored.id {
             let reason = "the assertion is about another restore: renew the lease, and assert again".into();

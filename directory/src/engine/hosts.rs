@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use directory_api::{
-    ApiError, DirectoryAddresses, HeldCapsule, Lease, Response, Restoring, StaleCapsule, Token,
+    ApiError, DirectoryAddresses, HeldCapsule, Lease, Response, Restoring, StaleCapsule, Token, outside,
 };
 use overlay_proto::{CapsuleId, HostName, Owner};
 
@@ -167,6 +167,7 @@ impl Engine {
         takeover: &Takeover,
     ) -> Result<Response, ApiError> {
         self.check_operator(caller)?;
+        self.check_not_outside(capsule)?;
         if let Some(record) = self.working.capsule(capsule) {
             self.check_owner(caller, &record.owner)?;
         }
@@ -185,12 +186,28 @@ impl Engine {
 
     /// Whether a host may have capsules of this owner by its own will.
     pub(super) fn check_owner(&self, caller: &HostName, owner: &Owner) -> Result<(), ApiError> {
-        if self.working.host_owners(caller).is_none_or(|owners| owners.contains(owner)) {
+        let operator = self.working.host(caller).is_some_and(|host| host.operator);
+        if outside::may_own(self.working.host_owners(caller).unwrap_or_default(), operator, owner) {
             return Ok(());
         }
-        let reason =
-            format!("the host {caller} may not run capsules of {owner}: its token names other owners");
+        let reason = match owner.as_str() {
+            outside::OUTSIDE => {
+                format!("the host {caller} may be no gateway: its token was made without --gateway")
+            }
+            _ => format!("the host {caller} may not run capsules of {owner}: its token names other owners"),
+        };
         Err(ApiError::Denied { reason })
+    }
+
+    /// What a gateway brings in is nowhere but there: it neither moves nor lies in a file.
+    pub(super) fn check_not_outside(&self, capsule: CapsuleId) -> Result<(), ApiError> {
+        match self.working.capsule(capsule) {
+            Some(record) if record.is_outside() => {
+                let reason = format!("{} stands for a gateway, and stays there", record.name);
+                Err(ApiError::Denied { reason })
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn put_host(&mut self, entry: HostEntry) {

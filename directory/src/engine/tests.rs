@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use directory_api::policy::{Effect, Ports, Terms};
-use directory_api::{Change, HeldCapsule, Lease, StaleCapsule, TakeoverFrom, Token};
+use directory_api::{Change, HeldCapsule, Lease, StaleCapsule, TakeoverFrom, Token, outside};
 use overlay_proto::{ClaimKey, OfferId};
 
 use super::*;
 use crate::limits::RULES_MAX;
-use crate::placement::{NewOffer, Takeover};
+use crate::placement::{NewOffer, NewSuspension, Takeover};
 use crate::store::{Memory, Store as _};
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -63,7 +63,11 @@ impl Desk {
             zone: "capsule.internal".parse().unwrap(),
             host: name(host),
             operator: host != "guest",
-            owners: if ["guest", "bound"].contains(&host) { vec!["ann".parse().unwrap()] } else { vec![] },
+            owners: match host {
+                "guest" | "bound" => vec!["ann".parse().unwrap()],
+                "gate" => vec![outside::owner()],
+                _ => vec![],
+            },
             expires_at: self.now.wall + Duration::from_secs(60),
             nonce: [nonce; 16],
             ca_hash: [0; 32],
@@ -380,6 +384,54 @@ fn a_host_registers_only_for_the_owners_that_its_token_names() {
     desk.run(remove("a", "bound", true)).unwrap();
     desk.run(remove("a", "guest", true)).unwrap();
     assert!(desk.store.load().unwrap().host_owners.is_empty());
+}
+
+#[test]
+fn only_a_gateway_has_what_is_outside_and_keeps_it() {
+    let mut desk = Desk::with_hosts();
+    for (number, host) in [(3, "gate"), (4, "guest")] {
+        desk.run(desk.spend(host, number, number)).unwrap();
+        desk.lease(host, &[]);
+    }
+    let bring_in = |host: &str, number: u8| Command::Register {
+        caller: name(host),
+        registration: Registration {
+            id: CapsuleId::from_bytes([number; 16]),
+            name: outside::name_at(&name(host)).unwrap(),
+            owner: outside::owner(),
+            nonce: [number; 16],
+        },
+    };
+    let refused = desk.run(bring_in("guest", 70));
+    assert!(
+        matches!(&refused, Err(ApiError::Denied { reason }) if reason.contains("be no gateway")),
+        "{refused:?}"
+    );
+    let record = desk.capsule(bring_in("gate", 71)).unwrap();
+    assert!(record.is_outside());
+    // A gateway runs anybody's capsules, as any host.
+    desk.register("gate", "mine", 4).unwrap();
+    // Nobody else ever speaks for it: it can't be given away, put into a file, or taken over.
+    let offer = NewOffer {
+        id: OfferId::from_bytes([1; 16]),
+        generation: record.generation,
+        target: name("a"),
+        claim_key_hash: ClaimKey::from_bytes([0; 32]).hash(),
+    };
+    let given = Command::Offer { caller: name("gate"), capsule: record.id, offer };
+    let suspension = NewSuspension {
+        id: OfferId::from_bytes([2; 16]),
+        generation: record.generation,
+        key_hash: ClaimKey::from_bytes([0; 32]).hash(),
+    };
+    let suspended = Command::Suspend { caller: name("gate"), capsule: record.id, suspension };
+    for command in [given, suspended, take_over("a", &record, 9, true)] {
+        let refused = desk.run(command);
+        assert!(
+            matches!(&refused, Err(ApiError::Denied { reason }) if reason.contains("stays there")),
+            "{refused:?}"
+        );
+    }
 }
 
 #[test]

@@ -1,0 +1,111 @@
+//! What gateways bring in from machines without a sidecar, as the directory and the hosts see it. Pure.
+//!
+//! Each gateway registers one record that looks like a capsule's: it is placed on the gateway for good, and every
+//! session from outside has it as its opener. Its owner is [`OUTSIDE`], so that rules of the policy can name it.
+
+use std::net::IpAddr;
+
+use overlay_proto::{CapsuleName, HostName, NameError, Owner};
+
+use crate::CapsuleRecord;
+
+/// The owner of what gateways bring in.
+pub const OUTSIDE: &str = "outside";
+
+/// The owner [`OUTSIDE`].
+///
+/// # Panics
+/// Never: it is a sound name.
+pub fn owner() -> Owner {
+    OUTSIDE.parse().expect("a sound name")
+}
+
+/// The name of a gateway's record.
+///
+/// # Errors
+/// The host's name is too long for it.
+pub fn name_at(host: &HostName) -> Result<CapsuleName, NameError> {
+    format!("gateway-{host}").parse()
+}
+
+/// Whether a host whose token named these owners may have capsules of `owner` by its own will. No owners are anybody, but
+/// [`OUTSIDE`] only for a host with operator rights, which could allow itself everything anyway; beside it the others mean
+/// what they mean without it.
+pub fn may_own(named: &[Owner], operator: bool, owner: &Owner) -> bool {
+    if owner.as_str() == OUTSIDE {
+        return named.contains(owner) || named.is_empty() && operator;
+    }
+    let mut others = named.iter().filter(|named| named.as_str() != OUTSIDE).peekable();
+    others.peek().is_none() || others.any(|named| named == owner)
+}
+
+impl CapsuleRecord {
+    /// Whether this stands for what a gateway brings in.
+    pub fn is_outside(&self) -> bool {
+        self.owner.as_str() == OUTSIDE
+    }
+}
+
+/// Whether an address means the same machine wherever it is seen.
+pub fn is_of_one_machine(address: IpAddr) -> bool {
+    let other = address.is_loopback() || address.is_multicast() || address.is_unspecified();
+    !other
+        && match address {
+            IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_link_local() && v4.octets()[0] != 0,
+            IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none(),
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owners(names: &[&str]) -> Vec<Owner> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_an_operators_host_or_one_whose_token_says_so_is_a_gateway() {
+        let ann = "ann".parse().unwrap();
+        for (named, operator, outside, anns) in [
+            (&[][..], true, true, true),
+            (&[], false, false, true),
+            (&["outside"], false, true, true),
+            (&["ann"], true, false, true),
+            (&["ann", "outside"], true, true, true),
+            (&["bob"], true, false, false),
+            (&["bob", "outside"], false, true, false),
+        ] {
+            let may = |owner| may_own(&owners(named), operator, owner);
+            assert_eq!((may(&owner()), may(&ann)), (outside, anns), "{named:?} {operator}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_no_machine_in_particular_are_nobodys() {
+        for address in ["192.0.2.1", "10.1.2.3", "2001:db8::1", "fd00::1"] {
+            assert!(is_of_one_machine(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "127.0.0.1",
+            "::1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::",
+            "255.255.255.255",
+            "224.0.0.1",
+            "ff02::1",
+            "169.254.1.1",
+            "fe80::1",
+            "::ffff:192.0.2.1",
+        ] {
+            assert!(!is_of_one_machine(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_gateways_record_is_named_after_its_host() {
+        assert_eq!(name_at(&"b".parse().unwrap()).unwrap().as_str(), "gateway-b");
+        assert!(name_at(&"h".repeat(60).parse().unwrap()).is_err());
+    }
+}
