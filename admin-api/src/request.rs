@@ -215,6 +215,39 @@ pub enum Request {
         /// At which port.
         port: u16,
     },
+    /// Publishes a port of a capsule at a gateway: [`PublishResult`](crate::result::PublishResult).
+    Publish {
+        /// The capsule.
+        name: String,
+        /// Its port.
+        port: u16,
+        /// The port of the gateway's host; 0: any; `None`: the same.
+        #[serde(default)]
+        host_port: Option<u16>,
+        /// The gateway's host; `None`: this one if it is a gateway, or the only one.
+        #[serde(default)]
+        gateway: Option<String>,
+    },
+    /// Ends what is published of a capsule: [`UnpublishResult`](crate::result::UnpublishResult).
+    Unpublish {
+        /// The capsule, which may be removed already.
+        name: String,
+        /// Only this port of it.
+        #[serde(default)]
+        port: Option<u16>,
+        /// Only what is published at this port of the gateway's host.
+        #[serde(default)]
+        host_port: Option<u16>,
+        /// The gateway's host; `None`: this one if it is a gateway, or the only one.
+        #[serde(default)]
+        gateway: Option<String>,
+    },
+    /// Lists what gateways publish: [`PublishedResult`](crate::result::PublishedResult).
+    Published {
+        /// Only this gateway; `None`: all.
+        #[serde(default)]
+        gateway: Option<String>,
+    },
     /// Says where a capsule is: [`ResolveResult`](crate::result::ResolveResult).
     Resolve {
         /// The capsule's name, with or without the zone, or one of its locators.
@@ -257,7 +290,10 @@ impl Request {
             | Self::PolicyShow { .. }
             | Self::PolicySet { .. }
             | Self::PolicyRemove { .. }
-            | Self::PolicyTest { .. } => None,
+            | Self::PolicyTest { .. }
+            | Self::Publish { .. }
+            | Self::Unpublish { .. }
+            | Self::Published { .. } => None,
         }
     }
 
@@ -286,6 +322,9 @@ impl Request {
             Self::PolicySet { allow: false, .. } => "policy deny",
             Self::PolicyRemove { .. } => "policy remove",
             Self::PolicyTest { .. } => "policy test",
+            Self::Publish { .. } => "publish",
+            Self::Unpublish { .. } => "unpublish",
+            Self::Published { .. } => "published",
             Self::Resolve { .. } => "resolve",
             Self::Preflight { .. } => "preflight",
         }
@@ -303,6 +342,7 @@ impl Request {
             | Self::Resolve { .. }
             | Self::PolicyShow { .. }
             | Self::PolicyTest { .. }
+            | Self::Published { .. }
             | Self::Preflight { .. }
             | Self::Follow { signals: false, .. }
             | Self::Move { dry_run: true, .. } => true,
@@ -317,6 +357,8 @@ impl Request {
             | Self::RemoveHost { .. }
             | Self::PolicySet { .. }
             | Self::PolicyRemove { .. }
+            | Self::Publish { .. }
+            | Self::Unpublish { .. }
             | Self::Suspend { .. }
             | Self::Resume { .. }
             | Self::Move { dry_run: false, .. } => false,

@@ -3,6 +3,7 @@
 //! otherwise.
 
 mod capsules;
+mod gateways;
 mod hosts;
 mod moves;
 mod policy;
@@ -14,6 +15,7 @@ pub use capsules::{
     CapsuleState, CapsuleView, InspectResult, LogsResult, PsResult, RecoverResult, RecoveredFrom,
     ResolveResult, RmResult, RunResult, StopResult,
 };
+pub use gateways::{PublicationView, PublishResult, PublishedResult, UnpublishResult};
 pub use hosts::{
     CheckView, HostState, HostView, HostsResult, Level, LinkState, LinkView, PreflightResult,
     RemoveHostResult,

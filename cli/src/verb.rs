@@ -11,6 +11,7 @@ mod overview;
 mod policy;
 mod preflight;
 mod ps;
+mod publish;
 mod recover;
 mod resolve;
 mod resume;
@@ -44,6 +45,9 @@ pub(crate) enum Verb {
     Sessions(sessions::Sessions),
     Hosts(hosts::Hosts),
     Policy(policy::Policy),
+    Publish(publish::Publish),
+    Unpublish(publish::Unpublish),
+    Published(publish::Published),
     Resolve(resolve::Resolve),
     Preflight(preflight::Preflight),
     Tap(tap::Tap),
@@ -73,6 +77,9 @@ pub(crate) async fn run(verb: Option<Verb>, context: &Context) -> Result<i32, Fa
         Verb::Sessions(verb) => verb.run(context).await,
         Verb::Hosts(verb) => verb.run(context).await,
         Verb::Policy(verb) => verb.run(context).await,
+        Verb::Publish(verb) => verb.run(context).await,
+        Verb::Unpublish(verb) => verb.run(context).await,
+        Verb::Published(verb) => verb.run(context).await,
         Verb::Resolve(verb) => verb.run(context).await,
         Verb::Preflight(verb) => verb.run(context).await,
         Verb::Tap(verb) => verb.run(context).await,

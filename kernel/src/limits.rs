@@ -1,6 +1,7 @@
 //! Every bound of this crate, with its unit and reason.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 /// Port of the TPROXY listener. Privileged and unassigned in practice (tcpmux), so programs do not listen there.
 pub const INTERCEPT_TCP_PORT: u16 = 1;
@@ -27,6 +28,16 @@ pub const PASS_LOCK_MARK: u32 = 0xC114;
 
 /// Connections waiting for `accept` on the TPROXY listener; the kernel caps it at `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// After this time without a word a machine outside is asked whether it is still there: one that lost its power says
+/// nothing, and the program would keep its connection for ever.
+pub const OUTSIDE_QUIET: Duration = Duration::from_secs(60);
+
+/// Time between two such questions.
+pub const OUTSIDE_PROBE_PAUSE: Duration = Duration::from_secs(15);
+
+/// Questions without an answer after which it is gone: together two and a half minutes.
+pub const OUTSIDE_PROBES: u32 = 6;
 
 /// SYNs held at once in one namespace. More are dropped, which their senders repeat after a second.
 pub const SYN_HELD_MAX: u32 = 65_536;

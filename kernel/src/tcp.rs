@@ -5,9 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendFlags};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::limits::{INTERCEPT_V4, INTERCEPT_V6, LISTEN_BACKLOG, ORPHAN_BUFFER_BYTES};
+use crate::limits::{
+    INTERCEPT_V4, INTERCEPT_V6, LISTEN_BACKLOG, ORPHAN_BUFFER_BYTES, OUTSIDE_PROBE_PAUSE, OUTSIDE_PROBES,
+    OUTSIDE_QUIET,
+};
 use crate::sockopt;
 
 mod info;
@@ -36,6 +39,31 @@ pub fn listen(v6: bool, port: u16) -> io::Result<OwnedFd> {
     socket.bind(&SocketAddr::new(address, port).into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Opens a listener for machines outside, in the namespace of the calling thread.
+///
+/// # Errors
+/// EADDRINUSE when something listens there; EAFNOSUPPORT without that family.
+pub fn listen_outside(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = outside_socket(address.ip())?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Starts to connect to a machine outside, from an address of the namespace of the calling thread. [`dial_result`] says
+/// how it ended.
+///
+/// # Errors
+/// ENETUNREACH and the like. A refusal can come here already.
+pub fn dial_outside(destination: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = outside_socket(destination.ip())?;
+    match socket.connect(&destination.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
 }
 
 /// Takes an intercepted connection: our descriptor, the address that the program dialled, and the program's own.
@@ -89,6 +117,15 @@ pub fn dial_result(fd: impl AsFd) -> io::Result<Option<()>> {
         TcpState::Closed => Err(io::ErrorKind::ConnectionReset.into()),
         _ => Ok(Some(())),
     }
+}
+
+/// The local port of a socket.
+///
+/// # Errors
+/// Those of `getsockname`.
+pub fn local_port(fd: impl AsFd) -> io::Result<u16> {
+    let local = SockRef::from(&fd).local_addr()?.as_socket();
+    Ok(local.ok_or(io::ErrorKind::Unsupported)?.port())
 }
 
 /// Local and peer address of a connection.
@@ -287,6 +324,22 @@ pub(crate) fn transparent_socket(local: IpAddr) -> io::Result<Socket> {
     }
     // An urgent byte that is out of line would be peeked twice.
     socket.set_out_of_band_inline(true)?;
+    Ok(socket)
+}
+
+/// What is asked of a machine outside has to be asked by the kernel: it may have gone without a word.
+fn outside_socket(family_of: IpAddr) -> io::Result<Socket> {
+    let domain = if family_of.is_ipv6() { Domain::IPV6 } else { Domain::IPV4 };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    if family_of.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_out_of_band_inline(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(OUTSIDE_QUIET)
+        .with_interval(OUTSIDE_PROBE_PAUSE)
+        .with_retries(OUTSIDE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
     Ok(socket)
 }
 

@@ -7,6 +7,7 @@ mod listen;
 mod output;
 mod policy;
 mod preflight;
+mod publish;
 mod recover;
 mod tap;
 mod views;
@@ -94,6 +95,15 @@ async fn dispatch(
         }
         Request::PolicyRemove { id } => Body::of(&policy::remove(sidecar, id).await?),
         Request::PolicyTest { from, to, port } => Body::of(&policy::test(sidecar, &from, &to, port).await?),
+        Request::Publish { name, port, host_port, gateway: _ } => {
+            Body::of(&publish::publish(sidecar, &name, port, host_port).await?)
+        }
+        Request::Unpublish { name, port, host_port, gateway: _ } => {
+            Body::of(&publish::unpublish(sidecar, &name, port, host_port).await?)
+        }
+        Request::Published { gateway } => {
+            Body::of(&publish::all(sidecar, gateway.as_deref(), call.forwarded_by.is_some()).await?)
+        }
         Request::Run(run) => Body::of(&lifecycle::run(sidecar, run).await?),
         Request::Start { name } => Body::of(&lifecycle::start(sidecar, &local(sidecar, &name)?).await?),
         Request::Stop { name, timeout_s } => {
@@ -170,6 +180,11 @@ async fn elsewhere(sidecar: &Arc<Sidecar>, call: &Call) -> Result<Option<HostNam
         let to = moving::source::target_named(sidecar, to)?;
         return Ok(Some(to).filter(|to| *to != sidecar.me && call.forwarded_by.is_none()));
     }
+    if let Request::Publish { gateway, .. } | Request::Unpublish { gateway, .. } = &call.request {
+        let here = call.forwarded_by.is_some();
+        let host = if here { None } else { Some(publish::gateway_host(sidecar, gateway.as_deref())?) };
+        return Ok(host.filter(|host| *host != sidecar.me));
+    }
     let by_place = match &call.request {
         Request::Run(_) | Request::Ps { .. } | Request::Hosts | Request::Resolve { .. } => None,
         Request::Follow { name, id, .. } => Some(output::settled(sidecar, name, id).await?),
@@ -215,6 +230,11 @@ fn is_on_no_host(sidecar: &Sidecar, record: &CapsuleRecord) -> bool {
 /// The capsule of this name on this host.
 fn local(sidecar: &Sidecar, name: &str) -> Result<Arc<crate::capsule::Capsule>, ErrorView> {
     let record = record(sidecar, name)?;
+    if record.is_outside() {
+        return Err(ErrorView::new("capsule/gateway", format!("{name} is a gateway, not a capsule")).why(
+            format!("host {} serves it; it ends when that host serves without --gateway", record.host),
+        ));
+    }
     if let Some(made) = &record.suspension {
         return Err(ErrorView::new("capsule/suspended", format!("{name} is suspended"))
             .why(format!("it lies in a capsule file since {}, by {}", Timestamp::from(made.at), made.host))

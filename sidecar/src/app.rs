@@ -26,7 +26,7 @@ use crate::requests::Taker;
 use crate::session::{Patience, Routes, Table};
 use crate::sidecar::{Acting, Sidecar};
 use crate::switchboard::Switchboard;
-use crate::{admin, capsule, moving, roaming, supervisor, telemetry, upgrade};
+use crate::{admin, capsule, gateway, moving, roaming, supervisor, telemetry, upgrade};
 
 /// The whole program.
 pub fn main() -> ExitCode {
@@ -204,7 +204,9 @@ async fn assemble(
     routes.set_budget(config.buffer_limits(memory_bytes()?));
     let opens = Opens::default();
     let datagrams = Forwarder::new(places.clone(), routes.clone(), networks.clone());
-    let around = Surroundings { places: places.clone(), routes, table: table.clone(), opens, datagrams };
+    let (outside_via, table_of) = (config.outside_via.clone(), table.clone());
+    let around =
+        Surroundings { places: places.clone(), routes, table: table_of, opens, datagrams, outside_via };
     let sidecar = Arc::new_cyclic(|own| Sidecar {
         me: membership.host.clone(),
         zone,
@@ -217,6 +219,7 @@ async fn assemble(
         table: table.clone(),
         around: around.clone(),
         networks,
+        gateway: std::sync::OnceLock::new(),
         capsules: Capsules::default(),
         assertions: Assertions::default(),
         acting: Acting::default(),
@@ -244,9 +247,17 @@ async fn assemble(
     places.on_change(move |id| table.place_changed(id));
     tokio::spawn(places::follow(places));
     moving::clear(&sidecar.data);
-    let left = capsule::adopt::recognize_all(&sidecar, upgrade::renew_shims(&sidecar.data)).await;
+    let renew_shims = upgrade::renew_shims(&sidecar.data);
+    let left = capsule::adopt::recognize_all(&sidecar, renew_shims).await;
+    let gateway = gateway::recognize(&sidecar, renew_shims).await.unwrap_or_else(|error| {
+        tracing::error!(error = format!("{error:#}"), "the gateway of an earlier sidecar was not recognized");
+        None
+    });
     sidecar.links.admit();
     look_at_kernel().await;
+    if sidecar.config.gateway {
+        tokio::spawn(gateway::establish(sidecar.clone(), gateway));
+    }
     capsule::adopt::take_up_all(&sidecar, left).await;
     sidecar.data_plane.spawn(roaming::follow(sidecar.clone()));
     tokio::spawn(moving::superseded::follow(sidecar.clone()));

@@ -80,6 +80,9 @@ pub struct Serve {
     /// Where to serve /metrics, /healthz and /readyz.
     #[arg(long, value_name = "ADDR:PORT")]
     pub http: Option<SocketAddr>,
+    /// Be a gateway: let machines without a sidecar reach what `capsule publish` says.
+    #[arg(long)]
+    pub gateway: bool,
     /// Say all that is wrong with the settings and the data, and where, and end; may run beside the one that serves.
     #[arg(long)]
     pub check_config: bool,

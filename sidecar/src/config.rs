@@ -6,10 +6,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use ipnet::IpNet;
+use overlay_proto::HostName;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Serve;
-use crate::limits::{BUFFER_BYTES_MIN, BUFFER_CAPSULE_PART, BUFFER_HOST_PART, BUFFER_SESSION_BYTES};
+use crate::limits::{
+    BUFFER_BYTES_MIN, BUFFER_CAPSULE_PART, BUFFER_HOST_PART, BUFFER_SESSION_BYTES,
+    GATEWAY_MACHINE_CONNECTIONS,
+};
 use crate::session::BufferLimits;
 
 /// The settings of a sidecar.
@@ -49,6 +54,15 @@ pub struct Config {
     pub buffer_capsule_bytes: u64,
     /// The same of all sessions on this host; 0: a part of its memory.
     pub buffer_host_bytes: u64,
+    /// Whether this host is a gateway: machines without a sidecar reach by it what `capsule publish` says, and capsules
+    /// the networks of `gateway_reach`.
+    pub gateway: bool,
+    /// Of a gateway: networks outside that capsules may reach by it, where the policy allows it too.
+    pub gateway_reach: Vec<IpNet>,
+    /// Of a gateway: connections that one machine outside may have at once.
+    pub gateway_machine_max: usize,
+    /// The gateway by which capsules of this host reach machines outside; without one they don't.
+    pub outside_via: Option<HostName>,
     /// Logs as `text` or `json`.
     pub log: LogFormat,
 }
@@ -93,6 +107,10 @@ impl Default for Config {
             buffer_session_bytes: BUFFER_SESSION_BYTES,
             buffer_capsule_bytes: 0,
             buffer_host_bytes: 0,
+            gateway: false,
+            gateway_reach: Vec::new(),
+            gateway_machine_max: GATEWAY_MACHINE_CONNECTIONS,
+            outside_via: None,
             log: LogFormat::Text,
         }
     }
@@ -117,6 +135,7 @@ impl Config {
         figment = merge_flag(figment, "advertise", flags.advertise.as_ref());
         figment = merge_flag(figment, "admin", flags.admin.as_ref());
         figment = merge_flag(figment, "http", flags.http.as_ref());
+        figment = merge_flag(figment, "gateway", flags.gateway.then_some(&true));
         settings::read(&figment, Self::faults).context("settings")
     }
 

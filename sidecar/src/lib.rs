@@ -25,6 +25,8 @@ pub mod policy;
 
 pub mod capsule;
 
+pub mod gateway;
+
 pub mod moving;
 
 pub mod admin;

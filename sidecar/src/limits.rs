@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+/// Connections that one machine outside may have at a gateway at once, unless configured: more than any browser or pool of
+/// connections has, and few enough that no machine alone fills the gateway.
+pub const GATEWAY_MACHINE_CONNECTIONS: usize = 1024;
+
+/// Time between tries to register a gateway while the directory does not answer.
+pub const GATEWAY_RETRY: Duration = Duration::from_secs(2);
+
 /// Chunks that a stream between two halves on one host may hold: enough to keep both sides busy, little enough
 /// that backpressure reaches the writing program at once.
 pub const LOCAL_STREAM_CHUNKS: usize = 4;

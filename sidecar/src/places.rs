@@ -226,13 +226,26 @@ impl Places {
     }
 
     /// The capsule at a locator; asks the directory if this host does not know it.
-    pub async fn by_locator(&self, locator: IpAddr) -> Option<CapsuleRecord> {
+    ///
+    /// # Errors
+    /// The directory can't be reached.
+    pub async fn at(&self, locator: IpAddr) -> Result<Option<CapsuleRecord>, ClientError> {
         if let Some(found) = self.known_at(&locator) {
-            return Some(found);
+            return Ok(Some(found));
         }
-        let record = self.0.directory.lookup(LookupKey::Locator(locator)).await.ok()?;
-        self.take(record.clone());
-        Some(record)
+        match self.0.directory.lookup(LookupKey::Locator(locator)).await {
+            Ok(record) => {
+                self.take(record.clone());
+                Ok(Some(record))
+            }
+            Err(ClientError::Refused(ApiError::UnknownCapsule { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The capsule at a locator, if this host knows it or the directory says so.
+    pub async fn by_locator(&self, locator: IpAddr) -> Option<CapsuleRecord> {
+        self.at(locator).await.ok().flatten()
     }
 
     /// True if the capsule is known to have been removed.

@@ -14,9 +14,11 @@ mod record;
 mod route;
 mod table;
 mod turns;
+mod ways;
 mod window;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use overlay_proto::{CapsuleId, Half, Role, SessionId};
 use serde::Serialize;
@@ -26,9 +28,12 @@ pub use budget::{Budget, BufferLimits};
 pub use driver::Event;
 pub use program::{Program, Remains, Socket};
 pub use programs::Processes;
-pub use record::{HalfRecord, Keeping, OpenedRecord, Record, Records, Slot, Slots, bytes_of, file_of};
+pub use record::{
+    BroughtRecord, HalfRecord, Keeping, OpenedRecord, Record, Records, Slot, Slots, bytes_of, file_of,
+};
 pub use route::{Patience, PeerPlace, Routes};
 pub use table::Table;
+pub use ways::{NoWay, Way, Ways};
 
 /// Names a half on this host; both halves of a session may be here.
 pub type Key = (SessionId, Role);
@@ -46,6 +51,8 @@ pub struct Facts {
     pub remote: SocketAddr,
     /// When the session began.
     pub began: std::time::SystemTime,
+    /// Of a half that stands for a machine without a sidecar: how it came in.
+    pub way: Option<Arc<Way>>,
 }
 
 /// A half without a driver.

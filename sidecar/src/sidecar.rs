@@ -9,6 +9,7 @@ use crate::assertion::Assertions;
 use crate::capsule::Capsules;
 use crate::capsule::network::Networks;
 use crate::config::Config;
+use crate::gateway::Gateway;
 use crate::intercept::connect::Surroundings;
 use crate::link::Links;
 use crate::places::Places;
@@ -38,6 +39,8 @@ pub struct Sidecar {
     pub around: Surroundings,
     /// Networks of the capsules here.
     pub networks: Networks,
+    /// The gateway, if this host is one.
+    pub gateway: std::sync::OnceLock<Arc<Gateway>>,
     /// Capsules here.
     pub capsules: Capsules,
     /// What the directory was told after a restore, and who is asking it at the moment.

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use directory_api::{ApiError, DirectoryAddresses, LeaseRequest, Membership};
+use directory_api::{ApiError, DirectoryAddresses, HeldCapsule, LeaseRequest, Membership};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -77,6 +77,14 @@ async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> String {
     let (granted, limit) = (budget.granted() as f64, budget.limits().host_bytes as f64);
     gauge("capsule_buffer_granted_bytes", "Memory that the sessions' receive buffers may take.", granted);
     gauge("capsule_buffer_limit_bytes", "The budget of the sessions' receive buffers.", limit);
+    if let Some(gateway) = sidecar.gateway.get() {
+        let help = "Connections that machines outside have by this gateway.";
+        gauge("capsule_gateway_connections", help, gateway.connections() as f64);
+        let name = "capsule_gateway_refused_total";
+        let help = "Connections of machines outside that had as many as they may.";
+        let refused = gateway.refused();
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {refused}");
+    }
     policy_metrics(&sidecar, &mut text);
     let _ = writeln!(
         text,
@@ -189,7 +197,7 @@ pub async fn renew(sidecar: Arc<Sidecar>, mut membership: Membership) {
         let lease = LeaseRequest {
             port: sidecar.config.listen.port(),
             advertise: sidecar.config.advertise,
-            capsules: sidecar.capsules.held(),
+            capsules: held(&sidecar),
         };
         let mut wanted = None;
         pause = match sidecar.places.directory().renew_lease(lease).await {
@@ -234,6 +242,13 @@ pub async fn renew(sidecar: Arc<Sidecar>, mut membership: Membership) {
             ),
         }
     }
+}
+
+/// What this host holds: capsules, and its own gateway.
+fn held(sidecar: &Sidecar) -> Vec<HeldCapsule> {
+    let mut held = sidecar.capsules.held();
+    held.extend(sidecar.gateway.get().map(|gateway| gateway.held()));
+    held
 }
 
 /// Notes where the directories of the mesh are, on disk too: the next sidecar begins with them.

@@ -45,6 +45,13 @@ impl Ended {
     }
 }
 
+impl From<Output> for Ended {
+    /// Of a program that ran on a host, outside of any capsule.
+    fn from(output: Output) -> Self {
+        Self { code: output.code.into(), stdout: output.stdout, stderr: output.stderr }
+    }
+}
+
 /// Runs `capsule run -d NAME FLAGS -- ARGV`, which must work.
 #[track_caller]
 pub fn run(host: &Host, name: &str, flags: &[&str], argv: &[&str]) -> Value {

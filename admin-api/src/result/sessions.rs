@@ -73,6 +73,9 @@ pub struct SessionView {
     pub local: SocketAddr,
     /// The peer's address and port.
     pub remote: SocketAddr,
+    /// Of a gateway: the address of the machine outside, which `local` stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<SocketAddr>,
     /// The peer, when it is a capsule.
     #[serde(default)]
     pub peer_capsule: Option<String>,

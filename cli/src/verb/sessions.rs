@@ -66,7 +66,7 @@ fn table(answer: &SessionsResult, stream: Stream, with_capsule: bool) -> String 
         cells.extend([
             plain(session.kind.as_str()),
             plain(session.direction.as_str()),
-            plain(session.local.to_string()),
+            plain(local(session)),
             plain(peer(session)),
             or_dash(session.peer_host.as_deref()),
             state(session),
@@ -88,6 +88,13 @@ fn denied(policy: &PolicyCounts) -> String {
         return String::new();
     }
     format!("! the policy denied {incoming} connects in and {outgoing} out; see: capsule policy show\n")
+}
+
+fn local(session: &SessionView) -> String {
+    match session.outside {
+        Some(outside) => format!("{outside} as {}", session.local),
+        None => session.local.to_string(),
+    }
 }
 
 fn peer(session: &SessionView) -> String {

@@ -35,6 +35,7 @@ fn view(sidecar: &Sidecar, network: &Network, key: FlowKey, flow: Flow, quiet_s:
         direction: if flow.opened_here { Direction::Out } else { Direction::In },
         local: key.local,
         remote: key.remote,
+        outside: None,
         peer_capsule: peer.as_ref().map(|record| record.name.to_string()),
         peer_host: peer
             .as_ref()

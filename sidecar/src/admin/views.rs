@@ -20,7 +20,7 @@ use crate::sidecar::Sidecar;
 /// All capsules of the mesh, or of this host.
 pub(super) async fn ps(sidecar: &Arc<Sidecar>, local: bool) -> PsResult {
     let mut records = sidecar.places.capsules();
-    records.retain(|record| !local || record.host == sidecar.me);
+    records.retain(|record| !record.is_outside() && (!local || record.host == sidecar.me));
     records.sort_by(|a, b| a.name.cmp(&b.name));
     let mut capsules = Vec::with_capacity(records.len());
     for record in records {
@@ -110,7 +110,9 @@ pub(super) fn hosts(sidecar: &Arc<Sidecar>) -> HostsResult {
             addresses: vec![host.address.to_string()],
             capsules: capsules
                 .iter()
-                .filter(|capsule| capsule.host == host.name && capsule.suspension.is_none())
+                .filter(|capsule| {
+                    capsule.host == host.name && capsule.suspension.is_none() && !capsule.is_outside()
+                })
                 .count() as u64,
             link: (!here).then(|| link(sidecar, &host)),
             seen_at: Some(host.last_seen.into()),
@@ -193,6 +195,7 @@ pub(super) async fn sessions(
         },
         local: session.facts.local,
         remote: session.facts.remote,
+        outside: session.facts.way.as_ref().map(|way| way.outside),
         peer_capsule: name_of(session.facts.peer),
         peer_host: sidecar
             .places

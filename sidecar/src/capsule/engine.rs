@@ -100,40 +100,53 @@ pub(crate) fn clear(sidecar: &Sidecar, directory: &Path, file: &CapsuleFile) -> 
 /// Starts the capsule's shim; its network namespace is the capsule's.
 pub(crate) fn start_shim(capsule: &Capsule) -> anyhow::Result<Netns> {
     let engine = &capsule.engine;
-    let program = engine.programs.join("capsule-shim");
+    start_shim_in(&engine.programs, engine.dir.path(), &engine.id)?;
+    netns_of(capsule)
+}
+
+/// Starts a shim that serves in a directory, with a network namespace of its own.
+pub(crate) fn start_shim_in(programs: &Path, dir: &Path, id: &str) -> anyhow::Result<()> {
+    let program = programs.join("capsule-shim");
     let output = Command::new(&program)
         .arg("--dir")
-        .arg(engine.dir.path())
-        .args(["--id", &engine.id])
+        .arg(dir)
+        .args(["--id", id])
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("starting {}", program.display()))?;
     if !output.status.success() {
         bail!("{} failed: {}", program.display(), String::from_utf8_lossy(&output.stderr).trim());
     }
-    netns_of(capsule)
+    Ok(())
 }
 
 /// Has the capsule's shim replace itself by the program on disk, if that is of another version or if `always`. What it
 /// holds stays where it is.
 pub(crate) fn renew_shim(capsule: &Capsule, always: bool) -> anyhow::Result<()> {
-    let engine = &capsule.engine;
-    let Ok(mut shim) = engine.shim() else { return Ok(()) };
+    let Ok(shim) = capsule.engine.shim() else { return Ok(()) };
+    if let Some(process) = replace_shim(shim, &capsule.engine.programs, always)? {
+        tracing::info!(capsule = %capsule.name(), process, to = shim::VERSION, "its shim is replaced");
+    }
+    Ok(())
+}
+
+/// Has a shim replace itself by the program on disk, if that is of another version or if `always`; its process id if it
+/// did.
+pub(crate) fn replace_shim(mut shim: Client, programs: &Path, always: bool) -> anyhow::Result<Option<u32>> {
     let Reply::Status { version, shim_pid, .. } = shim.ask(&Request::Status, &[])? else {
         bail!("the shim does not say its version")
     };
     if version == shim::VERSION && !always {
-        return Ok(());
+        return Ok(None);
     }
-    let program = engine.programs.join("capsule-shim").display().to_string();
+    let program = programs.join("capsule-shim").display().to_string();
     // The connection ends when it is done.
     if let Err(error) = shim.ask(&Request::Replace { program }, &[])
         && !matches!(error, shim::ClientError::Gone)
     {
         return Err(error.into());
     }
-    tracing::info!(capsule = %capsule.name(), process = shim_pid, from = version, to = shim::VERSION, "its shim is replaced");
-    Ok(())
+    Ok(Some(shim_pid))
 }
 
 /// The state of the capsule's processes.

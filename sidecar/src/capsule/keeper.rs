@@ -41,7 +41,7 @@ pub struct Connection {
 
 enum Job {
     Hold(String, OwnedFd, oneshot::Sender<anyhow::Result<()>>),
-    Accept(&'static str, oneshot::Sender<io::Result<Vec<Connection>>>),
+    Accept(String, oneshot::Sender<io::Result<Vec<Connection>>>),
     Release(String),
 }
 
@@ -98,9 +98,9 @@ impl Keeper {
     ///
     /// # Errors
     /// The shim does not answer, or can't accept.
-    pub async fn accept(&self, listener: &'static str) -> io::Result<Vec<Connection>> {
+    pub async fn accept(&self, listener: &str) -> io::Result<Vec<Connection>> {
         let (accepted, answer) = oneshot::channel();
-        let _ = self.0.send(Job::Accept(listener, accepted));
+        let _ = self.0.send(Job::Accept(listener.to_owned(), accepted));
         answer.await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?
     }
 }
@@ -112,7 +112,7 @@ fn carry_out(shim: &mut shim::Client, job: Job) {
             let _ = held.send(done.map(drop).map_err(anyhow::Error::from));
         }
         Job::Accept(listener, accepted) => {
-            let connections = shim.accept(listener).map_err(io::Error::other).map(|connections| {
+            let connections = shim.accept(&listener).map_err(io::Error::other).map(|connections| {
                 let with_fd = |(one, fd): (shim::Accepted, OwnedFd)| Connection {
                     name: one.name,
                     fd,

@@ -1,11 +1,14 @@
 //! The network of one capsule on this host: its namespace, and what its shim keeps for the next sidecar.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
+use directory_api::outside::is_of_one_machine;
+use ipnet::IpNet;
 use kernel::diag::Diag;
 use kernel::netns::{Netns, Worker};
 use kernel::rules::{self, Interception};
@@ -43,6 +46,24 @@ pub struct Network {
     slots: Arc<Slots>,
     policed: Counts,
     datagrams: Datagrams,
+    /// Of a gateway: what it lets capsules reach outside. None for a capsule.
+    reach: Option<Reach>,
+}
+
+/// The addresses outside that capsules may reach by a gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach(Vec<IpNet>);
+
+impl Reach {
+    /// All addresses in these networks that mean one machine wherever they are seen.
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        Self(networks)
+    }
+
+    /// Whether capsules may reach an address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        is_of_one_machine(address) && self.0.iter().any(|network| network.contains(&address))
+    }
 }
 
 /// Who the capsule is.
@@ -99,8 +120,32 @@ impl Network {
             }
             Ok((Diag::open()?, Datagrams::open(arriving)?))
         })?;
+        Self::make(who, worker, sockets, datagrams, Quiet::new(arriving), shim, None)
+    }
+
+    /// This host's own network as that of a gateway: nothing is set up in it, its sockets are held by a shim as a
+    /// capsule's are.
+    ///
+    /// # Errors
+    /// The shim does not answer, or the kernel refuses a part of it.
+    pub fn outside(who: &Identity, shim: &Path, reach: Reach) -> anyhow::Result<(Arc<Self>, Records)> {
+        let worker = Worker::start(&Netns::of_this_thread()?).context("entering this host's network")?;
+        let (sockets, datagrams) = worker
+            .run(|| -> anyhow::Result<(Diag, Datagrams)> { Ok((Diag::open()?, Datagrams::open(false)?)) })?;
+        Self::make(who, worker, sockets, datagrams, Quiet::new(false), shim, Some(reach))
+    }
+
+    fn make(
+        who: &Identity,
+        worker: Worker,
+        sockets: Diag,
+        datagrams: Datagrams,
+        quiet: Quiet,
+        shim: &Path,
+        reach: Option<Reach>,
+    ) -> anyhow::Result<(Arc<Self>, Records)> {
         let (keeper, table) = Keeper::start(shim)?;
-        let (slots, records) = Slots::open(table).context("reading the capsule's sessions")?;
+        let (slots, records) = Slots::open(table).context("reading the sessions on record")?;
         let network = Arc::new(Self {
             id: who.id,
             name: who.name.clone(),
@@ -108,13 +153,14 @@ impl Network {
             generation: AtomicU64::new(who.generation.number()),
             worker,
             sockets: Arc::new(Mutex::new(sockets)),
-            quiet: Quiet::new(arriving),
+            quiet,
             closed: CancellationToken::new(),
             connecting: AtomicUsize::new(0),
             keeper,
             slots,
             policed: Counts::default(),
             datagrams,
+            reach,
         });
         Ok((network, records))
     }
@@ -132,6 +178,11 @@ impl Network {
     /// Its addresses.
     pub fn locators(&self) -> Locators {
         self.locators
+    }
+
+    /// Of a gateway: what it lets capsules reach outside.
+    pub fn reach(&self) -> Option<&Reach> {
+        self.reach.as_ref()
     }
 
     /// Its generation as this host knows it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kernel::repair;
 use kernel::tcp::{self, TcpState};
+use overlay_proto::Role;
 use tokio::sync::mpsc;
 
 use super::keeper::{
@@ -14,7 +15,7 @@ use super::keeper::{
 use super::network::Network;
 use crate::intercept::connect::Inherited;
 use crate::moving::Arriving;
-use crate::session::{Event, HalfRecord, Keeping, Parked, Record, Records, Slot};
+use crate::session::{Event, Facts, HalfRecord, Keeping, Parked, Record, Records, Slot, Way, Ways};
 use crate::sidecar::Sidecar;
 
 /// What was left of a capsule's sessions. They are known from the moment that this is made: what other hosts say of
@@ -33,11 +34,12 @@ struct LeftHalf {
     record: HalfRecord,
     held: OwnedFd,
     mailbox: mpsc::Receiver<Event>,
+    way: Option<Arc<Way>>,
 }
 
 impl Left {
     /// Puts together what belongs together.
-    pub(super) fn recognized(
+    pub(crate) fn recognized(
         sidecar: &Sidecar,
         network: &Network,
         mut held: HashMap<String, OwnedFd>,
@@ -57,6 +59,13 @@ impl Left {
                     sidecar.around.opens.inherit(record.session);
                     left.inherited.opened.push((slot, record));
                 }
+                Record::Brought(record) => match held.remove(&record.held) {
+                    Some(held) => {
+                        sidecar.around.opens.inherit(record.session);
+                        left.inherited.brought.push((slot, record, held));
+                    }
+                    None => slot.clear(),
+                },
                 Record::Half(record) => {
                     let key = (record.half.session, record.half.role);
                     // Of one that was let go, or never held, the session is over, or had not begun.
@@ -65,7 +74,7 @@ impl Left {
                         continue;
                     };
                     let Some(mailbox) = sidecar.table.register(key, &record.facts()) else { continue };
-                    left.halves.push(LeftHalf { slot, record: *record, held, mailbox });
+                    left.halves.push(LeftHalf { slot, record: *record, held, mailbox, way: None });
                 }
             }
         }
@@ -93,8 +102,17 @@ impl Left {
         left
     }
 
+    /// Of a gateway: finds how the machines of its halves came in.
+    pub(crate) fn find_ways(&mut self, ways: &Arc<Ways>) {
+        for half in self.halves.iter_mut().filter(|half| half.record.half.role == Role::Opener) {
+            if let Ok((_, outside)) = tcp::addresses(&half.held) {
+                half.way = Some(Arc::new(ways.found(outside, half.record.local, half.record.remote)));
+            }
+        }
+    }
+
     /// What the interception of the capsule goes on with.
-    pub(super) fn inherited(&mut self) -> Inherited {
+    pub(crate) fn inherited(&mut self) -> Inherited {
         std::mem::take(&mut self.inherited)
     }
 
@@ -123,12 +141,12 @@ impl Left {
     }
 
     /// Lets the sessions go on: each half attaches again.
-    pub(super) async fn drive(self, sidecar: &Arc<Sidecar>, network: &Arc<Network>) {
+    pub(crate) async fn drive(self, sidecar: &Arc<Sidecar>, network: &Arc<Network>) {
         let (table, network) = (sidecar.table.clone(), network.clone());
         let driven = sidecar.data_plane.spawn(async move {
             let (mut halves, mut lost) = (0_u64, 0_u64);
-            for LeftHalf { slot, record, held, mailbox } in self.halves {
-                let facts = record.facts();
+            for LeftHalf { slot, record, held, mailbox, way } in self.halves {
+                let facts = Facts { way, ..record.facts() };
                 match record.revive(held) {
                     Ok((half, program)) => {
                         let keeping = Some(Keeping::found(slot, record));

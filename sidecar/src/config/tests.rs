@@ -30,6 +30,7 @@ fn flags(config: Option<&File>) -> Serve {
         admin: None,
         http: None,
         check_config: false,
+        gateway: false,
     }
 }
 

@@ -3,15 +3,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use directory_api::CapsuleRecord;
+use directory_api::{CapsuleRecord, ClientError, outside};
 use kernel::syn::{HeldSyn, SynQueue, Verdict};
 use kernel::tcp;
-use overlay_proto::{CapsuleId, Frame, Generation, Half, Open, OpenOutcome, Role, SessionId};
+use overlay_proto::{CapsuleId, Frame, Generation, Half, HostName, Open, OpenOutcome, Role, SessionId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,9 @@ use crate::limits::{
 use crate::link::Link;
 use crate::places::Places;
 use crate::policy::Denial;
-use crate::session::{Facts, Keeping, OpenedRecord, Program, Record, Routes, Slot, Socket, Table};
+use crate::session::{
+    BroughtRecord, Facts, Keeping, OpenedRecord, Program, Record, Routes, Slot, Socket, Table, Way,
+};
 use crate::watched::{Watched, watch};
 
 /// What connects need of the sidecar.
@@ -44,6 +46,25 @@ pub struct Surroundings {
     pub opens: Opens,
     /// Datagrams.
     pub datagrams: Forwarder,
+    /// The gateway by which capsules of this host reach machines outside; without one they don't.
+    pub outside_via: Option<HostName>,
+}
+
+impl Surroundings {
+    /// Who answers at an address: the capsule that has it, or the gateway to what is outside.
+    ///
+    /// # Errors
+    /// The directory does not say whether a capsule has it.
+    async fn peer_at(&self, address: IpAddr) -> Result<Option<CapsuleRecord>, ClientError> {
+        if let Some(capsule) = self.places.at(address).await? {
+            return Ok(Some(capsule));
+        }
+        let Some(via) = self.outside_via.as_ref().filter(|_| outside::is_of_one_machine(address)) else {
+            return Ok(None);
+        };
+        let gateway = outside::name_at(via).ok().and_then(|name| self.places.named(&name));
+        Ok(gateway.filter(|record| record.is_outside() && record.host == *via))
+    }
 }
 
 /// Source and destination of a connect.
@@ -55,7 +76,7 @@ struct Dialling {
 }
 
 /// An open session whose program's connection has not shown up at the listener yet.
-struct Opened {
+pub(crate) struct Opened {
     session: SessionId,
     /// None when an earlier sidecar opened it.
     link: Option<Arc<Link>>,
@@ -94,6 +115,8 @@ pub struct Inherited {
     pub opened: Vec<(Slot, OpenedRecord)>,
     /// Connections that were accepted.
     pub accepted: Vec<Connection>,
+    /// Of a gateway: connections from outside that were on their way.
+    pub brought: Vec<(Slot, BroughtRecord, OwnedFd)>,
     /// The resolver's sockets.
     pub resolver: Option<[OwnedFd; 2]>,
     /// The sockets for datagrams of IPv4 and IPv6.
@@ -218,15 +241,9 @@ impl Connector {
             self.decide(old.held, Verdict::Drop);
         }
         let cancel = CancellationToken::new();
-        let dial = Dial {
-            network: self.network.clone(),
-            around: self.around.clone(),
-            source: syn.source,
-            destination: syn.destination,
-            sequence: syn.sequence,
-            session: session_of(self.network.id(), &syn),
-            asked: None,
-        };
+        let session = session_of(self.network.id(), &syn);
+        let (network, around) = (self.network.clone(), self.around.clone());
+        let dial = Dial::new(network, around, pair, syn.sequence, session);
         let outcomes = self.outcomes.0.clone();
         let (sequence, cancelled) = (syn.sequence, cancel.clone());
         self.dialling.insert(pair, Dialling { held: syn, cancel });
@@ -293,36 +310,7 @@ impl Connector {
             self.network.keeper().release(name);
             return;
         };
-        let facts = Facts {
-            own: self.network.id(),
-            peer: opened.peer,
-            local: peer,
-            remote: local,
-            began: SystemTime::now(),
-        };
-        let key = (opened.session, Role::Opener);
-        let mut half =
-            Half::new(opened.session, Role::Opener, opened.opener_generation, opened.acceptor_generation);
-        if opened.repeated {
-            half.link_lost();
-            half.link_up();
-        }
-        let program = match Socket::new(fd, None) {
-            Ok(socket) => Program::Socket(socket),
-            Err(error) => {
-                tracing::error!(%error, "a connection can't be watched");
-                opened.give_up(&self.around);
-                return;
-            }
-        };
-        let keeping = match opened.slot {
-            Some(slot) => Some(Keeping::begin(slot, name, &facts, &half, &program)),
-            None => self.network.keeping(name, &facts, &half, &program),
-        };
-        let early = || self.around.opens.finish(opened.session);
-        if !self.around.table.begin(half, facts, program, keeping, opened.link, early) {
-            tracing::error!(session = %key.0, "there is a session of this name already");
-        }
+        opened.begin(&self.around, &self.network, (name, fd), (peer, local), None);
     }
 
     /// The capsule is about to leave, or stays after all. What is given up starts anew at the target, where the
@@ -387,6 +375,47 @@ impl Opened {
         }
     }
 
+    /// The program's connection is there, which the shim holds by its name, between these addresses: its session begins.
+    pub(crate) fn begin(
+        self,
+        around: &Surroundings,
+        network: &Network,
+        (name, fd): (String, OwnedFd),
+        (local, remote): (SocketAddr, SocketAddr),
+        way: Option<Arc<Way>>,
+    ) {
+        let facts =
+            Facts { own: network.id(), peer: self.peer, local, remote, began: SystemTime::now(), way };
+        let key = (self.session, Role::Opener);
+        let mut half =
+            Half::new(self.session, Role::Opener, self.opener_generation, self.acceptor_generation);
+        if self.repeated {
+            half.link_lost();
+            half.link_up();
+        }
+        let program = match Socket::new(fd, None) {
+            Ok(socket) => Program::Socket(socket),
+            Err(error) => {
+                tracing::error!(%error, "a connection can't be watched");
+                self.give_up(around);
+                return;
+            }
+        };
+        let keeping = match self.slot {
+            Some(slot) => Some(Keeping::begin(slot, name, &facts, &half, &program)),
+            None => network.keeping(name, &facts, &half, &program),
+        };
+        let early = || around.opens.finish(self.session);
+        if !around.table.begin(half, facts, program, keeping, self.link, early) {
+            tracing::error!(session = %key.0, "there is a session of this name already");
+        }
+    }
+
+    /// Gives it a place on record.
+    pub(crate) fn keep_in(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
     fn note(&self, (source, destination): Pair, sequence: u32) {
         let Some(slot) = &self.slot else { return };
         let record = OpenedRecord {
@@ -402,7 +431,7 @@ impl Opened {
         }
     }
 
-    fn give_up(self, around: &Surroundings) {
+    pub(crate) fn give_up(self, around: &Surroundings) {
         around.opens.finish(self.session);
         if let Some(slot) = self.slot {
             slot.clear();
@@ -432,7 +461,7 @@ fn session_of(capsule: CapsuleId, syn: &HeldSyn) -> SessionId {
 }
 
 /// One connect on its way to the far program.
-struct Dial {
+pub(crate) struct Dial {
     network: Arc<Network>,
     around: Surroundings,
     source: SocketAddr,
@@ -441,18 +470,46 @@ struct Dial {
     session: SessionId,
     /// The link that the last OPEN went out on, unless its session has begun.
     asked: Option<Arc<Link>>,
+    /// It may have gone out before, and may have been answered.
+    repeated: bool,
 }
 
 impl Dial {
+    /// A connect between these addresses, that asks for `session`.
+    pub(crate) fn new(
+        network: Arc<Network>,
+        around: Surroundings,
+        (source, destination): (SocketAddr, SocketAddr),
+        sequence: u32,
+        session: SessionId,
+    ) -> Self {
+        Self { network, around, source, destination, sequence, session, asked: None, repeated: false }
+    }
+
+    /// The same, asked for by an earlier sidecar, perhaps.
+    pub(crate) fn again(mut self) -> Self {
+        self.repeated = true;
+        self
+    }
+
     /// Asks until there is an answer that can be told to the program.
-    async fn run(mut self) -> Result<Opened, Verdict> {
+    pub(crate) async fn run(mut self) -> Result<Opened, Verdict> {
         let session = self.session;
         let began = Instant::now();
         let mut pause = RETRY_FIRST;
-        let mut repeated = false;
         loop {
-            let Some(peer) = self.around.places.by_locator(self.destination.ip()).await else {
-                return Err(Verdict::Unreachable);
+            let peer = match self.around.peer_at(self.destination.ip()).await {
+                Ok(Some(peer)) => peer,
+                Ok(None) => return Err(Verdict::Unreachable),
+                Err(error) if began.elapsed() > UNREACHABLE_AFTER => {
+                    tracing::debug!(destination = %self.destination, %error, "nobody says who is there");
+                    return Err(Verdict::Unreachable);
+                }
+                Err(_) => {
+                    self.around.places.changed_or(pause).await;
+                    pause = (pause * 2).min(RETRY_LONGEST);
+                    continue;
+                }
             };
             if crate::places::can_never_answer(&peer) {
                 return Err(Verdict::Unreachable);
@@ -487,7 +544,7 @@ impl Dial {
                                 peer: peer.id,
                                 opener_generation,
                                 acceptor_generation: generation,
-                                repeated,
+                                repeated: self.repeated,
                                 since: Instant::now(),
                             });
                         }
@@ -504,7 +561,7 @@ impl Dial {
                             let _ = self.around.places.refresh(&peer.id).await;
                         }
                         Some(OpenOutcome::Wait) => {}
-                        None => repeated = true,
+                        None => self.repeated = true,
                     }
                 }
                 Err(error) => {

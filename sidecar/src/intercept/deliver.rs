@@ -2,7 +2,7 @@
 //! the real source address and port, and answered with what the program's kernel said.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -12,7 +12,7 @@ use overlay_proto::{Answer, Frame, Half, Open, OpenOutcome, Role};
 
 use super::connect::Surroundings;
 use super::opens::Dialled;
-use crate::capsule::network::{Network, Networks};
+use crate::capsule::network::{Network, Networks, Reach};
 use crate::limits::{DELIVER_TIMEOUT, SUPERSEDE_TIMEOUT};
 use crate::link::Link;
 use crate::policy::Denial;
@@ -79,8 +79,12 @@ async fn dial(
     dialled: &Dialled,
 ) -> Option<OpenOutcome> {
     let Some(network) = networks.of(&open.acceptor) else { return Some(OpenOutcome::NotHere) };
-    if !network.locators().contains(open.destination.ip()) {
-        return Some(OpenOutcome::NotHere);
+    match network.reach() {
+        None if !network.locators().contains(open.destination.ip()) => return Some(OpenOutcome::NotHere),
+        Some(reach) if !is_outside(around, reach, open.destination.ip()) => {
+            return Some(OpenOutcome::Unreachable);
+        }
+        None | Some(_) => {}
     }
     if !may_open(around, link, open).await {
         tracing::warn!(host = %link.host, capsule = %open.opener, "refused: the capsule is not placed on that host");
@@ -123,9 +127,14 @@ async fn dial(
         local: open.destination,
         remote: open.source,
         began: SystemTime::now(),
+        way: None,
     };
     let generation = network.generation();
-    let half = Half::new(open.session, Role::Acceptor, open.opener_generation, generation);
+    let mut half = Half::new(open.session, Role::Acceptor, open.opener_generation, generation);
+    if network.reach().is_some() {
+        // It is never dialled again, whoever has accepted it.
+        half.accepted();
+    }
     let program = Program::Socket(socket);
     // On record before it is answered.
     let keeping = network.keeping(held, &facts, &half, &program);
@@ -136,6 +145,11 @@ async fn dial(
         let _ = around.table.tell(&key, Event::Cancelled(link.clone()));
     }
     Some(OpenOutcome::Accepted { generation })
+}
+
+/// Whether a gateway lets capsules reach an address, and no capsule has it.
+fn is_outside(around: &Surroundings, reach: &Reach, address: IpAddr) -> bool {
+    reach.contains(address) && around.places.known_at(&address).is_none()
 }
 
 /// Dials; when the last connection between these addresses is still there, its program has given it up for this one.
@@ -194,7 +208,7 @@ async fn may_connect(around: &Surroundings, network: &Network, open: &Open) -> O
     Some(false)
 }
 
-/// Dials a program in its capsule's network.
+/// Dials a program in its capsule's network, or from a gateway's own a machine outside.
 ///
 /// # Errors
 /// What the program's kernel answered.
@@ -203,7 +217,12 @@ pub async fn dial_program(
     source: SocketAddr,
     destination: SocketAddr,
 ) -> io::Result<OwnedFd> {
-    let fd = network.in_netns(move || tcp::dial(source, destination)).await?;
+    let outside = network.reach().is_some();
+    let fd = network
+        .in_netns(
+            move || if outside { tcp::dial_outside(destination) } else { tcp::dial(source, destination) },
+        )
+        .await?;
     let fd = watch(fd)?;
     let answered = async {
         loop {

@@ -246,6 +246,7 @@ pub(super) fn rebuild(image: HalfImage, own: CapsuleId) -> anyhow::Result<Arrive
         local: image.local,
         remote: image.remote,
         began: image.began,
+        way: None,
     };
     let user_timeout_ms = image.program.user_timeout_ms();
     let program = match image.program {
@@ -442,7 +443,7 @@ fn again(image: HalfImage, held: &mut HashMap<String, OwnedFd>) -> anyhow::Resul
             ArrivedProgram::Gone(Remains::new(Bytes::from(bytes), ending))
         }
     };
-    let facts = Facts { own, peer, local, remote, began };
+    let facts = Facts { own, peer, local, remote, began, way: None };
     Ok(Arrived { facts, half, program, user_timeout_ms })
 }
 

@@ -35,6 +35,23 @@ pub enum Record {
     Opened(OpenedRecord),
     /// A half.
     Half(Box<HalfRecord>),
+    /// A connection from outside that is on its way to a capsule.
+    Brought(BroughtRecord),
+}
+
+/// A connection that a gateway took, and of which no answer is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BroughtRecord {
+    /// What the shim holds it as.
+    pub held: String,
+    /// The session that is asked for.
+    pub session: SessionId,
+    /// The address under which it is asked for.
+    pub source: SocketAddr,
+    /// The capsule.
+    pub to: CapsuleId,
+    /// Its port.
+    pub port: u16,
 }
 
 /// A connect that was answered.
@@ -337,7 +354,8 @@ impl Keeping {
 impl HalfRecord {
     /// What is not in the bytes.
     pub fn facts(&self) -> Facts {
-        Facts { own: self.own, peer: self.peer, local: self.local, remote: self.remote, began: self.began }
+        let Self { own, peer, local, remote, began, .. } = *self;
+        Facts { own, peer, local, remote, began, way: None }
     }
 
     /// The half and its program's side as they stand now, by what the shim holds: a socket, or a file of remains. Must

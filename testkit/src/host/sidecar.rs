@@ -57,6 +57,11 @@ impl Host {
         self.0.sidecar.lock().flags.extend(flags.iter().map(|&flag| flag.to_owned()));
     }
 
+    /// Makes it a gateway, from the sidecar's next start.
+    pub fn be_gateway(&self) {
+        self.configure("gateway = true");
+    }
+
     /// Sets variables of the environment, for the sidecar's next start.
     pub fn set_environment(&self, variables: &[(&str, &str)]) {
         let assigned = variables.iter().map(|(name, value)| format!("{name}={value}"));

@@ -37,7 +37,7 @@ fn a_connection_that_does_not_come_to_life_is_reset_behind_what_its_program_said
     let (id, one) = (CapsuleId::from_bytes([1; 16]), Generation::new(1));
     let (local, remote) = (ours.local_addr().unwrap(), ours.peer_addr().unwrap());
     let mut arrived = Arrived {
-        facts: Facts { own: id, peer: id, local, remote, began: SystemTime::UNIX_EPOCH },
+        facts: Facts { own: id, peer: id, local, remote, began: SystemTime::UNIX_EPOCH, way: None },
         half: Half::new(SessionId::from_bytes([3; 16]), Role::Opener, one, one),
         program: ArrivedProgram::Open { fd: ours.into(), tcp, prefix: None },
         user_timeout_ms: 0,

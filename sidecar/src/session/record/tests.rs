@@ -144,7 +144,7 @@ fn connection() -> (TcpStream, TcpStream) {
 fn facts() -> Facts {
     let at = SocketAddr::from(([10, 88, 0, 1], 1));
     let id = CapsuleId::from_bytes([1; 16]);
-    Facts { own: id, peer: id, local: at, remote: at, began: SystemTime::UNIX_EPOCH }
+    Facts { own: id, peer: id, local: at, remote: at, began: SystemTime::UNIX_EPOCH, way: None }
 }
 
 /// From the counters of the kernel alone the next sidecar knows where both directions stand, whatever has been queued,

@@ -20,7 +20,7 @@ fn capsule(number: u8) -> CapsuleId {
 fn facts(own: u8, peer: u8) -> Facts {
     let at = |number: u8| SocketAddr::from(([10, 88, 0, number], 7000));
     let began = std::time::SystemTime::UNIX_EPOCH;
-    Facts { own: capsule(own), peer: capsule(peer), local: at(own), remote: at(peer), began }
+    Facts { own: capsule(own), peer: capsule(peer), local: at(own), remote: at(peer), began, way: None }
 }
 
 fn table() -> Table {

@@ -1,0 +1,233 @@
+//! The gateway, a role of any sidecar: machines without a sidecar reach capsules by it, and capsules reach them.
+//!
+//! ```text
+//!  machine ─TCP→ listener ─ half ══ link ══ half ─TCP→ program       what is published, to whoever can reach the host
+//!  machine ←TCP─    dial ─ half ══ link ══ half ←TCP─ program       the networks of `gateway_reach`, by policy
+//! ```
+//!
+//! To the mesh a gateway is one more capsule, `gateway-HOST` of the owner `outside`, which stays on its host for good: it
+//! has locators, the policy judges it, sessions attach, hold and are parked as any. Its network is the host's own, and a
+//! shim of its own holds the sockets, so that connections outlive this sidecar as those of capsules do. Only what is
+//! outside differs: a connection that comes in gets a locator of the gateway as its source (`session::Ways`), and one that
+//! goes out gets an address of the host.
+
+mod bringing;
+mod outside;
+mod publications;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Context;
+use directory_api::RuleId;
+use overlay_proto::CapsuleId;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
+
+use crate::capsule::network::Network;
+use crate::capsule::takeover::Left;
+use crate::intercept::connect::{Inherited, Surroundings};
+use crate::session::Ways;
+use crate::sidecar::Sidecar;
+
+pub(crate) use outside::{establish, recognize};
+pub(crate) use publications::Publication;
+
+/// The gateway of this host.
+pub struct Gateway {
+    network: Arc<Network>,
+    ways: Arc<Ways>,
+    machine_max: usize,
+    refused: AtomicU64,
+    around: Surroundings,
+    directory: PathBuf,
+    data_plane: tokio::runtime::Handle,
+    served: Mutex<Served>,
+}
+
+/// What is published, each with what ends it.
+pub(crate) type Served = Vec<(Publication, CancellationToken)>;
+
+impl Gateway {
+    /// Begins to serve, with what an earlier sidecar left.
+    pub(crate) async fn serve(
+        sidecar: &Arc<Sidecar>,
+        network: Arc<Network>,
+        mut listeners: HashMap<String, OwnedFd>,
+        mut left: Left,
+    ) -> anyhow::Result<()> {
+        let gateway = Arc::new(Self {
+            ways: Arc::default(),
+            machine_max: sidecar.config.gateway_machine_max,
+            refused: AtomicU64::new(0),
+            around: sidecar.around.clone(),
+            directory: directory_of(&sidecar.data),
+            data_plane: sidecar.data_plane.clone(),
+            served: Mutex::default(),
+            network,
+        });
+        left.find_ways(&gateway.ways);
+        sidecar.networks.add(gateway.network.clone());
+        let inherited = left.inherited();
+        left.drive(sidecar, &gateway.network).await;
+        let mut served = gateway.served.lock().await;
+        for publication in publications::read(&gateway.directory)? {
+            let names = publication.listeners();
+            let had = names.map(|name| listeners.remove(&name));
+            if let Err(error) = gateway.begin(&mut served, publication.clone(), had).await {
+                tracing::error!(port = publication.host_port, capsule = %publication.name, error = format!("{error:#}"), "what is published is not served");
+                served.push((publication, CancellationToken::new()));
+            }
+        }
+        drop(served);
+        for name in listeners.into_keys() {
+            gateway.network.keeper().release(name);
+        }
+        gateway.go_on(inherited).await;
+        tracing::info!(gateway = %gateway.network.name(), "serving machines outside");
+        let _ = sidecar.gateway.set(gateway);
+        Ok(())
+    }
+
+    /// What is published; held while that changes.
+    pub(crate) async fn served(&self) -> MutexGuard<'_, Served> {
+        self.served.lock().await
+    }
+
+    /// Connections that come from outside and go to a port of a capsule, now.
+    pub(crate) fn connections_to(&self, publication: &Publication) -> usize {
+        let record = self.around.places.capsule(&publication.capsule);
+        record.map_or(0, |record| self.ways.count_to(&publication.destinations(&record)))
+    }
+
+    /// Connections that come from outside, now.
+    pub fn connections(&self) -> usize {
+        self.ways.count()
+    }
+
+    /// Connections from outside that were refused since the sidecar's start: their machines had as many as they may.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Who it is to the mesh.
+    pub fn id(&self) -> CapsuleId {
+        self.network.id()
+    }
+
+    /// Begins to serve a publication: by listeners that are there, or new ones.
+    ///
+    /// # Errors
+    /// The port is in use; nothing is served.
+    async fn begin(
+        self: &Arc<Self>,
+        served: &mut Served,
+        mut publication: Publication,
+        had: [Option<OwnedFd>; 2],
+    ) -> anyhow::Result<Publication> {
+        let listeners = match had {
+            [None, None] => {
+                let [v4, v6] = outside::listen(&self.network, &mut publication.host_port).await?;
+                for (name, listener) in publication.listeners().iter().zip([&v4, &v6]) {
+                    if let Some(listener) = listener {
+                        use std::os::fd::AsFd;
+                        let held = self.network.keeper().hold(name, listener.as_fd()).await;
+                        held.context("the gateway's shim does not hold a listener")?;
+                    }
+                }
+                [v4, v6]
+            }
+            had => had,
+        };
+        let withdrawn = CancellationToken::new();
+        served.push((publication.clone(), withdrawn.clone()));
+        let taking = bringing::take(self.clone(), publication.clone(), listeners, withdrawn);
+        self.data_plane.spawn(taking);
+        Ok(publication)
+    }
+
+    /// Publishes a port; returns what is published, with the port of this host.
+    ///
+    /// # Errors
+    /// The port is in use, or that can't be noted; nothing is published.
+    pub(crate) async fn publish(
+        self: &Arc<Self>,
+        served: &mut Served,
+        publication: Publication,
+    ) -> anyhow::Result<Publication> {
+        let published = self.begin(served, publication, [None, None]).await?;
+        if let Err(error) = self.note(served) {
+            self.end(served, &published);
+            return Err(error);
+        }
+        Ok(published)
+    }
+
+    /// Ends a publication; connections that were made go on as the policy says. Returns the rule that was made for it,
+    /// unless another one needs it, which has it then.
+    ///
+    /// # Errors
+    /// That can't be noted; it stays published.
+    pub(crate) fn withdraw(
+        &self,
+        served: &mut Served,
+        publication: &Publication,
+    ) -> anyhow::Result<Option<RuleId>> {
+        let mut rest = served.clone();
+        rest.retain(|(one, _)| one != publication);
+        let heir = rest.iter_mut().map(|(one, _)| one).find(|one| one.needs_the_rule_of(publication));
+        let rule = match heir {
+            Some(heir) => {
+                heir.rule = heir.rule.or(publication.rule);
+                None
+            }
+            None => publication.rule.map(RuleId::new),
+        };
+        self.note(&rest)?;
+        self.end(served, publication);
+        *served = rest;
+        Ok(rule)
+    }
+
+    fn end(&self, served: &mut Served, publication: &Publication) {
+        served.retain(|(one, withdrawn)| {
+            let other = one != publication;
+            if !other {
+                withdrawn.cancel();
+            }
+            other
+        });
+        for name in publication.listeners() {
+            self.network.keeper().release(name);
+        }
+    }
+
+    fn note(&self, served: &Served) -> anyhow::Result<()> {
+        let all: Vec<_> = served.iter().map(|(publication, _)| publication.clone()).collect();
+        publications::write(&self.directory, &all)
+    }
+
+    /// Goes on with connections that an earlier sidecar took, and that were on their way.
+    async fn go_on(self: &Arc<Self>, inherited: Inherited) {
+        let served = self.served.lock().await;
+        for (slot, record, held) in inherited.brought {
+            self.data_plane.spawn(bringing::bring_again(self.clone(), slot, record, held));
+        }
+        for connection in inherited.accepted {
+            match served.iter().find(|(one, _)| one.host_port == connection.local.port()) {
+                Some((publication, _)) => {
+                    self.data_plane.spawn(bringing::bring(self.clone(), publication.clone(), connection));
+                }
+                None => bringing::refuse(&self.network, &connection.fd, connection.name),
+            }
+        }
+    }
+}
+
+/// Where everything of the gateway lies.
+fn directory_of(data: &Path) -> PathBuf {
+    data.join("gateway")
+}

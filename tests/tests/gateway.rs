@@ -1,0 +1,284 @@
+//! A gateway: machines without a sidecar reach capsules by it, through moves, a suspend, and sidecars that are killed.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use testkit::{Host, Mesh, Process, wait_until};
+use tests::{
+    Ended, Peer, capsule_file, checked, end, ended, exec, move_to, redis_clients, resume, run, start,
+    start_redis, suspend, tool, wait_logged,
+};
+
+/// Hosts `a` and `b`, a gateway `g`, and a machine without a sidecar.
+fn mesh_with_gateway(name: &str) -> (Mesh, Host) {
+    mesh_configured(name, "")
+}
+
+fn mesh_configured(name: &str, gateway: &str) -> (Mesh, Host) {
+    let mesh = Mesh::new(name);
+    mesh.host("g").be_gateway();
+    mesh.host("g").configure(gateway);
+    for host in ["a", "b"] {
+        mesh.host(host).configure("outside_via = \"g\"");
+    }
+    mesh.start(&["a", "b", "g"]);
+    let outsider = mesh.host("outsider");
+    let serves = || mesh.host("a").capsule(["published", "--gateway", "g"]).code == 0;
+    wait_until(Duration::from_secs(10), "the gateway serves", serves);
+    (mesh, outsider)
+}
+
+/// Kills a sidecar, and starts the next one.
+fn replace_sidecar(host: &Host) {
+    host.kill_sidecar();
+    host.start_sidecar();
+}
+
+#[track_caller]
+fn publish(host: &Host, words: &[&str]) -> Value {
+    host.capsule([&["--json", "publish"], words].concat()).ok().json()
+}
+
+#[track_caller]
+fn published(host: &Host) -> Vec<Value> {
+    let answer = host.capsule(["--json", "published"]).ok().json();
+    answer["published"].as_array().expect("a list").clone()
+}
+
+/// The locators of the gateway, IPv4 first.
+#[track_caller]
+fn gateway_locators(host: &Host) -> [String; 2] {
+    let known = host.capsule(["--json", "resolve", "gateway-g"]).ok().json();
+    [0, 1].map(|at| known["locators"][at].as_str().expect("an address").to_owned())
+}
+
+/// Lets a program end by itself, and looks at the JSON that it printed.
+#[track_caller]
+fn summary(mut program: Process, limit: Duration) -> Ended {
+    program.wait(limit).into()
+}
+
+/// A stream of which every byte is checked comes in from outside while the capsule moves, and while every sidecar on its
+/// way is killed.
+#[test]
+fn a_stream_from_outside_goes_on_through_moves_and_kills() {
+    let (mesh, outsider) = mesh_with_gateway("gw-stream");
+    let (a, b, g) = (mesh.host("a"), mesh.host("b"), mesh.host("g"));
+    let amount = ["--send", "24M", "--receive", "24M", "--rate", "2M"];
+    Peer::listen(&a, "server", &amount);
+    let answer = publish(&a, &["server", "7000:17000"]);
+    assert_eq!((&answer["port"], &answer["gateway"]), (&17000.into(), &"g".into()));
+    let place = format!("{}:17000", g.address());
+    let peer = tool("stream-peer");
+    let client = outsider.spawn([&[peer.as_str(), "--connect", &place], &amount[..]].concat());
+    wait_logged(&a, "server", "connected");
+    assert_eq!(published(&b)[0]["connections"], 1);
+    move_to(&a, "server", "b");
+    replace_sidecar(&g);
+    move_to(&a, "server", "a");
+    replace_sidecar(&a);
+    move_to(&b, "server", "b");
+    replace_sidecar(&g);
+    g.run([
+        tool("capsule-sidecar").as_str(),
+        "upgrade",
+        "--shims",
+        "--data",
+        &g.data().display().to_string(),
+    ])
+    .ok();
+    let amount = 24 << 20;
+    checked(&summary(client, Duration::from_secs(60)), amount, amount);
+    checked(&ended(&a, "server", Duration::from_secs(10)), amount, amount);
+    wait_until(Duration::from_secs(5), "the gateway forgets it", || published(&b)[0]["connections"] == 0);
+    end(mesh);
+}
+
+/// The counting client of `examples/db` keeps one connection for its life, and each answer must be the next one.
+#[test]
+fn a_published_redis_is_counted_over_both_families_while_it_moves() {
+    let (mesh, outsider) = mesh_with_gateway("gw-redis");
+    let (a, g) = (mesh.host("a"), mesh.host("g"));
+    start_redis(&a, "redis");
+    publish(&a, &["redis", "6379"]);
+    let places = [format!("{}:6379", g.address()), format!("[{}]:6379", g.address6())];
+    let counting = places.map(|place| {
+        let name = if place.starts_with('[') { "v6" } else { "v4" };
+        outsider.spawn([
+            tool("db-client").as_str(),
+            "--redis",
+            &place,
+            "--name",
+            name,
+            "--seconds",
+            "12",
+            "--json",
+        ])
+    });
+    wait_until(Duration::from_secs(10), "both connections", || redis_clients(&a, "redis").len() == 2);
+    // The program sees the gateway's locators.
+    let [v4, v6] = gateway_locators(&a);
+    let seen: Vec<String> = redis_clients(&a, "redis").into_iter().map(|client| client.address).collect();
+    for locator in [v4, format!("[{v6}]")] {
+        assert!(seen.iter().any(|address| address.starts_with(&locator)), "{locator} in {seen:?}");
+    }
+    for (to, then) in [("b", "g"), ("g", "a"), ("a", "b")] {
+        move_to(&a, "redis", to);
+        replace_sidecar(&mesh.host(then));
+    }
+    for client in counting {
+        let said = summary(client, Duration::from_secs(30)).json();
+        assert_eq!(
+            (&said["ok"], &said["wrong"], &said["reconnects"]),
+            (&true.into(), &0.into(), &0.into()),
+            "{said}"
+        );
+        assert!(said["operations"].as_u64() > Some(1000), "no load: {said}");
+    }
+    end(mesh);
+}
+
+/// While the capsule lies in a file the machine's kernel sees a window that shrinks to nothing, and goes on afterwards.
+#[test]
+fn a_machine_outside_waits_while_the_capsule_is_suspended() {
+    let (mesh, outsider) = mesh_with_gateway("gw-suspend");
+    let (a, b, g) = (mesh.host("a"), mesh.host("b"), mesh.host("g"));
+    Peer::listen(&a, "server", &["--receive", "64M"]);
+    publish(&a, &["server", "7000"]);
+    let place = format!("{}:7000", g.address());
+    let words = [&tool("stream-peer"), "--connect", &place, "--send", "64M", "--rate", "32M"];
+    let mut client = outsider.spawn(words);
+    wait_logged(&a, "server", "connected");
+    let file = capsule_file(&a, "server");
+    suspend(&a, "server", &file, &[]);
+    let probed = || {
+        let seen = outsider.run(["ss", "-tnoH", "dport", "=", ":7000"]).ok().stdout;
+        seen.contains("timer:(persist")
+    };
+    wait_until(Duration::from_secs(20), "its kernel probes a window of nothing", probed);
+    replace_sidecar(&g);
+    assert!(client.is_running());
+    std::fs::copy(&file, capsule_file(&b, "server")).expect("the file is there");
+    resume(&b, &capsule_file(&b, "server"), &[]);
+    checked(&summary(client, Duration::from_secs(60)), 64 << 20, 0);
+    checked(&ended(&b, "server", Duration::from_secs(10)), 0, 64 << 20);
+    end(mesh);
+}
+
+/// A machine outside reaches what is published, and nothing else; what is not there refuses.
+#[test]
+fn nothing_is_reachable_but_what_is_published() {
+    let (mesh, outsider) = mesh_configured("gw-firewall", "gateway_machine_max = 3");
+    let (a, b, g) = (mesh.host("a"), mesh.host("b"), mesh.host("g"));
+    start_redis(&a, "redis");
+    let address = g.address().to_string();
+    let ping = |port: &str| outsider.run(["redis-cli", "-h", &address, "-p", port, "ping"]);
+    assert!(ping("6379").stderr.contains("Connection refused"), "not published");
+    publish(&b, &["redis", "6379:7001"]);
+    assert_eq!(ping("7001").ok().stdout.trim(), "PONG");
+    assert_eq!(publish(&b, &["redis", "6379:7001"])["already"], true);
+    // Any port, and one that is taken.
+    let any = publish(&b, &["redis", "6379:0"])["port"].to_string();
+    assert_eq!(ping(&any).ok().stdout.trim(), "PONG");
+    let taken = b.capsule(["--json", "publish", "redis", "80:7001"]).exits(1).json();
+    assert_eq!(taken["error"]["code"], "publish/port-taken", "{taken}");
+    let used = b.capsule(["--json", "publish", "redis", "6379:9100"]).exits(1).json();
+    assert_eq!(used["error"]["code"], "publish/failed", "{used}");
+    assert_eq!(
+        b.capsule(["--json", "publish", "nobody", "80"]).exits(1).json()["error"]["code"],
+        "capsule/unknown"
+    );
+    // Nobody listens at that port of the capsule.
+    publish(&b, &["redis", "81:7002"]);
+    assert!(ping("7002").stderr.contains("reset") || ping("7002").stderr.contains("closed"));
+    // The policy of across owners: each publication allows its port alone.
+    let rules = a.capsule(["--json", "policy", "show"]).ok().json();
+    assert_eq!(rules["rules"].as_array().map(Vec::len), Some(2), "{rules}");
+    // One machine has no more connections than it may.
+    let quiet = ["redis-cli", "-h", &address, "-p", "7001", "BLPOP", "nothing", "0"];
+    let waiting: Vec<Process> = (0..3).map(|_| outsider.spawn(quiet)).collect();
+    let all_in = || published(&b).iter().any(|one| one["gateway_port"] == 7001 && one["connections"] == 3);
+    wait_until(Duration::from_secs(10), "three connections", all_in);
+    assert_ne!(ping("7001").code, 0, "a fourth one");
+    drop(waiting);
+    wait_until(Duration::from_secs(10), "they are gone", || ping("7001").code == 0);
+    // What is unpublished ends, its rule too; the same port published twice stays while one is left.
+    let mut open = outsider.spawn(quiet);
+    b.capsule(["unpublish", "redis", "6379:7001"]).ok();
+    assert!(ping("7001").stderr.contains("Connection refused"));
+    assert!(open.is_running(), "the other publication allows it");
+    b.capsule(["unpublish", "redis"]).ok();
+    open.wait(Duration::from_secs(10));
+    let rules = a.capsule(["--json", "policy", "show"]).ok().json();
+    assert_eq!(rules["rules"].as_array().map(Vec::len), Some(0), "{rules}");
+    assert_eq!(published(&a), Vec::<Value>::new());
+    // What is published is again after the sidecar, and after the shim.
+    publish(&b, &["redis", "6379:7003"]);
+    replace_sidecar(&g);
+    assert_eq!(ping("7003").ok().stdout.trim(), "PONG");
+    // A gateway is no capsule, and a host that is one no more publishes nothing.
+    let removed = a.capsule(["--json", "rm", "--force", "gateway-g"]).exits(1).json();
+    assert_eq!(removed["error"]["code"], "capsule/gateway", "{removed}");
+    g.stop_sidecar();
+    g.set_environment(&[("CAPSULE_GATEWAY", "false")]);
+    g.start_sidecar();
+    assert!(ping("7003").stderr.contains("Connection refused"));
+    let forgotten = || a.capsule(["resolve", "gateway-g"]).code == 1;
+    wait_until(Duration::from_secs(10), "the directory forgets it", forgotten);
+    let none = a.capsule(["--json", "publish", "redis", "6379"]).exits(1).json();
+    assert_eq!(none["error"]["code"], "gateway/none", "{none}");
+    assert!(!g.data().join("gateway").exists());
+    end(mesh);
+}
+
+/// Capsules reach what the gateway may reach, by the policy, and their connections go on when they move.
+#[test]
+fn capsules_reach_machines_outside_and_move() {
+    let reach = "gateway_reach = [\"0.0.0.0/0\", \"::/0\"]";
+    let (mesh, outsider) = mesh_configured("gw-out", reach);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    let _server = outsider.spawn([
+        "redis-server",
+        "--port",
+        "6379",
+        "--bind",
+        "*",
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+    ]);
+    let place = format!("{}:6379", outsider.address());
+    let asked = format!("redis-cli -h {} ping", outsider.address());
+    run(&a, "probe", &[], &["sleep", "1000"]);
+    let ping = || exec(&a, "probe", &["sh", "-c", &asked]);
+    assert!(ping().stderr.contains("No route to host"), "the policy does not allow it: {:?}", ping());
+    a.capsule(["policy", "allow", "root/*", "outside/*", "6379"]).ok();
+    wait_until(Duration::from_secs(10), "redis answers", || ping().stdout.trim() == "PONG");
+    start(&a, "client", &[&tool("db-client"), "--redis", &place, "--seconds", "10", "--json"]);
+    for (to, then) in [("b", "g"), ("a", "b"), ("b", "g")] {
+        std::thread::sleep(Duration::from_millis(500));
+        move_to(&a, "client", to);
+        replace_sidecar(&mesh.host(then));
+    }
+    let said = ended(&b, "client", Duration::from_secs(30)).json();
+    assert_eq!(
+        (&said["ok"], &said["wrong"], &said["reconnects"]),
+        (&true.into(), &0.into(), &0.into()),
+        "{said}"
+    );
+    assert_eq!(said["same_addresses"], true, "{said}");
+    // Nobody listens there, no such machine is to be reached, and the gateway's own locator is no way in.
+    let refused =
+        exec(&a, "probe", &["redis-cli", "-h", &outsider.address().to_string(), "-p", "6380", "ping"]);
+    assert!(refused.stderr.contains("No route to host"), "the policy allows one port: {refused:?}");
+    a.capsule(["policy", "allow", "root/*", "outside/*"]).ok();
+    let refused =
+        exec(&a, "probe", &["redis-cli", "-h", &outsider.address().to_string(), "-p", "6380", "ping"]);
+    assert!(refused.stderr.contains("Connection refused"), "{refused:?}");
+    for address in ["203.0.113.5", "127.0.0.2", gateway_locators(&a)[0].as_str()] {
+        let refused = exec(&a, "probe", &["redis-cli", "-h", address, "-p", "9100", "ping"]);
+        assert_ne!(refused.code, 0, "{address}");
+    }
+    end(mesh);
+}
