@@ -224,6 +224,9 @@ pub enum Request {
         /// The port of the gateway's host; 0: any; `None`: the same.
         #[serde(default)]
         host_port: Option<u16>,
+        /// For datagrams; else for connections.
+        #[serde(default)]
+        udp: bool,
         /// The gateway's host; `None`: this one if it is a gateway, or the only one.
         #[serde(default)]
         gateway: Option<String>,
@@ -238,6 +241,9 @@ pub enum Request {
         /// Only what is published at this port of the gateway's host.
         #[serde(default)]
         host_port: Option<u16>,
+        /// For datagrams; else for connections.
+        #[serde(default)]
+        udp: bool,
         /// The gateway's host; `None`: this one if it is a gateway, or the only one.
         #[serde(default)]
         gateway: Option<String>,

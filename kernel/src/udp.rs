@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::inject::{Injector, quoted};
 use crate::limits::{DATAGRAM_SOCKET_BYTES, INTERCEPT_V4, INTERCEPT_V6};
@@ -40,24 +40,81 @@ pub struct Received {
 /// EADDRINUSE when the namespace has one; EPERM without CAP_NET_ADMIN.
 pub fn listen(v6: bool, port: u16) -> io::Result<OwnedFd> {
     let address = if v6 { IpAddr::V6(INTERCEPT_V6) } else { IpAddr::V4(INTERCEPT_V4) };
+    let socket = socket_of(v6)?;
+    match v6 {
+        true => socket.set_ip_transparent_v6(true)?,
+        false => socket.set_ip_transparent_v4(true)?,
+    }
+    // A program of the capsule that binds this port on all addresses must be able to.
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    Ok(socket.into())
+}
+
+/// Opens a socket for machines outside, at a port of all addresses of one family of the calling thread's namespace; 0 is
+/// any port that is free.
+///
+/// # Errors
+/// EADDRINUSE when the port is in use; EAFNOSUPPORT without that family.
+pub fn listen_outside(v6: bool, port: u16) -> io::Result<OwnedFd> {
+    let address = if v6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = socket_of(v6)?;
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    Ok(socket.into())
+}
+
+/// A socket that tells where what it gets was sent to.
+fn socket_of(v6: bool) -> io::Result<Socket> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     let fd = socket.as_fd();
     sockopt::set(fd, libc::SOL_SOCKET, SO_RCVBUFFORCE, &(DATAGRAM_SOCKET_BYTES as i32))?;
     if v6 {
         socket.set_only_v6(true)?;
-        socket.set_ip_transparent_v6(true)?;
         sockopt::set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR, &1)?;
         sockopt::set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, &1)?;
     } else {
-        socket.set_ip_transparent_v4(true)?;
         sockopt::set(fd, libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR, &1)?;
         sockopt::set(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, &1)?;
     }
-    // A program of the capsule that binds this port on all addresses must be able to.
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::new(address, port).into())?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+/// Sends a datagram from one of the host's addresses.
+///
+/// # Errors
+/// `WouldBlock` when the socket has no room; EINVAL when the host has that address no more; those of the network.
+pub fn send_from(
+    fd: impl AsFd,
+    source: IpAddr,
+    destination: SocketAddr,
+    traffic_class: u8,
+    payload: &[u8],
+) -> io::Result<()> {
+    let class = i32::from(traffic_class).to_ne_bytes();
+    let control = match source {
+        IpAddr::V4(v4) => {
+            let info = [&[0; 4][..], &v4.octets(), &[0; 4]].concat();
+            let said = control_message(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+            [said, control_message(libc::IPPROTO_IP, libc::IP_TOS, &class)].concat()
+        }
+        IpAddr::V6(v6) => {
+            let info = [&v6.octets()[..], &[0; 4]].concat();
+            let said = control_message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+            [said, control_message(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &class)].concat()
+        }
+    };
+    let (to, payload) = (SockAddr::from(destination), [io::IoSlice::new(payload)]);
+    let message = MsgHdr::new().with_addr(&to).with_buffers(&payload).with_control(&control);
+    SockRef::from(&fd).sendmsg(&message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL).map(drop)
+}
+
+/// `struct cmsghdr` with its data, padded as the next one wants it.
+fn control_message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
+    let length = 2 * size_of::<i32>() + size_of::<usize>() + data.len();
+    let mut bytes = [&length.to_ne_bytes()[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), data].concat();
+    bytes.resize(length.next_multiple_of(size_of::<usize>()), 0);
+    bytes
 }
 
 /// Takes the next datagram into `buffer`; `None` when there is none.

@@ -95,11 +95,11 @@ async fn dispatch(
         }
         Request::PolicyRemove { id } => Body::of(&policy::remove(sidecar, id).await?),
         Request::PolicyTest { from, to, port } => Body::of(&policy::test(sidecar, &from, &to, port).await?),
-        Request::Publish { name, port, host_port, gateway: _ } => {
-            Body::of(&publish::publish(sidecar, &name, port, host_port).await?)
+        Request::Publish { name, port, host_port, udp, gateway: _ } => {
+            Body::of(&publish::publish(sidecar, &name, port, host_port, udp).await?)
         }
-        Request::Unpublish { name, port, host_port, gateway: _ } => {
-            Body::of(&publish::unpublish(sidecar, &name, port, host_port).await?)
+        Request::Unpublish { name, port, host_port, udp, gateway: _ } => {
+            Body::of(&publish::unpublish(sidecar, &name, port, host_port, udp).await?)
         }
         Request::Published { gateway } => {
             Body::of(&publish::all(sidecar, gateway.as_deref(), call.forwarded_by.is_some()).await?)

@@ -23,7 +23,7 @@ mod outgoing;
 mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use kernel::udp::Deliverer;
@@ -123,7 +123,12 @@ pub struct Datagrams {
     waiting: Mutex<Waiting>,
     counts: Counts,
     since: Instant,
+    /// Of a gateway: where datagrams for machines outside go.
+    outlet: OnceLock<Outlet>,
 }
+
+/// Takes datagrams that go out of the mesh.
+type Outlet = Box<dyn Fn(Datagram) + Send + Sync>;
 
 impl Datagrams {
     /// Opens what delivers into the namespace of the calling thread. An arriving capsule takes nothing yet.
@@ -138,12 +143,18 @@ impl Datagrams {
             waiting: Mutex::default(),
             counts: Counts::default(),
             since: Instant::now(),
+            outlet: OnceLock::new(),
         })
     }
 
     /// What became of datagrams of the capsule since it came to this host, or the sidecar here started.
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Has all that is delivered go out of the mesh, rather than into the namespace.
+    pub(crate) fn let_out(&self, outlet: impl Fn(Datagram) + Send + Sync + 'static) {
+        let _ = self.outlet.set(Box::new(outlet));
     }
 
     /// From here on what arrives waits.
@@ -196,6 +207,15 @@ impl Datagrams {
     }
 
     fn inject(&self, datagram: Datagram) {
+        if let Some(outlet) = self.outlet.get() {
+            if let DatagramBody::Udp(payload) = &datagram.body {
+                let key = FlowKey { local: datagram.destination, remote: datagram.source };
+                let mut flows = self.flows.lock().expect("no panics under this lock");
+                flows.received(Instant::now(), key, payload.len());
+            }
+            outlet(datagram);
+            return;
+        }
         let Datagram { source, destination, traffic_class, body, .. } = datagram;
         let injected = match &body {
             DatagramBody::Udp(payload) => {
@@ -224,6 +244,9 @@ impl Datagrams {
 
     /// Tells the program that nobody is where it sent something.
     fn tell_unreachable(&self, datagram: &Datagram) {
+        if self.outlet.get().is_some() {
+            return;
+        }
         let Datagram { source, destination, body, .. } = datagram;
         let told = match body {
             DatagramBody::Udp(payload) => self.deliverer.unreachable(*source, *destination, payload.len()),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  machine ─TCP→ listener ─ half ══ link ══ half ─TCP→ program       what is published, to whoever can reach the host
+//!  machine ─UDP→  socket ─ flow ══ link ══ injected ─→ program       the same
 //!  machine ←TCP─    dial ─ half ══ link ══ half ←TCP─ program       the networks of `gateway_reach`, by policy
 //! ```
 //!
@@ -12,6 +13,8 @@
 //! goes out gets an address of the host.
 
 mod bringing;
+mod datagrams;
+mod flows;
 mod outside;
 mod publications;
 
@@ -34,7 +37,7 @@ use crate::session::Ways;
 use crate::sidecar::Sidecar;
 
 pub(crate) use outside::{establish, recognize};
-pub(crate) use publications::Publication;
+pub(crate) use publications::{Protocol, Publication};
 
 /// The gateway of this host.
 pub struct Gateway {
@@ -46,6 +49,7 @@ pub struct Gateway {
     directory: PathBuf,
     data_plane: tokio::runtime::Handle,
     served: Mutex<Served>,
+    outlets: Arc<datagrams::Outlets>,
 }
 
 /// What is published, each with what ends it.
@@ -67,8 +71,12 @@ impl Gateway {
             directory: directory_of(&sidecar.data),
             data_plane: sidecar.data_plane.clone(),
             served: Mutex::default(),
+            outlets: Arc::default(),
             network,
         });
+        let outlets = gateway.outlets.clone();
+        let out = move |datagram| datagrams::let_out(&outlets, &datagram);
+        gateway.network.datagrams().let_out(out);
         left.find_ways(&gateway.ways);
         sidecar.networks.add(gateway.network.clone());
         let inherited = left.inherited();
@@ -113,6 +121,14 @@ impl Gateway {
         self.refused.load(Ordering::Relaxed)
     }
 
+    fn outlets(&self) -> std::sync::MutexGuard<'_, Vec<Arc<datagrams::Outlet>>> {
+        self.outlets.lock().expect("no panics under this lock")
+    }
+
+    fn refuse_one(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Who it is to the mesh.
     pub fn id(&self) -> CapsuleId {
         self.network.id()
@@ -130,7 +146,7 @@ impl Gateway {
     ) -> anyhow::Result<Publication> {
         let listeners = match had {
             [None, None] => {
-                let [v4, v6] = outside::listen(&self.network, &mut publication.host_port).await?;
+                let [v4, v6] = outside::listen(&self.network, &mut publication).await?;
                 for (name, listener) in publication.listeners().iter().zip([&v4, &v6]) {
                     if let Some(listener) = listener {
                         use std::os::fd::AsFd;
@@ -144,8 +160,11 @@ impl Gateway {
         };
         let withdrawn = CancellationToken::new();
         served.push((publication.clone(), withdrawn.clone()));
-        let taking = bringing::take(self.clone(), publication.clone(), listeners, withdrawn);
-        self.data_plane.spawn(taking);
+        let of = (self.clone(), publication.clone());
+        match publication.protocol {
+            Protocol::Tcp => self.data_plane.spawn(bringing::take(of.0, of.1, listeners, withdrawn)),
+            Protocol::Udp => self.data_plane.spawn(datagrams::carry(of.0, of.1, listeners, withdrawn)),
+        };
         Ok(publication)
     }
 
@@ -217,7 +236,7 @@ impl Gateway {
             self.data_plane.spawn(bringing::bring_again(self.clone(), slot, record, held));
         }
         for connection in inherited.accepted {
-            match served.iter().find(|(one, _)| one.host_port == connection.local.port()) {
+            match served.iter().find(|(one, _)| one.is_at(Protocol::Tcp, connection.local.port())) {
                 Some((publication, _)) => {
                     self.data_plane.spawn(bringing::bring(self.clone(), publication.clone(), connection));
                 }

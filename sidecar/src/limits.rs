@@ -6,6 +6,13 @@ use std::time::Duration;
 /// connections has, and few enough that no machine alone fills the gateway.
 pub const GATEWAY_MACHINE_CONNECTIONS: usize = 1024;
 
+/// UDP flows of machines outside at one published port that are known at once; more are not taken.
+pub const OUTSIDE_FLOWS_MAX: usize = 16_384;
+
+/// Time after which a flow of a machine outside that no program has answered is forgotten: whoever forges the addresses of
+/// datagrams fills the table for no longer than this. (As netfilter's `nf_conntrack_udp_timeout`.)
+pub const OUTSIDE_FLOW_UNANSWERED: Duration = Duration::from_secs(30);
+
 /// Time between tries to register a gateway while the directory does not answer.
 pub const GATEWAY_RETRY: Duration = Duration::from_secs(2);
 

@@ -33,7 +33,7 @@ pub use record::{
 };
 pub use route::{Patience, PeerPlace, Routes};
 pub use table::Table;
-pub use ways::{NoWay, Way, Ways};
+pub use ways::{Begin, NoWay, Way, Ways};
 
 /// Names a half on this host; both halves of a session may be here.
 pub type Key = (SessionId, Role);

@@ -282,3 +282,40 @@ fn capsules_reach_machines_outside_and_move() {
     }
     end(mesh);
 }
+
+/// Datagrams of any size come in over both families, and the answers go back from the address that was asked; a game goes on
+/// through moves of its server and kills of the gateway's sidecar.
+#[test]
+fn a_game_from_outside_goes_on_through_moves_and_kills() {
+    const SECONDS: u64 = 12;
+    let (mesh, outsider) = mesh_with_gateway("gw-game");
+    let (a, g) = (mesh.host("a"), mesh.host("g"));
+    start(&a, "game", &[&tool("udp"), "echo", "[::]:7000"]);
+    wait_logged(&a, "game", "bound");
+    assert_eq!(publish(&a, &["game", "7000:17000/udp"])["protocol"], "udp");
+    let play = |place: String| {
+        outsider.spawn([tool("udp").as_str(), "flow", &place, "--seconds", &SECONDS.to_string()])
+    };
+    let players = [play(format!("{}:17000", g.address())), play(format!("[{}]:17000", g.address6()))];
+    for (to, then) in [("b", "g"), ("a", "b"), ("b", "g")] {
+        std::thread::sleep(Duration::from_millis(700));
+        move_to(&a, "game", to);
+        replace_sidecar(&mesh.host(then));
+    }
+    for player in players {
+        let seen = summary(player, Duration::from_secs(30));
+        let last = seen.stdout.lines().last().unwrap_or_default();
+        let seen: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {seen:?}"));
+        eprintln!("three moves and three kills: {seen}");
+        let number = |name: &str| seen[name].as_u64().unwrap_or_else(|| panic!("no {name} in {seen}"));
+        assert_eq!((number("damaged"), number("repeated")), (0, 0), "{seen}");
+        assert!(number("sent") > SECONDS * 45, "{seen}");
+        // Of each kill what is on its way in sidecars: less than a tenth of a second's.
+        assert!(number("lost") <= 60, "{seen}");
+    }
+    // The program has seen one address of each player, whatever was killed.
+    let listed = mesh.host("b").capsule(["--json", "sessions", "game"]).ok().json();
+    let flows = listed["sessions"].as_array().map(Vec::len);
+    assert_eq!(flows, Some(2), "{listed}");
+    end(mesh);
+}

@@ -46,7 +46,7 @@ pub struct PublicationView {
     pub capsule: String,
     /// Its port.
     pub capsule_port: u16,
-    /// `tcp`.
+    /// `tcp` or `udp`.
     pub protocol: String,
     /// The host where the capsule is; none when it was removed, or lies in a file.
     #[serde(default)]

@@ -27,7 +27,7 @@ pub(crate) struct Publish {
     name: String,
 
     /// Its port, and that of the gateway's host: without HOSTPORT the same, with 0 any that is free
-    #[arg(value_name = "PORT[:HOSTPORT]")]
+    #[arg(value_name = "PORT[:HOSTPORT][/udp]")]
     ports: Ports,
 
     /// The gateway's host; needed when there are several and this host is none
@@ -42,7 +42,7 @@ pub(crate) struct Unpublish {
     name: String,
 
     /// Only this; without it all that is published of the capsule
-    #[arg(value_name = "PORT[:HOSTPORT]")]
+    #[arg(value_name = "PORT[:HOSTPORT][/udp]")]
     ports: Option<Ports>,
 
     /// The gateway's host; needed when there are several and this host is none
@@ -58,35 +58,36 @@ pub(crate) struct Published {
     gateway: Option<String>,
 }
 
-/// `PORT[:HOSTPORT]`, as for TCP.
+/// `PORT[:HOSTPORT][/udp]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ports {
     capsule: u16,
     host: Option<u16>,
+    udp: bool,
 }
 
 impl FromStr for Ports {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.ends_with("/udp") {
-            return Err("this version publishes TCP only".into());
-        }
-        let text = text.strip_suffix("/tcp").unwrap_or(text);
+        let (text, udp) = match text.strip_suffix("/udp") {
+            Some(text) => (text, true),
+            None => (text.strip_suffix("/tcp").unwrap_or(text), false),
+        };
         let port = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port"));
         let (capsule, host) = match text.split_once(':') {
             Some((capsule, host)) => (port(capsule)?, Some(port(host)?)),
             None => (port(text)?, None),
         };
-        if capsule == 0 { Err("a capsule has no port 0".into()) } else { Ok(Self { capsule, host }) }
+        if capsule == 0 { Err("a capsule has no port 0".into()) } else { Ok(Self { capsule, host, udp }) }
     }
 }
 
 impl Publish {
     pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
-        let Self { name, ports: Ports { capsule: port, host: host_port }, gateway } = self;
+        let Self { name, ports: Ports { capsule: port, host: host_port, udp }, gateway } = self;
         let answer: PublishResult =
-            sidecar::ask(context, Request::Publish { name, port, host_port, gateway }).await?;
+            sidecar::ask(context, Request::Publish { name, port, host_port, udp, gateway }).await?;
         context.answer(&answer, |answer, stream| stream.clean(&said(answer)) + "\n")?;
         Ok(0)
     }
@@ -96,7 +97,8 @@ impl Unpublish {
     pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let Self { name, ports, gateway } = self;
         let (port, host_port) = (ports.map(|ports| ports.capsule), ports.and_then(|ports| ports.host));
-        let request = Request::Unpublish { name: name.clone(), port, host_port, gateway };
+        let udp = ports.is_some_and(|ports| ports.udp);
+        let request = Request::Unpublish { name: name.clone(), port, host_port, udp, gateway };
         let answer: UnpublishResult = sidecar::ask(context, request).await?;
         context.answer(&answer, |answer, stream| stream.clean(&ended(&name, answer)))?;
         Ok(0)
@@ -119,8 +121,8 @@ fn said(answer: &PublishResult) -> String {
     let one = &answer.publication;
     let already = if answer.already { " already" } else { "" };
     format!(
-        "port {} of {} is{already} published at port {} of {}",
-        one.capsule_port, one.capsule, one.port, one.gateway
+        "port {}/{} of {} is{already} published at port {} of {}",
+        one.capsule_port, one.protocol, one.capsule, one.port, one.gateway
     )
 }
 
@@ -130,8 +132,8 @@ fn ended(name: &str, answer: &UnpublishResult) -> String {
     }
     let line = |one: &PublicationView| {
         format!(
-            "port {} of {} is published no more at port {} of {}\n",
-            one.capsule_port, name, one.port, one.gateway
+            "port {}/{} of {} is published no more at port {} of {}\n",
+            one.capsule_port, one.protocol, name, one.port, one.gateway
         )
     };
     answer.ended.iter().map(line).collect()
@@ -160,11 +162,13 @@ mod tests {
 
     #[test]
     fn ports_are_read() {
-        let ports = |capsule, host| Ok(Ports { capsule, host });
-        assert_eq!("80".parse(), ports(80, None));
-        assert_eq!("80:8080".parse(), ports(80, Some(8080)));
-        assert_eq!("80:0/tcp".parse(), ports(80, Some(0)));
-        for text in ["", "0", "80:", ":80", "a", "80:70000", "53/udp", "1:2:3"] {
+        let ports = |capsule, host, udp| Ok(Ports { capsule, host, udp });
+        assert_eq!("80".parse(), ports(80, None, false));
+        assert_eq!("80:8080".parse(), ports(80, Some(8080), false));
+        assert_eq!("80:0/tcp".parse(), ports(80, Some(0), false));
+        assert_eq!("53/udp".parse(), ports(53, None, true));
+        assert_eq!("53:5353/udp".parse(), ports(53, Some(5353), true));
+        for text in ["", "0", "80:", ":80", "a", "80:70000", "53/sctp", "1:2:3", "/udp"] {
             assert!(text.parse::<Ports>().is_err(), "{text}");
         }
     }

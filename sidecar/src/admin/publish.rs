@@ -10,7 +10,7 @@ use directory_api::{CapsuleRecord, Rule};
 use overlay_proto::HostName;
 
 use super::{forward, record};
-use crate::gateway::{Gateway, Publication};
+use crate::gateway::{Gateway, Protocol, Publication};
 use crate::sidecar::Sidecar;
 
 /// The host of the gateway that is meant: the one that was named, else this host, else the only one.
@@ -61,6 +61,7 @@ pub(super) async fn publish(
     name: &str,
     port: u16,
     host_port: Option<u16>,
+    udp: bool,
 ) -> Result<PublishResult, ErrorView> {
     let gateway = own(sidecar)?;
     let target = record(sidecar, name)?;
@@ -71,8 +72,8 @@ pub(super) async fn publish(
         return Err(ErrorView::new("publish/port", "a capsule has no port 0"));
     }
     let mut served = gateway.served().await;
-    let wanted = host_port.unwrap_or(port);
-    if let Some((there, _)) = served.iter().find(|(one, _)| one.host_port == wanted) {
+    let (wanted, protocol) = (host_port.unwrap_or(port), if udp { Protocol::Udp } else { Protocol::Tcp });
+    if let Some((there, _)) = served.iter().find(|(one, _)| one.is_at(protocol, wanted)) {
         if there.capsule == target.id && there.port == port {
             return Ok(published(sidecar, &gateway, there, true));
         }
@@ -85,8 +86,8 @@ pub(super) async fn publish(
     }
     let (rule, made) = allow(sidecar, &target, port).await?;
     let made = made.then(|| rule.id.number());
-    let publication =
-        Publication { capsule: target.id, name: target.name.clone(), port, host_port: wanted, rule: made };
+    let (capsule, name_now) = (target.id, target.name.clone());
+    let publication = Publication { capsule, name: name_now, protocol, port, host_port: wanted, rule: made };
     match gateway.publish(&mut served, publication).await {
         Ok(publication) => Ok(published(sidecar, &gateway, &publication, false)),
         Err(error) => {
@@ -139,12 +140,13 @@ pub(super) async fn unpublish(
     name: &str,
     port: Option<u16>,
     host_port: Option<u16>,
+    udp: bool,
 ) -> Result<UnpublishResult, ErrorView> {
     let gateway = own(sidecar)?;
     let mut served = gateway.served().await;
     let meant = |one: &Publication| {
         one.name.as_str() == name
-            && port.is_none_or(|port| port == one.port)
+            && port.is_none_or(|port| port == one.port && udp == (one.protocol == Protocol::Udp))
             && host_port.is_none_or(|port| port == one.host_port)
     };
     let all: Vec<_> = served.iter().map(|(one, _)| one.clone()).filter(meant).collect();
@@ -212,7 +214,7 @@ fn view(sidecar: &Sidecar, gateway: &Gateway, publication: &Publication) -> Publ
         port: publication.host_port,
         capsule: publication.name.to_string(),
         capsule_port: publication.port,
-        protocol: "tcp".into(),
+        protocol: publication.protocol.as_str().into(),
         capsule_host: record.as_ref().map(|record| record.host.to_string()),
         state: record.map(|record| super::views::state(record.state)),
         connections: gateway.connections_to(publication) as u64,

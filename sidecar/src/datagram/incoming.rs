@@ -49,12 +49,6 @@ impl Forwarder {
             self.give_back(link, datagram, ReturnReason::NotHere);
             return;
         };
-        if network.reach().is_some() {
-            // Only connections leave the mesh.
-            self.lost(&network, Lost::Nowhere, &datagram);
-            self.give_back(link, datagram, ReturnReason::Denied);
-            return;
-        }
         let obstacle = match places.known_at(&datagram.source.ip()) {
             Some(from) if from.host == link.host => self.judge(&from, &to, &datagram, &network),
             _ => Err(Obstacle::Outdated(Lost::Misplaced)),

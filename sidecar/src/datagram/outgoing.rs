@@ -27,7 +27,7 @@ enum Way {
 
 impl Forwarder {
     /// Sends what came out of a capsule's network.
-    pub(super) fn send(&self, network: &Arc<Network>, mut datagram: Datagram) {
+    pub(crate) fn send(&self, network: &Arc<Network>, mut datagram: Datagram) {
         let Datagram { source, destination, .. } = datagram;
         // A program may have bound loopback; nobody else could answer that, nor groups, which do not reach beyond a host.
         if !network.locators().contains(source.ip()) || !is_one_host(destination.ip()) {

@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use kernel::syn::Verdict;
 use kernel::tcp::{self, TcpState};
@@ -17,7 +16,7 @@ use super::{Gateway, Publication};
 use crate::capsule::keeper::Connection;
 use crate::capsule::network::Network;
 use crate::intercept::connect::{Dial, Opened};
-use crate::session::{BroughtRecord, Record, Slot, Way};
+use crate::session::{Begin, BroughtRecord, Record, Slot, Way};
 use crate::watched::{Watched, watch};
 
 /// Takes what comes to the listeners of a publication until it is withdrawn.
@@ -146,10 +145,11 @@ fn find_way(
     let record = gateway.around.places.capsule(&capsule)?;
     let (own, to) = (gateway.network.locators(), record.locators);
     let (locator, to) = if v6 { (own.v6.into(), to.v6.into()) } else { (own.v4.into(), to.v4.into()) };
-    let way = gateway.ways.open(outside, locator, SocketAddr::new(to, port), gateway.machine_max);
+    let way =
+        gateway.ways.open(outside, locator, SocketAddr::new(to, port), gateway.machine_max, Begin::Anywhere);
     way.inspect_err(|error| {
         tracing::debug!(from = %outside, %error, "a connection from outside was refused");
-        gateway.refused.fetch_add(1, Ordering::Relaxed);
+        gateway.refuse_one();
     })
     .ok()
 }

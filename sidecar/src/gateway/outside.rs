@@ -11,11 +11,11 @@ use directory_api::{
     ApiError, AssertedCapsule, CapsuleRecord, CapsuleState, ClientError, HeldCapsule, LookupKey, RuleId,
     outside,
 };
-use kernel::tcp;
+use kernel::{tcp, udp};
 use overlay_proto::{CapsuleId, CapsuleName, Generation, Locators};
 use serde::{Deserialize, Serialize};
 
-use super::{Gateway, directory_of, publications};
+use super::{Gateway, Protocol, Publication, directory_of, publications};
 use crate::capsule::engine;
 use crate::capsule::network::{Identity, Network, Reach};
 use crate::capsule::takeover::Left;
@@ -171,17 +171,25 @@ fn abandon(sidecar: &Arc<Sidecar>, directory: &Path, file: GatewayFile) {
     });
 }
 
-/// Listeners of IPv4 and IPv6 at a port of this host; 0 becomes one that is free.
+/// Listeners, or sockets for datagrams, of IPv4 and IPv6 at the port of this host; 0 becomes one that is free.
 ///
 /// # Errors
 /// The port is in use.
-pub(super) async fn listen(network: &Network, port: &mut u16) -> anyhow::Result<[Option<OwnedFd>; 2]> {
-    let asked = *port;
+pub(super) async fn listen(
+    network: &Network,
+    publication: &mut Publication,
+) -> anyhow::Result<[Option<OwnedFd>; 2]> {
+    let (asked, protocol) = (publication.host_port, publication.protocol);
+    let bind = move |v6: bool, port: u16| match protocol {
+        Protocol::Tcp if v6 => tcp::listen_outside(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
+        Protocol::Tcp => tcp::listen_outside(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        Protocol::Udp => udp::listen_outside(v6, port),
+    };
     let open = move || {
         for _ in 0..PORT_TRIES {
-            let v4 = tcp::listen_outside(SocketAddr::from((Ipv4Addr::UNSPECIFIED, asked)))?;
-            let given = kernel::tcp::local_port(&v4)?;
-            let v6 = match tcp::listen_outside(SocketAddr::from((Ipv6Addr::UNSPECIFIED, given))) {
+            let v4 = bind(false, asked)?;
+            let given = tcp::local_port(&v4)?;
+            let v6 = match bind(true, given) {
                 Ok(v6) => Some(v6),
                 // A kernel without IPv6.
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
@@ -194,9 +202,10 @@ pub(super) async fn listen(network: &Network, port: &mut u16) -> anyhow::Result<
         }
         Err(std::io::ErrorKind::AddrInUse.into())
     };
+    let opened = network.in_netns(open).await;
     let (given, listeners) =
-        network.in_netns(open).await.with_context(|| format!("listening at port {asked} of this host"))?;
-    *port = given;
+        opened.with_context(|| format!("listening at port {asked}/{} of this host", protocol.as_str()))?;
+    publication.host_port = given;
     Ok(listeners)
 }
 

@@ -9,6 +9,26 @@ use directory_api::CapsuleRecord;
 use overlay_proto::{CapsuleId, CapsuleName};
 use serde::{Deserialize, Serialize};
 
+/// What is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Protocol {
+    /// The word for it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// A port of a capsule that machines outside reach at a port of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Publication {
@@ -16,6 +36,8 @@ pub(crate) struct Publication {
     pub capsule: CapsuleId,
     /// Its name.
     pub name: CapsuleName,
+    /// What it carries.
+    pub protocol: Protocol,
     /// Its port.
     pub port: u16,
     /// The port of this host.
@@ -25,9 +47,15 @@ pub(crate) struct Publication {
 }
 
 impl Publication {
+    /// Whether it is at this port of the host.
+    pub(crate) fn is_at(&self, protocol: Protocol, host_port: u16) -> bool {
+        (self.protocol, self.host_port) == (protocol, host_port)
+    }
+
     /// What the gateway's shim holds its listeners as: of IPv4 and IPv6.
     pub(crate) fn listeners(&self) -> [String; 2] {
-        ["published4", "published6"].map(|family| format!("{family}-{}", self.host_port))
+        ["published4", "published6"]
+            .map(|kind| format!("{kind}-{}-{}", self.protocol.as_str(), self.host_port))
     }
 
     /// Where its connections go, IPv4 first.
@@ -81,11 +109,12 @@ mod tests {
         let one = Publication {
             capsule: CapsuleId::from_bytes([7; 16]),
             name: "db".parse().unwrap(),
+            protocol: Protocol::Tcp,
             port: 5432,
             host_port: 15432,
             rule: Some(9),
         };
-        let two = Publication { host_port: 80, rule: None, ..one.clone() };
+        let two = Publication { protocol: Protocol::Udp, host_port: 80, rule: None, ..one.clone() };
         write(&directory, &[one.clone(), two.clone()]).unwrap();
         let found = read(&directory);
         std::fs::write(directory.join("published.json"), "nothing").unwrap();

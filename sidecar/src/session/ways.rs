@@ -13,6 +13,18 @@ use thiserror::Error;
 /// The first port that sessions get: those below belong to services (RFC 6335).
 const FIRST_PORT: u16 = 1024;
 
+/// How many there are.
+const PORTS: u16 = u16::MAX - FIRST_PORT + 1;
+
+/// Where the search for a port begins.
+#[derive(Debug, Clone, Copy)]
+pub enum Begin {
+    /// Where the last one ended: what was in use lately is not used again soon.
+    Anywhere,
+    /// At this number: the same again for what a program must not see change.
+    At(u16),
+}
+
 /// All ways of one gateway.
 #[derive(Debug, Default)]
 pub struct Ways(Mutex<Taken>);
@@ -64,15 +76,20 @@ impl Ways {
         locator: IpAddr,
         destination: SocketAddr,
         machine_max: usize,
+        begin: Begin,
     ) -> Result<Way, NoWay> {
         let mut taken = self.taken();
         if taken.by_machine.get(&outside.ip()).is_some_and(|count| *count >= machine_max) {
             return Err(NoWay::TooMany);
         }
-        let ports = u32::from(u16::MAX - FIRST_PORT) + 1;
-        for _ in 0..ports {
-            let port = FIRST_PORT + taken.next;
-            taken.next = if port == u16::MAX { 0 } else { taken.next + 1 };
+        let mut next = match begin {
+            Begin::Anywhere => taken.next,
+            Begin::At(number) => number % PORTS,
+        };
+        for _ in 0..PORTS {
+            let port = FIRST_PORT + next;
+            next = if port == u16::MAX { 0 } else { next + 1 };
+            taken.next = next;
             let source = SocketAddr::new(locator, port);
             if taken.ends.insert((source, destination)) {
                 *taken.by_machine.entry(outside.ip()).or_default() += 1;
@@ -126,13 +143,17 @@ mod tests {
     fn no_two_ways_to_one_address_are_the_same_and_a_dropped_one_is_free_again() {
         let ways = Arc::new(Ways::default());
         let (locator, db) = ("10.88.0.1".parse().unwrap(), at("10.88.0.2:5432"));
-        let all: Vec<Way> =
-            (0..64_512).map(|_| ways.open(at("192.0.2.1:5"), locator, db, usize::MAX).unwrap()).collect();
+        let all: Vec<Way> = (0..64_512)
+            .map(|_| ways.open(at("192.0.2.1:5"), locator, db, usize::MAX, Begin::Anywhere).unwrap())
+            .collect();
         let sources: HashSet<SocketAddr> = all.iter().map(|way| way.source).collect();
         assert_eq!((sources.len(), ways.count(), ways.count_to(&[db])), (64_512, 64_512, 64_512));
-        assert_eq!(ways.open(at("192.0.2.2:5"), locator, db, usize::MAX).unwrap_err(), NoWay::NoPort);
+        assert_eq!(
+            ways.open(at("192.0.2.2:5"), locator, db, usize::MAX, Begin::Anywhere).unwrap_err(),
+            NoWay::NoPort
+        );
         // Another address has all ports again.
-        let web = ways.open(at("192.0.2.2:5"), locator, at("10.88.0.3:80"), 1).unwrap();
+        let web = ways.open(at("192.0.2.2:5"), locator, at("10.88.0.3:80"), 1, Begin::At(65_535)).unwrap();
         drop(all);
         assert_eq!((ways.count(), ways.count_to(&[db])), (1, 0));
         drop(web);
@@ -143,7 +164,7 @@ mod tests {
     fn a_machine_has_as_many_as_it_may() {
         let ways = Arc::new(Ways::default());
         let (locator, db) = ("10.88.0.1".parse().unwrap(), at("10.88.0.2:5432"));
-        let open = |from: &str| ways.open(at(from), locator, db, 2);
+        let open = |from: &str| ways.open(at(from), locator, db, 2, Begin::Anywhere);
         let (one, two) = (open("192.0.2.1:1").unwrap(), ways.found(at("192.0.2.1:2"), at("10.88.0.1:9"), db));
         assert_eq!(open("192.0.2.1:3").unwrap_err(), NoWay::TooMany);
         let other = open("192.0.2.9:1").unwrap();
