@@ -234,7 +234,10 @@ impl SignalRelay {
                     return std::future::pending().await;
                 }
                 self.waiting.pop_front();
-                self.unconfirmed.push_back(number);
+                // Of a sidecar that was heard nothing is sent again.
+                if !heard.get() && self.unconfirmed.len() < SIGNALS_KEPT_MAX {
+                    self.unconfirmed.push_back(number);
+                }
             }
             let number = self.next().await;
             if heard.get() {

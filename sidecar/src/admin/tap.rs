@@ -17,7 +17,7 @@ use crate::sidecar::Sidecar;
 
 /// A tcpdump in the capsule's network, ended with what asked for it: a process that stayed would keep the namespace of a
 /// capsule that has left.
-struct Tcpdump(Child);
+struct Tcpdump(Option<Child>);
 
 impl Tcpdump {
     fn start(filter: &[String]) -> std::io::Result<Self> {
@@ -33,12 +33,13 @@ impl Tcpdump {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        Ok(Self(child))
+        Ok(Self(Some(child)))
     }
 
     /// Lets it write out what it has, and end.
     fn interrupt(&self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
+        let Some(child) = &self.0 else { return };
+        let pid = rustix::process::Pid::from_child(child);
         if let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::INT) {
             tracing::debug!(%error, "tcpdump has ended by itself");
         }
@@ -47,8 +48,14 @@ impl Tcpdump {
 
 impl Drop for Tcpdump {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let Some(mut child) = self.0.take() else { return };
+        let _ = child.kill();
+        // The kernel may take its time to clear a process away, and whoever drops this may be a task among others.
+        let mut reap = move || drop(child.wait());
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(reap)),
+            Err(_) => reap(),
+        }
     }
 }
 
@@ -87,14 +94,16 @@ pub(super) async fn tap(
         failed(format!("tcpdump does not start on {}: {error}", sidecar.me))
             .next("install it on the capsule's host: apt-get install tcpdump")
     })?;
-    let pipes = (tcpdump.0.stdout.take(), tcpdump.0.stderr.take());
-    let (Some(packets), Some(words)) = pipes else { return Err(failed("tcpdump has no pipes".into())) };
+    let pipes = tcpdump.0.as_mut().map(|child| (child.stdout.take(), child.stderr.take()));
+    let Some((Some(packets), Some(words))) = pipes else { return Err(failed("tcpdump has no pipes".into())) };
     let packets =
         tokio::process::ChildStdout::from_std(packets).map_err(|error| failed(error.to_string()))?;
     let words = tokio::process::ChildStderr::from_std(words).map_err(|error| failed(error.to_string()))?;
     let said = tokio::spawn(all_of(words));
     let ending = pass_on(sidecar, capsule, &tcpdump, &closed, packets, input, output).await?;
-    let _ = tokio::task::spawn_blocking(move || tcpdump.0.wait()).await;
+    if let Some(mut child) = tcpdump.0.take() {
+        let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+    }
     let said = said.await.unwrap_or_default();
     let moved_to = match ending {
         Ending::Unheard => return Ok(()),
