@@ -18,6 +18,10 @@ use crate::limits::{DATAGRAM_SOCKET_BYTES, INTERCEPT_V4, INTERCEPT_V6};
 use crate::sockopt;
 
 const SO_RCVBUFFORCE: i32 = 33;
+const SO_MEMINFO: i32 = 55;
+/// Numbers that SO_MEMINFO gives, and which of them is that of drops (linux/sock_diag.h).
+const MEMINFO_NUMBERS: usize = 9;
+const MEMINFO_DROPS: usize = 8;
 /// Room for both control messages that are asked for.
 const CONTROL_BYTES: usize = 128;
 
@@ -115,6 +119,15 @@ fn control_message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
     let mut bytes = [&length.to_ne_bytes()[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), data].concat();
     bytes.resize(length.next_multiple_of(size_of::<usize>()), 0);
     bytes
+}
+
+/// Datagrams that a socket had no room for, since it was opened; the count begins anew after 2³².
+///
+/// # Errors
+/// Those of `getsockopt`.
+pub fn dropped(fd: impl AsFd) -> io::Result<u32> {
+    let numbers: [u32; MEMINFO_NUMBERS] = sockopt::get(fd.as_fd(), libc::SOL_SOCKET, SO_MEMINFO)?;
+    Ok(numbers[MEMINFO_DROPS])
 }
 
 /// Takes the next datagram into `buffer`; `None` when there is none.

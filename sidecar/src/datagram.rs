@@ -87,6 +87,12 @@ impl Forwarder {
         self.0.counts.lost(lost, 1);
     }
 
+    /// Datagrams of a capsule here came faster than they were taken.
+    fn overflowed(&self, network: &Network, count: u64) {
+        network.datagrams().counts.lost(Lost::NoRoom, count);
+        self.0.counts.lost(Lost::NoRoom, count);
+    }
+
     /// A datagram of or for nobody here was lost.
     fn lost_here(&self, lost: Lost, datagram: &Datagram) {
         tracing::trace!(from = %datagram.source, to = %datagram.destination, ?lost, "a datagram was lost");

@@ -43,14 +43,22 @@ pub async fn intercept(
     };
     let queue = network.worker().run(|| IcmpQueue::open(ICMP_QUEUE)).context("opening the ICMP queue")?;
     let queue_ready = watch(queue.as_fd().try_clone_to_owned()?)?;
-    let interceptor =
-        Interceptor { sockets: [watch(v4)?, watch(v6)?], queue_ready, queue, network, forwarder };
+    let interceptor = Interceptor {
+        sockets: [watch(v4)?, watch(v6)?],
+        dropped: [0; 2],
+        queue_ready,
+        queue,
+        network,
+        forwarder,
+    };
     tokio::spawn(interceptor.run());
     Ok(())
 }
 
 struct Interceptor {
     sockets: [Watched; 2],
+    /// What the sockets had no room for and is counted. Also what was sent before this sidecar served.
+    dropped: [u32; 2],
     queue: IcmpQueue,
     queue_ready: Watched,
     network: Arc<Network>,
@@ -75,7 +83,10 @@ impl Interceptor {
                     if let Ok(mut ready) = ready { ready.clear_ready(); }
                     self.forward_messages();
                 }
-                _ = look.tick() => self.network.datagrams().sweep(Instant::now()),
+                _ = look.tick() => {
+                    self.network.datagrams().sweep(Instant::now());
+                    self.count_dropped();
+                }
             }
             tokio::task::yield_now().await;
         }
@@ -105,6 +116,15 @@ impl Interceptor {
             }
         }
         false
+    }
+
+    /// Counts what programs sent faster than this sidecar took it.
+    fn count_dropped(&mut self) {
+        for (socket, counted) in self.sockets.iter().zip(&mut self.dropped) {
+            let Ok(dropped) = udp::dropped(socket.get_ref()) else { continue };
+            let more = dropped.wrapping_sub(std::mem::replace(counted, dropped));
+            self.forwarder.overflowed(&self.network, u64::from(more));
+        }
     }
 
     fn forward_messages(&mut self) {

@@ -56,7 +56,11 @@ impl Forwarder {
     }
 
     fn send_over(&self, network: &Arc<Network>, link: &Arc<Link>, datagram: Datagram) {
-        match link.send_datagram(datagram) {
+        self.sent_over(network, link.send_datagram(datagram));
+    }
+
+    fn sent_over(&self, network: &Arc<Network>, sent: Result<(), (NotSent, Datagram)>) {
+        match sent {
             Ok(()) => {
                 network.datagrams().counts.add_sent();
                 self.0.counts.add_sent();
@@ -137,8 +141,7 @@ impl Forwarder {
                 Way::Link(link) => {
                     // More may come until the queue is gone.
                     while let Some(datagram) = pop(&network, &to) {
-                        link.datagram_room().await;
-                        self.send_over(&network, &link, datagram);
+                        self.sent_over(&network, link.send_datagram_waiting(datagram).await);
                     }
                     return;
                 }

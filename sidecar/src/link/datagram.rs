@@ -11,7 +11,7 @@ use overlay_proto::{Datagram, StreamStart};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Carrier, Link, Upcalls};
-use crate::limits::{DATAGRAM_ROOM_LOOK, LARGE_DATAGRAM_TIMEOUT};
+use crate::limits::LARGE_DATAGRAM_TIMEOUT;
 
 /// Why a datagram did not go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,18 +60,31 @@ impl Link {
         Ok(())
     }
 
-    /// Waits until there is room for any datagram, or the link is gone: for who has many at once, and time.
-    pub async fn datagram_room(&self) {
-        let Carrier::Quic(connection) = &self.carrier else { return };
-        tokio::select! {
-            () = self.gone() => {}
-            // It is given back at once: what is sent next takes it.
-            _ = self.large_out.acquire() => {}
+    /// As [`Self::send_datagram`], but waits for room: for who has many at once, and time.
+    ///
+    /// # Errors
+    /// Why it did not go.
+    pub async fn send_datagram_waiting(
+        self: &Arc<Self>,
+        datagram: Datagram,
+    ) -> Result<(), (NotSent, Datagram)> {
+        let Carrier::Quic(connection) = &self.carrier else { return self.send_datagram(datagram) };
+        let message = datagram.encode();
+        if connection.max_datagram_size().is_some_and(|limit| message.len() <= limit) {
+            return match connection.send_datagram_wait(message).await {
+                Ok(()) => Ok(()),
+                Err(quinn::SendDatagramError::ConnectionLost(_)) => Err((NotSent::Down, datagram)),
+                // The path takes less than it did: on a stream it goes.
+                Err(_) => self.send_datagram(datagram),
+            };
         }
-        let largest = connection.max_datagram_size().unwrap_or_default();
-        while !self.is_down() && connection.datagram_send_buffer_space() < largest {
-            tokio::time::sleep(DATAGRAM_ROOM_LOOK).await;
-        }
+        let permit = tokio::select! {
+            () = self.gone() => None,
+            permit = self.large_out.clone().acquire_owned() => permit.ok(),
+        };
+        let Some(permit) = permit else { return Err((NotSent::Down, datagram)) };
+        tokio::spawn(send_large(self.clone(), connection.clone(), message, permit));
+        Ok(())
     }
 }
 
@@ -221,11 +234,33 @@ mod tests {
         // Whoever waits for room loses none.
         let many = 3 * LARGE_DATAGRAMS as u16;
         for number in 0..many {
-            tokio::time::timeout(crate::testing::SOON, link.datagram_room()).await.expect("room");
-            link.send_datagram(datagram(number, 60_000)).unwrap();
+            let sent = link.send_datagram_waiting(datagram(number, 60_000));
+            tokio::time::timeout(crate::testing::SOON, sent).await.expect("room").unwrap();
         }
         for _ in 0..many {
             assert_eq!(next(&mut b).await.body.bytes().len(), 60_000);
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_room_loses_no_small_one() {
+        const MANY: u16 = 10_000;
+        let ca = Ca::new();
+        let (a, mut b) = (ca.node("a"), ca.node("b"));
+        let link = a.links.to(&host("b"), b.address).await.unwrap();
+        let sender = link.clone();
+        // Many times what quinn keeps of them.
+        let sending = tokio::spawn(async move {
+            for number in 0..MANY {
+                sender.send_datagram_waiting(datagram(number, 1000)).await.unwrap();
+            }
+        });
+        for number in 0..MANY {
+            assert_eq!(next(&mut b).await.source.port(), number);
+        }
+        sending.await.unwrap();
+        link.close("the test ends");
+        let late = link.send_datagram_waiting(datagram(1, 1)).await;
+        assert_eq!(late, Err((NotSent::Down, datagram(1, 1))), "a link that is gone took it");
     }
 }

@@ -87,6 +87,18 @@ fn impatience(capsule: &Capsule, pids: &[u32]) -> Option<CheckView> {
     })
 }
 
+/// Warns of datagrams that would be lost if the capsule moved at once.
+pub(crate) fn unread_datagrams(name: &CapsuleName, memory_bytes: u64) -> Option<CheckView> {
+    (memory_bytes > 0).then(|| {
+        let evidence = format!(
+            "datagrams that take {} KiB lie unread in its UDP sockets: what is still there at the pause is lost",
+            memory_bytes.div_ceil(1024)
+        );
+        let remedy = "move it when its programs have read them, or do without them";
+        check(name.as_str(), "move/unread-datagrams", Level::Warn, evidence, remedy)
+    })
+}
+
 /// What becomes of a copy on this host whose processes are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remains {

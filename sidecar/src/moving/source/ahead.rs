@@ -27,6 +27,8 @@ impl Departure {
         let (mut own_checks, needs, base) =
             tokio::task::spawn_blocking(move || examine::what_it_needs(&capsule, &base_dir, &cpuinfo))
                 .await??;
+        let unread = self.network.sockets(kernel::diag::Diag::datagrams_unread).await?;
+        own_checks.extend(examine::unread_datagrams(self.capsule.name(), unread));
         let sessions = self.sidecar.table.describe(Some(self.capsule.id())).await;
         self.sessions_before = sessions.len() as u64;
         let mut peers: Vec<HostName> = sessions
