@@ -188,6 +188,10 @@ pub const HANDSHAKE_LOOK: Duration = Duration::from_millis(1);
 /// Time that a host stays unreachable before a held connect is told so, about what a router takes.
 pub const UNREACHABLE_AFTER: Duration = Duration::from_secs(4);
 
+/// Time after which a connect that is still being decided may have been given up by its program: a look costs some ten
+/// microseconds, which the usual connect is spared.
+pub const GIVEN_UP_LOOK: Duration = Duration::from_millis(100);
+
 /// Time that a connect to a suspended capsule waits: a little more than the 127 repetitions of its SYN, one each second,
 /// that its program's kernel makes before it gives up.
 pub const SUSPENDED_CONNECT: Duration = Duration::from_secs(130);
@@ -246,9 +250,6 @@ pub const LARGE_DATAGRAMS: usize = 64;
 /// Such datagrams that are taken from one link at once: twice as many, since a sender's count goes down when the last packet
 /// is acknowledged, a little before the datagram is read.
 pub const LARGE_DATAGRAMS_TAKEN: usize = 2 * LARGE_DATAGRAMS;
-
-/// Pause between looks whether there is room for small ones, of which a full buffer takes milliseconds to send.
-pub const DATAGRAM_ROOM_LOOK: Duration = Duration::from_millis(1);
 
 /// Time that such a datagram may take: what comes later is of no use to anybody.
 pub const LARGE_DATAGRAM_TIMEOUT: Duration = Duration::from_secs(5);

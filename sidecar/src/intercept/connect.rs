@@ -22,8 +22,8 @@ use crate::capsule::quiet::State;
 use crate::config::SuspendedConnects;
 use crate::datagram::Forwarder;
 use crate::limits::{
-    ACCEPT_TIMEOUT, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT, RETRY_FIRST, RETRY_LONGEST, SUSPENDED_CONNECT,
-    UNREACHABLE_AFTER,
+    ACCEPT_TIMEOUT, GIVEN_UP_LOOK, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT, RETRY_FIRST, RETRY_LONGEST,
+    SUSPENDED_CONNECT, UNREACHABLE_AFTER,
 };
 use crate::link::Link;
 use crate::places::Places;
@@ -497,7 +497,12 @@ impl Dial {
         let session = self.session;
         let began = Instant::now();
         let mut pause = RETRY_FIRST;
+        // Since when the peer's host can't be reached: other reasons to wait don't count.
+        let mut unreachable: Option<Instant> = None;
         loop {
+            if self.was_given_up(began).await {
+                return Err(Verdict::Drop);
+            }
             let peer = match self.around.peer_at(self.destination.ip()).await {
                 Ok(Some(peer)) => peer,
                 Ok(None) => return Err(Verdict::Unreachable),
@@ -530,11 +535,17 @@ impl Dial {
                 self.around.places.changed_or(SUSPENDED_CONNECT.saturating_sub(began.elapsed())).await;
                 continue;
             }
+            let tried = Instant::now();
             match self.around.routes.link(peer.id, &peer.host).await {
                 Ok(link) => {
+                    unreachable = None;
                     let opener_generation = self.network.generation();
                     let asked = self.ask(&link, session, peer.id, opener_generation, peer.generation).await;
                     match asked {
+                        // The far program hears that it was given up.
+                        Some(OpenOutcome::Accepted { .. }) if self.was_given_up(began).await => {
+                            return Err(Verdict::Drop);
+                        }
                         Some(OpenOutcome::Accepted { generation }) => {
                             self.asked = None;
                             return Ok(Opened {
@@ -566,7 +577,7 @@ impl Dial {
                 }
                 Err(error) => {
                     tracing::debug!(destination = %self.destination, error = format!("{error:#}"), "connect waits");
-                    if began.elapsed() > UNREACHABLE_AFTER {
+                    if unreachable.get_or_insert(tried).elapsed() > UNREACHABLE_AFTER {
                         return Err(Verdict::Unreachable);
                     }
                 }
@@ -574,6 +585,15 @@ impl Dial {
             self.around.places.changed_or(pause).await;
             pause = (pause * 2).min(RETRY_LONGEST);
         }
+    }
+
+    /// Whether the program closed its socket while this took long: nobody repeats its SYN then, and on any network
+    /// nothing would come of it. Of a gateway, whose connection is there, others see to that.
+    async fn was_given_up(&self, began: Instant) -> bool {
+        let (local, peer) = (self.source, self.destination);
+        self.network.reach().is_none()
+            && began.elapsed() > GIVEN_UP_LOOK
+            && matches!(self.network.sockets(move |sockets| sockets.find(local, peer)).await, Ok(None))
     }
 
     /// Whether an OPEN of this generation was denied only because the directory has given the capsule a newer one: the

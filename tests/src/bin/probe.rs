@@ -1,5 +1,6 @@
 //! Looks at connections from inside a capsule, closer than a database client does.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -32,21 +33,72 @@ enum Verb {
         /// Seconds to wait for the outcome of a non-blocking connect.
         #[arg(long, default_value_t = 30.0)]
         limit: f64,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Connects many times at once, without blocking, and counts the outcomes.
+    Crowd {
+        place: String,
+        #[arg(long)]
+        count: usize,
+        /// Seconds to wait for all outcomes.
+        #[arg(long, default_value_t = 40.0)]
+        limit: f64,
+    },
+    /// Listens with the shortest backlog there is, and accepts only after some seconds.
+    Backlog {
+        place: SocketAddr,
+        #[arg(long)]
+        accept_after: f64,
     },
     /// Reads the clocks over and over, and tells the longest step of each so far, until it is ended.
     Clocks,
 }
 
+/// What a program may ask of its socket before it connects.
+#[derive(clap::Args, Default)]
+struct Options {
+    /// The port to connect from.
+    #[arg(long)]
+    from: Option<u16>,
+    /// TCP_USER_TIMEOUT, milliseconds.
+    #[arg(long)]
+    user_timeout: Option<u32>,
+    /// SO_SNDTIMEO, milliseconds.
+    #[arg(long)]
+    send_timeout: Option<u64>,
+}
+
+impl Options {
+    fn apply(&self, socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
+        let socket = socket2::SockRef::from(socket);
+        if let Some(port) = self.from {
+            let any: SocketAddr =
+                if to.is_ipv6() { ([0_u16; 8], port).into() } else { ([0_u8; 4], port).into() };
+            socket.set_reuse_address(true)?;
+            socket.bind(&any.into())?;
+        }
+        if let Some(milliseconds) = self.user_timeout {
+            socket.set_tcp_user_timeout(Some(Duration::from_millis(milliseconds.into())))?;
+        }
+        if let Some(milliseconds) = self.send_timeout {
+            socket.set_write_timeout(Some(Duration::from_millis(milliseconds)))?;
+        }
+        Ok(())
+    }
+}
+
 fn main() -> ExitCode {
-    let (place, nonblocking, limit) = match Arguments::parse().verb {
-        Verb::Connect { place, nonblocking, limit } => (place, nonblocking, limit),
+    let done = match Arguments::parse().verb {
+        Verb::Connect { place, nonblocking, limit, options } => address_of(&place)
+            .and_then(|address| try_connect(address, nonblocking, Duration::from_secs_f64(limit), &options)),
+        Verb::Crowd { place, count, limit } => {
+            address_of(&place).and_then(|address| crowd(address, count, Duration::from_secs_f64(limit)))
+        }
+        Verb::Backlog { place, accept_after } => accept_late(place, Duration::from_secs_f64(accept_after)),
         Verb::Clocks => watch_clocks(),
     };
-    let Some(address) = place.to_socket_addrs().ok().and_then(|mut found| found.next()) else {
-        eprintln!("probe: {place} is no place");
-        return ExitCode::FAILURE;
-    };
-    match try_connect(address, nonblocking, Duration::from_secs_f64(limit)) {
+    match done {
         Ok(answer) => print(&answer),
         Err(error) => {
             eprintln!("probe: {error}");
@@ -56,16 +108,31 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// An error here is one of the probe itself; what became of the connect is in the answer.
-fn try_connect(address: SocketAddr, nonblocking: bool, limit: Duration) -> rustix::io::Result<Value> {
+fn address_of(place: &str) -> io::Result<SocketAddr> {
+    let nowhere = || io::Error::other(format!("{place} is no place"));
+    place.to_socket_addrs()?.next().ok_or_else(nowhere)
+}
+
+fn open(address: SocketAddr, nonblocking: bool) -> rustix::io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = if nonblocking { SocketFlags::NONBLOCK } else { SocketFlags::empty() };
-    let socket = socket_with(family, SocketType::STREAM, flags | SocketFlags::CLOEXEC, None)?;
+    socket_with(family, SocketType::STREAM, flags | SocketFlags::CLOEXEC, None)
+}
+
+/// An error here is one of the probe itself; what became of the connect is in the answer.
+fn try_connect(
+    address: SocketAddr,
+    nonblocking: bool,
+    limit: Duration,
+    options: &Options,
+) -> io::Result<Value> {
+    let socket = open(address, nonblocking)?;
+    options.apply(&socket, address)?;
     let began = Instant::now();
     let at_first = connect(&socket, &address);
     let first_ms = milliseconds(began);
     let outcome = match at_first {
-        Err(Errno::INPROGRESS) => wait(&socket, limit)?,
+        Err(Errno::INPROGRESS) if nonblocking => wait(&socket, limit)?,
         other => other,
     };
     let ms = milliseconds(began);
@@ -77,6 +144,48 @@ fn try_connect(address: SocketAddr, nonblocking: bool, limit: Duration) -> rusti
         "at_first": word(at_first), "first_ms": first_ms,
         "outcome": word(outcome), "ms": ms, "local": local, "peer": peer,
     }))
+}
+
+fn crowd(address: SocketAddr, count: usize, limit: Duration) -> io::Result<Value> {
+    let mut outcomes = std::collections::BTreeMap::<String, usize>::new();
+    let began = Instant::now();
+    let (mut waiting, mut decided) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let socket = open(address, true)?;
+        match connect(&socket, &address) {
+            Err(Errno::INPROGRESS) => waiting.push(socket),
+            other => *outcomes.entry(word(other)).or_default() += 1,
+        }
+    }
+    while !waiting.is_empty() && began.elapsed() < limit {
+        let mut watched: Vec<_> = waiting.iter().map(|socket| PollFd::new(socket, PollFlags::OUT)).collect();
+        let pause = Duration::from_millis(100).try_into().map_err(|_| Errno::INVAL)?;
+        poll(&mut watched, Some(&pause))?;
+        let ready: Vec<bool> = watched.iter().map(|fd| !fd.revents().is_empty()).collect();
+        for (at, _) in ready.iter().enumerate().rev().filter(|(_, ready)| **ready) {
+            let socket = waiting.swap_remove(at);
+            let outcome = sockopt::socket_error(&socket)?;
+            *outcomes.entry(word(outcome)).or_default() += 1;
+            // One that is closed is no longer there for its server.
+            decided.push(socket);
+        }
+    }
+    let ms = milliseconds(began);
+    Ok(json!({ "outcomes": outcomes, "undecided": waiting.len(), "ms": ms }))
+}
+
+/// Never ends.
+fn accept_late(place: SocketAddr, after: Duration) -> io::Result<Value> {
+    let socket = open(place, false)?;
+    rustix::net::bind(&socket, &place)?;
+    rustix::net::listen(&socket, 0)?;
+    print(&json!({ "listening": place }));
+    std::thread::sleep(after);
+    let mut accepted = Vec::new();
+    loop {
+        accepted.push(rustix::net::accept(&socket)?);
+        print(&json!({ "accepted": accepted.len() }));
+    }
 }
 
 /// Never ends. A step back counts as one of the length of a century.
