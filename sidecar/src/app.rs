@@ -211,6 +211,7 @@ async fn assemble(
         me: membership.host.clone(),
         zone,
         dns,
+        host_resolver: Arc::new(capsule::resolver::HostResolver::new(&config.upstream_dns)),
         config,
         data,
         programs,

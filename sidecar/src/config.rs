@@ -10,10 +10,11 @@ use ipnet::IpNet;
 use overlay_proto::HostName;
 use serde::{Deserialize, Serialize};
 
+use crate::capsule::resolver::NameServer;
 use crate::command::Serve;
 use crate::limits::{
     BUFFER_BYTES_MIN, BUFFER_CAPSULE_PART, BUFFER_HOST_PART, BUFFER_SESSION_BYTES,
-    GATEWAY_MACHINE_CONNECTIONS,
+    GATEWAY_MACHINE_CONNECTIONS, UPSTREAM_SERVERS,
 };
 use crate::session::BufferLimits;
 
@@ -48,6 +49,9 @@ pub struct Config {
     pub hold_max_s: u64,
     /// What becomes of new connections to a suspended capsule.
     pub suspended_connects: SuspendedConnects,
+    /// DNS servers that capsules' names outside of the zone are asked at; none: those of `/etc/resolv.conf`, followed when
+    /// it changes.
+    pub upstream_dns: Vec<NameServer>,
     /// Bytes of memory that the receive buffer of one session may take.
     pub buffer_session_bytes: u64,
     /// The same of all sessions of one capsule; 0: half of the host's.
@@ -104,6 +108,7 @@ impl Default for Config {
             hold_ms_max: 2000,
             hold_max_s: 0,
             suspended_connects: SuspendedConnects::default(),
+            upstream_dns: Vec::new(),
             buffer_session_bytes: BUFFER_SESSION_BYTES,
             buffer_capsule_bytes: 0,
             buffer_host_bytes: 0,
@@ -169,6 +174,11 @@ impl Config {
             self.buffer_session_bytes >= BUFFER_BYTES_MIN,
             "buffer_session_bytes",
             format!("{} is below {BUFFER_BYTES_MIN}, which every session has", self.buffer_session_bytes),
+        );
+        check(
+            self.upstream_dns.len() <= UPSTREAM_SERVERS,
+            "upstream_dns",
+            format!("{} servers are more than {UPSTREAM_SERVERS}", self.upstream_dns.len()),
         );
         check(self.link_idle_s >= 2, "link_idle_s", format!("{} is below 2", self.link_idle_s));
         faults

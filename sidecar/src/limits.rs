@@ -288,6 +288,51 @@ pub const DATAGRAM_CHECKS: usize = 1024;
 /// Datagrams taken from a program at a time, so that other tasks of the data plane have their turn.
 pub const DATAGRAMS_AT_ONCE: usize = 64;
 
+/// Time that one upstream resolver may take for a query.
+pub const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Head start that one upstream resolver has before the next one is asked beside it: a name that nobody asked for lately
+/// mostly takes less.
+pub const UPSTREAM_HEAD_START: Duration = Duration::from_secs(1);
+
+/// Time after which a name outside of the zone counts as not to be found out: less than the five seconds after which the C
+/// library asks again (resolv.conf(5), timeout).
+pub const UPSTREAM_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Upstream resolvers that are asked: as many as the C library takes (resolv.conf(5), MAXNS).
+pub const UPSTREAM_SERVERS: usize = 3;
+
+/// Time after which the file that names the host's resolver is looked at again.
+pub const UPSTREAM_LOOK: Duration = Duration::from_secs(1);
+
+/// Memory for answers of the upstream resolver, of all capsules of a host, in bytes: some ten thousand names.
+pub const ANSWERS_BYTES: u64 = 4 << 20;
+
+/// Longest time for which such an answer is kept: what it says may be wrong, and then is so for a day at most.
+pub const ANSWER_TTL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Longest time for which it is kept that there is no such name or record (RFC 2308, 5: one to three hours).
+pub const NO_ANSWER_TTL_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// Lookups by datagram of one capsule that wait for an answer: as many as the resolver asks at once.
+pub const LOOKUPS_UNDER_WAY: usize = 256;
+
+/// Lookups that go along in a move: more than the programs of one capsule begin in the few milliseconds around its freeze.
+pub const LOOKUPS_CARRIED: usize = 64;
+
+/// Length of a query that goes along, in bytes. Queries are far shorter; without EDNS this is the limit (RFC 1035, 4.2.1).
+pub const LOOKUP_CARRIED_BYTES: usize = 512;
+
+/// Connections to the resolver that go along. Programs have few: most lookups go by datagram.
+pub const LOOKUP_CONNECTIONS_CARRIED: usize = 64;
+
+/// Bytes in such a connection, both ways: a longest answer is about 64 KiB, but programs of which that much waits unread
+/// when they are frozen have asked too much at once.
+pub const LOOKUP_CONNECTION_BYTES: usize = 16 << 10;
+
+/// Time that connections to the resolver get to be parked, which takes each of them one turn of the data plane.
+pub const LOOKUPS_PARKED: Duration = Duration::from_millis(250);
+
 /// Time before the freeze of a move in which programs may read what waits in their UDP sockets, which no image has.
 /// Nothing more is delivered meanwhile, so a program that reads at all needs far less.
 pub const DATAGRAM_DRAIN: Duration = Duration::from_millis(20);

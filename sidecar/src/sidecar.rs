@@ -23,6 +23,8 @@ pub struct Sidecar {
     pub zone: String,
     /// Where the directory answers DNS.
     pub dns: crate::finder::Servers,
+    /// Who answers names outside of the zone.
+    pub host_resolver: Arc<crate::capsule::resolver::HostResolver>,
     /// Its settings.
     pub config: Config,
     /// Where it keeps everything.

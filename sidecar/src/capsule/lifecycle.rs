@@ -215,7 +215,8 @@ pub(crate) async fn intercept(
     sidecar.networks.add(network.clone());
     let (resolver, datagrams) = (inherited.resolver.take(), inherited.datagrams.take());
     let (opened, around) = (network.clone(), sidecar.around.clone());
-    let upstreams = Upstreams::of_host(sidecar.zone.clone(), sidecar.dns.clone(), sidecar.places.clone());
+    let (zone, directories) = (sidecar.zone.clone(), sidecar.dns.clone());
+    let upstreams = Upstreams::new(zone, directories, sidecar.host_resolver.clone(), sidecar.places.clone());
     let serving = sidecar.data_plane.spawn(async move {
         let forwarder = around.datagrams.clone();
         datagram::intercept(opened.clone(), forwarder, datagrams).await.context("intercepting datagrams")?;

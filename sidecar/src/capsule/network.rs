@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::keeper::Keeper;
 use super::quiet::Quiet;
+use super::resolver::Lookups;
 use crate::datagram::Datagrams;
 use crate::policy::Counts;
 use crate::session::{Facts, Keeping, Program, Records, Slots};
@@ -46,6 +47,7 @@ pub struct Network {
     slots: Arc<Slots>,
     policed: Counts,
     datagrams: Datagrams,
+    lookups: Arc<Lookups>,
     /// Of a gateway: what it lets capsules reach outside. None for a capsule.
     reach: Option<Reach>,
 }
@@ -120,7 +122,7 @@ impl Network {
             }
             Ok((Diag::open()?, Datagrams::open(arriving)?))
         })?;
-        Self::make(who, worker, sockets, datagrams, Quiet::new(arriving), shim, None)
+        Self::make(who, worker, (sockets, datagrams), arriving, shim, None)
     }
 
     /// This host's own network as that of a gateway: nothing is set up in it, its sockets are held by a shim as a
@@ -132,15 +134,14 @@ impl Network {
         let worker = Worker::start(&Netns::of_this_thread()?).context("entering this host's network")?;
         let (sockets, datagrams) = worker
             .run(|| -> anyhow::Result<(Diag, Datagrams)> { Ok((Diag::open()?, Datagrams::open(false)?)) })?;
-        Self::make(who, worker, sockets, datagrams, Quiet::new(false), shim, Some(reach))
+        Self::make(who, worker, (sockets, datagrams), false, shim, Some(reach))
     }
 
     fn make(
         who: &Identity,
         worker: Worker,
-        sockets: Diag,
-        datagrams: Datagrams,
-        quiet: Quiet,
+        (sockets, datagrams): (Diag, Datagrams),
+        arriving: bool,
         shim: &Path,
         reach: Option<Reach>,
     ) -> anyhow::Result<(Arc<Self>, Records)> {
@@ -153,7 +154,7 @@ impl Network {
             generation: AtomicU64::new(who.generation.number()),
             worker,
             sockets: Arc::new(Mutex::new(sockets)),
-            quiet,
+            quiet: Quiet::new(arriving),
             closed: CancellationToken::new(),
             connecting: AtomicUsize::new(0),
             keeper,
@@ -161,6 +162,7 @@ impl Network {
             policed: Counts::default(),
             datagrams,
             reach,
+            lookups: Arc::new(Lookups::new(arriving)),
         });
         Ok((network, records))
     }
@@ -262,6 +264,11 @@ impl Network {
     /// Its datagrams.
     pub fn datagrams(&self) -> &Datagrams {
         &self.datagrams
+    }
+
+    /// What its programs ask the resolver.
+    pub fn lookups(&self) -> &Arc<Lookups> {
+        &self.lookups
     }
 
     /// Puts a half on record whose socket the shim holds as `held`; `None` when there are too many, which is told.

@@ -9,6 +9,7 @@ use runtime::files::base::{BaseFile, Difference};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::capsule::file::CapsuleFile;
+use crate::capsule::resolver::Travelling;
 use crate::limits::MOVE_MESSAGE_BYTES;
 
 /// What the source says.
@@ -35,6 +36,9 @@ pub(super) enum ToTarget {
     Image {
         /// Names and lengths.
         files: Vec<(String, u64)>,
+        /// What its programs were asking their resolver; hosts of before this field neither send nor miss it.
+        #[serde(default)]
+        lookups: Travelling,
     },
     /// Everything is there: restore up to the gate.
     Restore,

@@ -16,6 +16,7 @@ use super::journal::{Entry, Processes};
 use super::phases::ms;
 use super::sockets::{self, Arrived, HalfImage, held_as};
 use crate::capsule::network::Network;
+use crate::capsule::resolver::Travelling;
 use crate::capsule::{Capsule, Stage, engine, keeper, lifecycle};
 use crate::session::{Event, SessionView};
 use crate::sidecar::Sidecar;
@@ -97,6 +98,12 @@ impl Landing {
         Ok(())
     }
 
+    /// Takes what the capsule's programs were asking their resolver: it is answered when they run.
+    pub(crate) async fn lookups(&self, lookups: Travelling) {
+        let network = self.network.clone();
+        self.network.in_netns(move || network.lookups().arrive(lookups)).await;
+    }
+
     /// Restores the processes up to the gate.
     pub(crate) async fn restore(&mut self) -> anyhow::Result<Duration> {
         let began = Instant::now();
@@ -158,6 +165,8 @@ impl Landing {
                 .collect();
             network.quiet().end();
             sidecar.around.datagrams.release(&network);
+            let asking = network.clone();
+            network.in_netns(move || asking.lookups().release()).await;
             tokio::spawn(async move {
                 for half in settled {
                     let _ = half.await;

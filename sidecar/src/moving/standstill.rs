@@ -13,6 +13,7 @@ use kernel::diag::Diag;
 use super::image::MemoryDirectory;
 use super::sockets;
 use crate::capsule::network::Network;
+use crate::capsule::resolver::Travelling;
 use crate::capsule::{Capsule, Stage, engine, lifecycle};
 use crate::limits::{DATAGRAM_DRAIN, DATAGRAM_DRAIN_LOOK, QUIESCE_TIMEOUT, SHUT_TIMEOUT};
 use crate::session::Parked;
@@ -33,6 +34,7 @@ pub(crate) struct Standstill {
     /// Memory of datagrams that its programs had not read when they were frozen.
     unread_datagrams: u64,
     parked: Option<Vec<Parked>>,
+    lookups: Travelling,
     image: Option<MemoryDirectory>,
 }
 
@@ -51,6 +53,7 @@ impl Standstill {
             impatient: false,
             unread_datagrams: 0,
             parked: None,
+            lookups: Travelling::default(),
             image: None,
         }
     }
@@ -96,6 +99,7 @@ impl Standstill {
     /// Datagrams for the capsule wait from here on; what lies in its programs' sockets gets a moment to be read.
     async fn hold_datagrams(&mut self) -> anyhow::Result<()> {
         self.network.datagrams().hold();
+        self.network.lookups().hold();
         let deadline = Instant::now() + DATAGRAM_DRAIN;
         while self.network.sockets(Diag::datagrams_unread).await? > 0 && Instant::now() < deadline {
             tokio::time::sleep(DATAGRAM_DRAIN_LOOK).await;
@@ -150,7 +154,13 @@ impl Standstill {
             })
             .await?;
         self.parked = Some(parked);
+        self.lookups = self.network.lookups().capture().await;
         Ok(postcard::to_stdvec(&images?)?)
+    }
+
+    /// What its programs were asking their resolver when they were frozen.
+    pub(crate) fn take_lookups(&mut self) -> Travelling {
+        std::mem::take(&mut self.lookups)
     }
 
     /// CRIU writes the image of the processes into memory.
@@ -194,6 +204,8 @@ impl Standstill {
         if self.held {
             self.sidecar.table.release(self.capsule.id());
             self.sidecar.around.datagrams.release(&self.network);
+            let network = self.network.clone();
+            self.network.in_netns(move || network.lookups().release()).await;
         }
         if self.quiet {
             self.network.quiet().end();
@@ -209,6 +221,7 @@ impl Standstill {
             self.sidecar.table.remove((half.half.id(), half.half.role()));
         }
         self.image = None;
+        self.network.lookups().forget();
         let _ = self.sidecar.places.refresh(&self.capsule.id()).await;
         self.sidecar.around.datagrams.counts().unread(self.unread_datagrams);
         lifecycle::discard(&self.sidecar, &self.capsule).await;

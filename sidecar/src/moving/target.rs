@@ -155,7 +155,10 @@ impl Arrival {
             crate::faults::reach(said.point())?;
             match said {
                 ToTarget::Sessions { bytes } => self.sessions(bytes, receive).await?,
-                ToTarget::Image { files } => image::receive(receive, self.landing.image(), &files).await?,
+                ToTarget::Image { files, lookups } => {
+                    self.landing.lookups(lookups).await;
+                    image::receive(receive, self.landing.image(), &files).await?;
+                }
                 ToTarget::Log { name, offset, bytes } => {
                     log::receive(receive, self.capsule.directory(), &name, offset, bytes).await?;
                 }

@@ -9,24 +9,22 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 
+use super::exchange::Transport;
+
 /// How servers are asked.
-pub(super) struct Asking<'a, A> {
+pub(super) struct Asking {
     /// How long one may take.
     pub(super) limit: Duration,
     /// How long one has before the next is asked beside it.
     pub(super) head_start: Duration,
-    /// Asks one.
-    pub(super) ask: &'a A,
+    /// By which protocol.
+    pub(super) transport: Transport,
 }
 
 /// A server, and what it said, if anything.
 type Asked = (SocketAddr, Option<Vec<u8>>);
 
-impl<A, F> Asking<'_, A>
-where
-    A: Fn(SocketAddr, Vec<u8>) -> F,
-    F: Future<Output = anyhow::Result<Vec<u8>>>,
-{
+impl Asking {
     /// The first answer, and who gave it. A server that says that it can't answer is passed over for as long as there are
     /// others.
     pub(super) async fn first(&self, servers: &[SocketAddr], query: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
@@ -52,7 +50,7 @@ where
     }
 
     async fn one(&self, server: SocketAddr, query: &[u8]) -> Asked {
-        match tokio::time::timeout(self.limit, (self.ask)(server, query.to_vec())).await {
+        match tokio::time::timeout(self.limit, self.transport.ask(server, query.to_vec())).await {
             Ok(Ok(answer)) => return (server, Some(answer)),
             Ok(Err(error)) => tracing::debug!(%server, error = format!("{error:#}"), "no answer by DNS"),
             Err(_) => tracing::debug!(%server, "no answer by DNS in time"),

@@ -54,10 +54,11 @@ impl Departure {
             self.send_private(&round, Pace::Frozen).await?;
         }
         self.log.send_news(&mut self.send, self.capsule.directory()).await?;
+        let lookups = self.still.take_lookups();
         let image = self.still.image()?;
         let list = image::list(image)?;
         self.bytes.memory = list.iter().map(|(_, length)| length).sum();
-        say(&mut self.send, &ToTarget::Image { files: list.clone() }).await?;
+        say(&mut self.send, &ToTarget::Image { files: list.clone(), lookups }).await?;
         image::send(&mut self.send, image, &list).await
     }
 
