@@ -51,7 +51,8 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     let token_key = data.token_key()?;
     let signer = Arc::new(Signer::new(&data.zone_keys()?, SystemTime::now())?);
     let secrets = config.secrets()?;
-    let shared::Opened { mut store, directories, _held } = shared::open(&data, &config.store)?;
+    let shared::Opened { mut store, directories, _held } =
+        shared::open(&data, &config.store, &config.store_access().absolute()?)?;
     data.withdraw()?;
     let sockets = Sockets::bind(&config).await?;
     let backups = socket::bind(data.path()).context("cannot open the socket for backups")?;

@@ -9,7 +9,7 @@ use directory_api::Zone;
 use overlay_proto::{HostName, Owner};
 
 use crate::locators::Prefix;
-use crate::store::StoreAddress;
+use crate::store::{StoreAccess, StoreAddress};
 
 /// Allocates locators, knows where every capsule is, answers DNS for the zone, runs the CA
 #[derive(Parser)]
@@ -154,12 +154,15 @@ pub enum Verb {
         /// Where the directory keeps everything
         #[arg(long)]
         data: PathBuf,
-        /// Where the facts are: `embedded`, or `etcd://HOST:PORT,…`
+        /// Where the facts are: `embedded`, or `etcd://[USER@]HOST:PORT,…`
         #[arg(long, value_name = "STORE", default_value = "embedded")]
         from: StoreAddress,
         /// Where they are to be
         #[arg(long, value_name = "STORE")]
         to: StoreAddress,
+        /// By which files etcd is reached.
+        #[command(flatten)]
+        access: StoreAccess,
     },
     /// Serve hosts and resolvers, in the foreground
     Serve {
@@ -184,9 +187,12 @@ pub enum Verb {
         /// Where /healthz, /readyz and /metrics are
         #[arg(long)]
         http: Option<SocketAddr>,
-        /// Where the facts are: `embedded`, or `etcd://HOST:PORT,…` for several directories at once
+        /// Where the facts are: `embedded`, or `etcd://[USER@]HOST:PORT,…` for several directories at once
         #[arg(long, value_name = "STORE")]
         store: Option<StoreAddress>,
+        /// By which files etcd is reached.
+        #[command(flatten)]
+        access: StoreAccess,
         /// Only say all that is wrong with the settings and the data, and where; may run beside the one that serves
         #[arg(long)]
         check_config: bool,

@@ -15,7 +15,7 @@ use crate::dns::tsig::{Key, Role, Secret};
 use crate::key_file;
 use crate::limits::{DNS_THREADS_MAX, SECONDARIES_MAX, UPDATERS_MAX};
 use crate::sealed::Passphrase;
-use crate::store::StoreAddress;
+use crate::store::{StoreAccess, StoreAddress};
 
 /// The settings of a running directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,14 @@ pub struct Config {
     pub http: SocketAddr,
     /// Where the facts are: `embedded`, or `etcd://HOST:PORT,…` for several directories at once.
     pub store: StoreAddress,
+    /// The CA by which etcd is trusted; with it, etcd is asked over TLS.
+    pub store_ca: Option<PathBuf>,
+    /// The certificate shown to etcd.
+    pub store_cert: Option<PathBuf>,
+    /// Its key.
+    pub store_key: Option<PathBuf>,
+    /// A file with the password of the user that `store` names.
+    pub store_password_file: Option<PathBuf>,
     /// Where hosts find `api`, when not at the address at which they joined.
     pub advertise_api: Vec<SocketAddr>,
     /// Where hosts and resolvers find `dns`, as above.
@@ -110,10 +118,13 @@ pub struct Flags {
     /// `--store`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreAddress>,
+    /// `--store-ca` and its like
+    #[serde(flatten)]
+    pub access: StoreAccess,
 }
 
 /// The settings that `CAPSULE_…` may give; other variables of that prefix belong to other programs.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 19] = [
     "api",
     "dns",
     "dot",
@@ -122,6 +133,10 @@ const KEYS: [&str; 15] = [
     "dns_answers_per_second",
     "http",
     "store",
+    "store_ca",
+    "store_cert",
+    "store_key",
+    "store_password_file",
     "advertise_api",
     "advertise_dns",
     "lease_seconds",
@@ -142,6 +157,10 @@ impl Default for Config {
             dns_answers_per_second: 5_000,
             http: ([127, 0, 0, 1], 9440).into(),
             store: StoreAddress::Embedded,
+            store_ca: None,
+            store_cert: None,
+            store_key: None,
+            store_password_file: None,
             advertise_api: vec![],
             advertise_dns: vec![],
             secondaries: vec![],
@@ -167,6 +186,16 @@ impl Config {
         }
         let figment = figment.merge(Env::prefixed("CAPSULE_").only(&KEYS)).merge(Serialized::defaults(flags));
         Ok(settings::read(&figment, Self::faults)?)
+    }
+
+    /// By which files the store is reached.
+    pub fn store_access(&self) -> StoreAccess {
+        StoreAccess {
+            store_ca: self.store_ca.clone(),
+            store_cert: self.store_cert.clone(),
+            store_key: self.store_key.clone(),
+            store_password_file: self.store_password_file.clone(),
+        }
     }
 
     /// The lease as a time.
@@ -250,8 +279,15 @@ impl Config {
         if let Err(error) = self.secrets() {
             // Each says first of which setting it speaks.
             let fault = format!("{error:#}");
-            let of = |key: &'static str| fault.strip_prefix(key)?.strip_prefix(": ").map(|rest| (key, rest));
+            let of = |key: &'static str| said_of(key, &fault);
             let (key, rest) = of("updaters").or_else(|| of("secondaries")).unwrap_or(("secondaries", &fault));
+            faults.push((key, rest.to_owned()));
+        }
+        if let Err(error) = self.store_access().options(&self.store) {
+            let fault = format!("{error:#}");
+            let keys = ["store_ca", "store_cert", "store_key", "store_password_file"];
+            let said = keys.into_iter().find_map(|key| said_of(key, &fault));
+            let (key, rest) = said.unwrap_or(("store", &fault));
             faults.push((key, rest.to_owned()));
         }
         if let Some(Err(error)) = self.ca_passphrase_file.as_deref().map(Passphrase::read) {
@@ -259,6 +295,11 @@ impl Config {
         }
         faults
     }
+}
+
+/// A fault that begins with a setting's name, without it.
+fn said_of<'a>(key: &'static str, fault: &'a str) -> Option<(&'static str, &'a str)> {
+    fault.strip_prefix(key)?.strip_prefix(": ").map(|rest| (key, rest))
 }
 
 #[cfg(test)]
@@ -326,6 +367,11 @@ mod tests {
                 ("dns_threads = 65", "dns_threads"),
                 ("store = 'etcd:'", "etcd://"),
                 ("store = 'etcd://127.0.0.1:2379'", "advertise_api"),
+                ("store = 'etcd://me@127.0.0.1:2379'", "store_ca"),
+                ("store = 'etcd://me:secret@127.0.0.1:2379'", "store_password_file"),
+                ("store = 'etcd://127.0.0.1:2379'\nstore_password_file = 'p'", "etcd://USER@"),
+                ("store = 'etcd://127.0.0.1:2379'\nstore_ca = 'none.pem'", "none.pem"),
+                ("store_ca = 'd.toml'", "embedded"),
             ] {
                 jail.create_file("d.toml", text)?;
                 let error =

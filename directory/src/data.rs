@@ -39,7 +39,7 @@ use crate::dns::signing;
 use crate::limits::{TOKEN_LIFE_MAX, TOKEN_OWNERS_MAX};
 use crate::locators::Pools;
 use crate::sealed::{self, Passphrase};
-use crate::store::{Embedded, Mesh, StoreAddress};
+use crate::store::{Embedded, Mesh, StoreAccess, StoreAddress};
 use crate::zone_keys::{Step, ZoneKeys};
 
 pub use authority::{CaFiles, Rotation, Uptake};
@@ -76,6 +76,14 @@ struct MeshFile {
     zone: String,
     locators: String,
     locators6: String,
+}
+
+/// Where the facts are, and by which files they are reached. No secret is in it.
+#[derive(Serialize, Deserialize)]
+struct MovedFile {
+    store: StoreAddress,
+    #[serde(flatten)]
+    access: StoreAccess,
 }
 
 const VERSION: u32 = 1;
@@ -166,11 +174,18 @@ impl Data {
 
     /// Where the facts were served from last.
     pub fn store_address(&self) -> Result<StoreAddress> {
+        self.noted_store().map(|(address, _)| address)
+    }
+
+    /// The same, with the files by which it is reached.
+    pub fn noted_store(&self) -> Result<(StoreAddress, StoreAccess)> {
         if !self.has("store.moved")? {
-            return Ok(StoreAddress::Embedded);
+            return Ok((StoreAddress::Embedded, StoreAccess::default()));
         }
         let path = self.file("store.moved");
-        self.read("store.moved")?.trim().parse().with_context(|| format!("{} is broken", path.display()))
+        let noted: MovedFile = serde_json::from_str(&self.read("store.moved")?)
+            .with_context(|| format!("{} is broken", path.display()))?;
+        Ok((noted.store, noted.access))
     }
 
     /// Opens the embedded store, whether the facts are there or not. It is held by one process.
@@ -186,9 +201,12 @@ impl Data {
     }
 
     /// Notes where the facts are, so that nobody serves old ones.
-    pub fn note_store(&self, address: &StoreAddress) -> Result<()> {
+    pub fn note_store(&self, address: &StoreAddress, access: &StoreAccess) -> Result<()> {
         match address {
-            StoreAddress::Etcd(_) => self.write("store.moved", address.to_string()),
+            StoreAddress::Etcd(_) => {
+                let noted = MovedFile { store: address.clone(), access: access.absolute()? };
+                self.write("store.moved", serde_json::to_string_pretty(&noted)?)
+            }
             StoreAddress::Embedded => self.remove("store.moved"),
         }
     }

@@ -111,13 +111,14 @@ fn run(verb: Verb) -> Result<()> {
             }
             Ok(())
         }
-        Verb::CopyStore { data, from, to } => {
-            let counted = shared::copy(&Data::open(&data)?, &from, &to)?;
+        Verb::CopyStore { data, from, to, access } => {
+            let counted = shared::copy(&Data::open(&data)?, &from, &to, &access)?;
             eprintln!("copied {counted} from {from} to {to}; serve from there: --store {to}");
             Ok(())
         }
-        Verb::Serve { data, config: file, dns, dot, doq, api, http, store, check_config } => {
-            let config = Config::load(file.as_deref(), &Flags { api, dns, dot, doq, http, store });
+        Verb::Serve { data, config: file, dns, dot, doq, api, http, store, access, check_config } => {
+            let flags = Flags { api, dns, dot, doq, http, store, access };
+            let config = Config::load(file.as_deref(), &flags);
             if check_config {
                 return capsule_directory::check::run(&data, config);
             }

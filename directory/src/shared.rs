@@ -3,7 +3,9 @@
 use anyhow::{Context as _, Result, bail};
 
 use crate::data::Data;
-use crate::store::{Advertised, Contents, Directories, Embedded, Etcd, Store, StoreAddress};
+use crate::store::{
+    Advertised, Contents, Directories, Embedded, Etcd, EtcdAddress, Store, StoreAccess, StoreAddress,
+};
 
 /// A store that is open.
 pub struct Opened {
@@ -17,24 +19,25 @@ pub struct Opened {
 
 /// How a directory is made known to the others.
 pub struct Registered {
-    endpoints: Vec<String>,
+    address: EtcdAddress,
+    access: StoreAccess,
     zone: String,
     directories: Directories,
 }
 
 /// Opens the store of a data directory.
-pub fn open(data: &Data, address: &StoreAddress) -> Result<Opened> {
-    let endpoints = match address {
+pub fn open(data: &Data, address: &StoreAddress, access: &StoreAccess) -> Result<Opened> {
+    let etcd = match address {
         StoreAddress::Embedded => {
             return Ok(Opened { store: Box::new(data.store()?), directories: None, _held: None });
         }
-        StoreAddress::Etcd(endpoints) => endpoints,
+        StoreAddress::Etcd(etcd) => etcd,
     };
     let mut held = data.embedded()?;
     let here = held.load()?;
     check_settled(&here, &StoreAddress::Embedded)?;
     let zone = data.zone.to_string();
-    let mut store = Etcd::open(endpoints, &zone)?;
+    let mut store = connect(etcd, access, &zone)?;
     if here != Contents::default() && !store.has_facts()? {
         bail!(
             "the facts of this mesh are in the embedded store, and there are none at {address}: capsule-directory \
@@ -42,17 +45,23 @@ pub fn open(data: &Data, address: &StoreAddress) -> Result<Opened> {
         );
     }
     store.belong_to(&data.mesh()?)?;
-    data.note_store(address)?;
+    data.note_store(address, access)?;
     store.follow()?;
-    let registered = Registered { endpoints: endpoints.clone(), zone, directories: store.directories() };
+    let registered =
+        Registered { address: etcd.clone(), access: access.clone(), zone, directories: store.directories() };
     Ok(Opened { store: Box::new(store), directories: Some(registered), _held: Some(held) })
+}
+
+fn connect(etcd: &EtcdAddress, access: &StoreAccess, zone: &str) -> Result<Etcd> {
+    let options = access.options(&StoreAddress::Etcd(etcd.clone()))?;
+    Ok(Etcd::open(etcd, options, zone)?)
 }
 
 /// All facts, read from where they are, for a data directory that is not served.
 pub fn facts(data: &Data) -> Result<Contents> {
-    match data.store_address()? {
-        StoreAddress::Embedded => Ok(data.embedded()?.load()?),
-        StoreAddress::Etcd(endpoints) => from_etcd(data, &endpoints).map(|(contents, _)| contents),
+    match data.noted_store()? {
+        (StoreAddress::Embedded, _) => Ok(data.embedded()?.load()?),
+        (StoreAddress::Etcd(etcd), access) => from_etcd(data, &etcd, &access).map(|(contents, _)| contents),
     }
 }
 
@@ -69,10 +78,10 @@ pub fn check_settled(contents: &Contents, at: &StoreAddress) -> Result<()> {
 }
 
 /// The facts of this mesh in etcd, where others may serve them.
-fn from_etcd(data: &Data, endpoints: &[String]) -> Result<(Contents, Etcd)> {
-    let mut store = Etcd::open(endpoints, &data.zone.to_string())?;
+fn from_etcd(data: &Data, etcd: &EtcdAddress, access: &StoreAccess) -> Result<(Contents, Etcd)> {
+    let mut store = connect(etcd, access, &data.zone.to_string())?;
     if !store.has_facts()? {
-        bail!("there are no facts of {} at {}", data.zone, StoreAddress::Etcd(endpoints.to_vec()));
+        bail!("there are no facts of {} at {}", data.zone, etcd);
     }
     store.belong_to(&data.mesh()?)?;
     Ok((store.load()?, store))
@@ -86,12 +95,12 @@ impl Registered {
 
     /// Makes this directory known to the others, and so to all hosts.
     pub fn begin(&self, id: &str, here: &Advertised) -> Result<()> {
-        Ok(Etcd::open(&self.endpoints, &self.zone)?.advertise(id, here)?)
+        Ok(connect(&self.address, &self.access, &self.zone)?.advertise(id, here)?)
     }
 }
 
 /// Copies all facts into an empty store, and gives how many for people to read.
-pub fn copy(data: &Data, from: &StoreAddress, to: &StoreAddress) -> Result<String> {
+pub fn copy(data: &Data, from: &StoreAddress, to: &StoreAddress, access: &StoreAccess) -> Result<String> {
     if from == to {
         bail!("{from} is where the facts are already");
     }
@@ -99,15 +108,15 @@ pub fn copy(data: &Data, from: &StoreAddress, to: &StoreAddress) -> Result<Strin
     let mut embedded = data.embedded()?;
     let (contents, left) = match from {
         StoreAddress::Embedded => data.check_not_moved().and_then(|()| Ok((embedded.load()?, None)))?,
-        StoreAddress::Etcd(endpoints) => {
-            let (contents, store) = from_etcd(data, endpoints)?;
+        StoreAddress::Etcd(etcd) => {
+            let (contents, store) = from_etcd(data, etcd, access)?;
             (contents, Some(store))
         }
     };
     check_settled(&contents, from)?;
     match to {
-        StoreAddress::Etcd(endpoints) => {
-            Etcd::open(endpoints, &data.zone.to_string())?.fill(&data.mesh()?, &contents)?;
+        StoreAddress::Etcd(etcd) => {
+            connect(etcd, access, &data.zone.to_string())?.fill(&data.mesh()?, &contents)?;
         }
         StoreAddress::Embedded => {
             drop(embedded);
@@ -118,10 +127,10 @@ pub fn copy(data: &Data, from: &StoreAddress, to: &StoreAddress) -> Result<Strin
                 .with_context(|| format!("what was there lies in {}", aside.display()))?;
         }
     }
-    data.note_store(to)?;
+    data.note_store(to, access)?;
     // Of the embedded store this data directory knows; of etcd the other directories must.
     if let Some(Err(error)) = left.map(|store| store.leave()) {
-        data.note_store(from)?;
+        data.note_store(from, access)?;
         return Err(error).context("nothing was moved");
     }
     Ok(format!(

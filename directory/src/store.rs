@@ -1,5 +1,6 @@
 //! What must outlive the process. One commit is one transaction: all of it is on disk when it returns, or none of it.
 
+mod access;
 mod address;
 mod embedded;
 mod etcd;
@@ -17,7 +18,8 @@ use overlay_proto::{CapsuleId, HostName, Owner};
 
 use crate::extras::ExtraRecord;
 
-pub use address::{StoreAddress, StoreAddressError};
+pub use access::StoreAccess;
+pub use address::{EtcdAddress, StoreAddress, StoreAddressError};
 pub use embedded::Embedded;
 pub use etcd::{Advertised, Directories, Etcd, Mesh};
 #[cfg(test)]

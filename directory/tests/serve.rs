@@ -23,6 +23,7 @@ mod serve {
     mod secondary;
     mod several;
     mod several_failing;
+    mod several_secured;
     mod supervised;
     mod updating;
     mod watching;

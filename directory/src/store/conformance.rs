@@ -169,7 +169,14 @@ fn memory_conforms() {
 #[test]
 fn etcd_conforms() {
     let process = etcd::process::EtcdProcess::start();
-    let open = || Etcd::open(&[process.endpoint()], "capsule.internal").unwrap();
+    let open = || {
+        Etcd::open(
+            &EtcdAddress::at(process.endpoint()),
+            etcd_client::ConnectOptions::new(),
+            "capsule.internal",
+        )
+        .unwrap()
+    };
     conforms(open(), |store| {
         drop(store);
         let mut store = open();

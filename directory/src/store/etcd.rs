@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use directory_api::identity::provider;
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use etcd_client::{Client, ConnectOptions, Error, GetOptions};
 use overlay_proto::HostName;
 use prost::Message as _;
 use tracing::debug;
@@ -34,7 +34,7 @@ use tracing::debug;
 use self::head::portions;
 use self::inbox::{HeadAt, Inbox};
 use self::keys::Keys;
-use super::{Contents, News, Shared, Store, StoreError, Write};
+use super::{Contents, EtcdAddress, News, Shared, Store, StoreError, Write};
 use crate::limits::{
     ETCD_CALL_TIME, ETCD_COMMIT_TIME, ETCD_COMPACT_EVERY, ETCD_KEEP_ALIVE, ETCD_LATEST_TIME, ETCD_LOAD_TIME,
     ETCD_PAGE_ROWS, ETCD_PAUSE, ETCD_TRANSACTION_KEYS_MAX,
@@ -72,8 +72,8 @@ impl Etcd {
     ///
     /// # Errors
     /// When etcd does not answer.
-    pub fn open(endpoints: &[String], zone: &str) -> Result<Self, StoreError> {
-        let named = endpoints.join(",");
+    pub fn open(address: &EtcdAddress, options: ConnectOptions, zone: &str) -> Result<Self, StoreError> {
+        let named = address.endpoints.join(",");
         let away = |cause: String| StoreError::Away { endpoints: named.clone(), cause };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -81,15 +81,14 @@ impl Etcd {
             .enable_all()
             .build()
             .map_err(|error| away(error.to_string()))?;
-        let options = ConnectOptions::new()
+        let options = options
             .with_connect_timeout(ETCD_CALL_TIME)
             .with_keep_alive(ETCD_KEEP_ALIVE, ETCD_KEEP_ALIVE)
             .with_keep_alive_while_idle(true)
             .with_require_leader(true);
-        let urls: Vec<_> = endpoints.iter().map(|endpoint| format!("http://{endpoint}")).collect();
-        let connecting = async move { Client::connect(urls, Some(options)).await };
+        let connecting = connect(address.endpoints.clone(), options);
         let connected = wait(&runtime, connecting).ok_or_else(|| away("no thread".into()))?;
-        let client = connected.map_err(|error| away(error.to_string()))?;
+        let client = connected.map_err(away)?;
         let mut id = [0; 16];
         provider().secure_random.fill(&mut id).map_err(|_| away("no random numbers".into()))?;
         let store = Self {
@@ -330,6 +329,27 @@ impl Drop for Etcd {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// Connects, over TLS where the options say so. A user's password is sent at once, so etcd must be there.
+async fn connect(endpoints: Vec<String>, options: ConnectOptions) -> Result<Client, String> {
+    let deadline = Instant::now() + ETCD_LOAD_TIME;
+    loop {
+        let connecting = Client::connect(&endpoints, Some(options.clone()));
+        let (cause, is_final) = match tokio::time::timeout(ETCD_CALL_TIME, connecting).await {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(Error::GRpcStatus(refusal))) => {
+                let is_final = refusal.message().contains("authentication");
+                (refusal.message().to_owned(), is_final)
+            }
+            Ok(Err(error)) => (error.to_string(), true),
+            Err(_) => ("no answer".to_owned(), false),
+        };
+        if is_final || Instant::now() + ETCD_PAUSE >= deadline {
+            return Err(cause);
+        }
+        tokio::time::sleep(ETCD_PAUSE).await;
     }
 }
 

@@ -15,19 +15,32 @@ pub(crate) struct EtcdProcess {
     data: PathBuf,
     client: SocketAddr,
     peer: SocketAddr,
+    health: SocketAddr,
+    /// Flags by which it wants TLS, if it does.
+    secured: Vec<String>,
     child: Option<Child>,
 }
 
 impl EtcdProcess {
     /// Starts one at free ports.
     pub(crate) fn start() -> Self {
+        Self::start_with(Vec::new())
+    }
+
+    /// Starts one that is asked over TLS, as these flags say.
+    #[allow(dead_code, reason = "not every test has certificates")]
+    pub(crate) fn start_secured(flags: Vec<String>) -> Self {
+        Self::start_with(flags)
+    }
+
+    fn start_with(secured: Vec<String>) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let data = std::env::temp_dir().join(format!("capsule-etcd-{}-{number}", std::process::id()));
         // Held together, so that they differ.
-        let ports = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [client, peer] = ports.map(|port| port.local_addr().unwrap());
-        let mut process = Self { data, client, peer, child: None };
+        let ports = [0, 1, 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [client, peer, health] = ports.map(|port| port.local_addr().unwrap());
+        let mut process = Self { data, client, peer, health, secured, child: None };
         process.run();
         process
     }
@@ -45,12 +58,14 @@ impl EtcdProcess {
 
     /// Runs it, again if need be, on its data.
     pub(crate) fn run(&mut self) {
-        let (client, peer) = (format!("http://{}", self.client), format!("http://{}", self.peer));
+        let scheme = if self.secured.is_empty() { "http" } else { "https" };
+        let (client, peer) = (format!("{scheme}://{}", self.client), format!("http://{}", self.peer));
         let mut command = Command::new("etcd");
         command.arg("--data-dir").arg(&self.data).args(["--name", "one", "--log-level", "error"]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("one={peer}")]);
+        command.args(["--listen-metrics-urls", &format!("http://{}", self.health)]).args(&self.secured);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let spawned = command.spawn();
         self.child =
@@ -73,7 +88,7 @@ impl EtcdProcess {
 
     fn is_healthy(&self) -> bool {
         let ask = || -> std::io::Result<String> {
-            let mut stream = TcpStream::connect(self.client)?;
+            let mut stream = TcpStream::connect(self.health)?;
             stream.set_read_timeout(Some(Duration::from_secs(2)))?;
             stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
             let mut answer = String::new();

@@ -3,7 +3,8 @@ use super::*;
 use crate::store::SpentToken;
 
 fn open(etcd: &EtcdProcess) -> Etcd {
-    Etcd::open(&[etcd.endpoint()], "capsule.internal").unwrap()
+    Etcd::open(&EtcdAddress::at(etcd.endpoint()), etcd_client::ConnectOptions::new(), "capsule.internal")
+        .unwrap()
 }
 
 fn token(number: u8) -> Write {
@@ -143,7 +144,9 @@ fn facts_are_served_by_their_own_mesh_and_copied_whole_into_an_empty_place() {
     let refused = one.fill(&mesh("ours"), &contents).unwrap_err().to_string();
     assert!(refused.contains("already"), "{refused}");
 
-    let mut elsewhere = Etcd::open(&[etcd.endpoint()], "other.internal").unwrap();
+    let mut elsewhere =
+        Etcd::open(&EtcdAddress::at(etcd.endpoint()), etcd_client::ConnectOptions::new(), "other.internal")
+            .unwrap();
     // A copy that broke off in the middle is no mesh to serve.
     elsewhere
         .patiently(
@@ -160,7 +163,9 @@ fn facts_are_served_by_their_own_mesh_and_copied_whole_into_an_empty_place() {
     (contents.revision, contents.locator_next) = (77, 5);
     elsewhere.fill(&mesh("ours"), &contents).unwrap();
     elsewhere.belong_to(&mesh("ours")).unwrap();
-    let mut other = Etcd::open(&[etcd.endpoint()], "other.internal").unwrap();
+    let mut other =
+        Etcd::open(&EtcdAddress::at(etcd.endpoint()), etcd_client::ConnectOptions::new(), "other.internal")
+            .unwrap();
     assert_eq!(other.load().unwrap(), contents);
 
     // Facts go from there only as they were loaded, and whoever served them has them no more.
