@@ -116,7 +116,10 @@ pub async fn serve(data: Data, config: Config) -> Result<()> {
     tasks.spawn(tick(writer.clone(), metrics.clone(), data.zone.clone(), published.clone()));
     tasks.spawn(socket::serve(backups, writer.clone()));
     if let Some(registered) = &directories {
-        registered.begin(&data.directory_id()?, &here)?;
+        let id = data.directory_id()?;
+        registered.begin(&id, &here)?;
+        let registered = registered.clone();
+        tasks.spawn(async move { registered.stay(&id, &here).await });
     }
     data.announce(&sockets.listening)?;
     report(&data, &sockets.listening, &published);

@@ -164,6 +164,15 @@ pub enum Verb {
         #[command(flatten)]
         access: StoreAccess,
     },
+    /// List the directories that share the store, which hosts are told of; one that is gone for good is taken off
+    Directories {
+        /// Where the directory keeps everything
+        #[arg(long)]
+        data: PathBuf,
+        /// Take this one off, by its id; one that serves comes back by itself
+        #[arg(long, value_name = "ID")]
+        remove: Option<String>,
+    },
     /// Serve hosts and resolvers, in the foreground
     Serve {
         /// Where the directory keeps everything

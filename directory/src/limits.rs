@@ -222,6 +222,10 @@ pub const ETCD_GAP_COMMITS_MAX: usize = 1_024;
 /// gap, and etcd stops taking writes at 2 GiB.
 pub const ETCD_COMPACT_EVERY: Duration = Duration::from_secs(300);
 
+/// How often a directory looks whether it is still in the list of those that serve: soon enough that who took it off by
+/// mistake harms nobody, since hosts keep their connections.
+pub const ADVERTISE_EVERY: Duration = Duration::from_secs(2);
+
 /// Directories of one mesh, entries.
 pub const DIRECTORIES_MAX: usize = 32;
 

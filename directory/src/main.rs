@@ -116,6 +116,13 @@ fn run(verb: Verb) -> Result<()> {
             eprintln!("copied {counted} from {from} to {to}; serve from there: --store {to}");
             Ok(())
         }
+        Verb::Directories { data, remove } => {
+            let mut out = std::io::stdout().lock();
+            for line in shared::list_directories(&Data::open(&data)?, remove.as_deref())? {
+                writeln!(out, "{line}").context("cannot print the list")?;
+            }
+            Ok(())
+        }
         Verb::Serve { data, config: file, dns, dot, doq, api, http, store, access, check_config } => {
             let flags = Flags { api, dns, dot, doq, http, store, access };
             let config = Config::load(file.as_deref(), &flags);

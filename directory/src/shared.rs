@@ -2,7 +2,10 @@
 
 use anyhow::{Context as _, Result, bail};
 
+use tracing::{info, warn};
+
 use crate::data::Data;
+use crate::limits::ADVERTISE_EVERY;
 use crate::store::{
     Advertised, Contents, Directories, Embedded, Etcd, EtcdAddress, Store, StoreAccess, StoreAddress,
 };
@@ -18,6 +21,7 @@ pub struct Opened {
 }
 
 /// How a directory is made known to the others.
+#[derive(Clone)]
 pub struct Registered {
     address: EtcdAddress,
     access: StoreAccess,
@@ -93,10 +97,50 @@ impl Registered {
         self.directories.clone()
     }
 
+    /// Keeps this directory in the list for as long as it serves, whoever takes it off.
+    pub async fn stay(&self, id: &str, here: &Advertised) {
+        loop {
+            tokio::time::sleep(ADVERTISE_EVERY).await;
+            let is_listed = self.directories.list().iter().any(|(known, at)| known == id && at == here);
+            if is_listed {
+                continue;
+            }
+            let (registered, id, at) = (self.clone(), id.to_owned(), here.clone());
+            let begun = tokio::task::spawn_blocking(move || registered.begin(&id, &at)).await;
+            match begun.context("the thread broke").and_then(|begun| begun) {
+                Ok(()) => info!("this directory was not in the list of those that serve; it is again"),
+                Err(error) => warn!(error = format!("{error:#}"), "cannot tell hosts of this directory"),
+            }
+        }
+    }
+
     /// Makes this directory known to the others, and so to all hosts.
     pub fn begin(&self, id: &str, here: &Advertised) -> Result<()> {
         Ok(connect(&self.address, &self.access, &self.zone)?.advertise(id, here)?)
     }
+}
+
+/// The directories that hosts are told of, a line each, once `remove` is no more among them.
+pub fn list_directories(data: &Data, remove: Option<&str>) -> Result<Vec<String>> {
+    let (StoreAddress::Etcd(etcd), access) = data.noted_store()? else {
+        bail!(
+            "the facts of this mesh are in the embedded store, which one directory serves: there is no list"
+        );
+    };
+    let store = connect(&etcd, &access, &data.zone.to_string())?;
+    if let Some(id) = remove
+        && !store.forget_directory(id)?
+    {
+        bail!("there is no directory {id} in the list; without --remove this command shows it");
+    }
+    let here = data.directory_id()?;
+    let addresses =
+        |all: &[std::net::SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let line = |(id, at): &(String, Advertised)| {
+        let whose = if *id == here { "  of this data directory" } else { "" };
+        format!("{id}  api {}  dns {}{whose}", addresses(&at.api), addresses(&at.dns))
+    };
+    Ok(store.list_directories()?.iter().map(line).collect())
 }
 
 /// Copies all facts into an empty store, and gives how many for people to read.

@@ -224,3 +224,41 @@ async fn a_backup_is_made_of_etcd_and_what_only_one_directory_can_do_is_refused(
         assert!(refused.contains("not every host has asserted"), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn a_directory_that_is_gone_for_good_leaves_the_list_and_one_that_serves_does_not() {
+    let etcd = EtcdProcess::start();
+    let one = Directory::start_on(&etcd, "");
+    let mut other = one.start_beside(&etcd, "");
+    let a = one.host("a", 1).await;
+    other.kill();
+    let listed = |arguments: &[&str]| {
+        let output = one.run(&[&["directories"], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let id = |directory: &Directory| {
+        let id = std::fs::read_to_string(directory.data().join("directory.id")).unwrap();
+        id.trim().to_owned()
+    };
+    let before = listed(&[]);
+    assert!(before.lines().count() == 2 && before.contains(&other.api.to_string()), "{before}");
+    let after = listed(&["--remove", &id(&other)]);
+    assert!(!after.contains(&other.api.to_string()) && after.contains(&one.api.to_string()), "{after}");
+    let again = one.run(&["directories", "--remove", &id(&other)]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("there is no directory"), "{again:?}");
+    let told = async || a.lease(1).await.directories.api;
+    let begin = std::time::Instant::now();
+    while told().await != [one.api] {
+        assert!(begin.elapsed() < Duration::from_secs(10), "hosts are told of a directory that is gone");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    // Taken off by mistake.
+    listed(&["--remove", &id(&one)]);
+    let begin = std::time::Instant::now();
+    while !listed(&[]).contains(&one.api.to_string()) {
+        assert!(begin.elapsed() < Duration::from_secs(10), "it did not come back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,11 +1,11 @@
 //! Which mesh the facts in etcd belong to: whoever has other keys or other pools of locators must not serve them.
 
-use etcd_client::{Compare, CompareOp, DeleteOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, Txn, TxnOp};
 use serde::{Deserialize, Serialize};
 
 use super::head::Head;
 use super::inbox::Advertised;
-use super::{Etcd, portions};
+use super::{Etcd, portions, watching};
 use crate::limits::{ETCD_LOAD_TIME, ETCD_TRANSACTION_KEYS_MAX};
 use crate::store::{Contents, Store as _, StoreError, Write};
 
@@ -103,6 +103,31 @@ impl Etcd {
         })?;
         self.inbox.directories.put(id, Some(advertised.clone()));
         Ok(())
+    }
+
+    /// Takes the directory of this id off the list; gives whether it was there. One that serves puts itself back.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn forget_directory(&self, id: &str) -> Result<bool, StoreError> {
+        let key = self.keys.directory(id);
+        let was_there = self.list_directories()?.iter().any(|(known, _)| known == id);
+        self.patiently(ETCD_LOAD_TIME, move |mut client, _| {
+            let key = key.clone();
+            async move { client.delete(key, None).await }
+        })?;
+        Ok(was_there)
+    }
+
+    /// The directories that hosts are told of, by id.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn list_directories(&self) -> Result<Vec<(String, Advertised)>, StoreError> {
+        let found = self.patiently(ETCD_LOAD_TIME, |mut client, keys| async move {
+            client.get(keys.directories(), Some(GetOptions::new().with_prefix())).await
+        })?;
+        Ok(found.kvs().iter().filter_map(|row| watching::directory(&self.keys, row)).collect())
     }
 
     /// Puts all facts of another store into this one, which must be empty. Until the end nobody can serve from it; what an

@@ -101,7 +101,7 @@ fn take(keys: &Keys, inbox: &Inbox, row: &KeyValue, kind: EventType) -> Result<(
     Ok(())
 }
 
-fn directory(keys: &Keys, row: &KeyValue) -> Option<(String, Advertised)> {
+pub(super) fn directory(keys: &Keys, row: &KeyValue) -> Option<(String, Advertised)> {
     let NewsKey::Directory(id) = keys.read_news(row.key_str().ok()?)? else { return None };
     Some((id.to_owned(), serde_json::from_slice(row.value()).ok()?))
 }
