@@ -29,7 +29,7 @@ use crate::{
     LeaseRequest, LookupKey, Person, Request, Response, Rule, RuleId, RuleSet, TakeoverFrom, WireError,
 };
 
-pub use joining::join;
+pub use joining::{join, join_any};
 
 /// A handle on the directory; clones share one connection.
 #[derive(Debug, Clone)]

@@ -33,7 +33,7 @@ pub mod zone;
 
 pub use asked::{Asked, Person};
 pub use assertion::{AssertedCapsule, AssertedOffer, Assertion, RestoreId, Restoring};
-pub use client::{Client, ClientError, join};
+pub use client::{Client, ClientError, join, join_any};
 pub use error::ApiError;
 pub use identity::{Identity, Membership};
 pub use policy::{Policy, Rule, RuleId};

@@ -75,15 +75,16 @@ fn joined(join: &Join) -> anyhow::Result<()> {
         );
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let membership = match runtime.block_on(directory_api::join(join.directory, token.trim())) {
+    let addresses: Vec<_> = join.directory.iter().map(ToString::to_string).collect();
+    let addresses = addresses.join(", ");
+    let membership = match runtime.block_on(directory_api::join_any(&join.directory, token.trim())) {
         Ok(membership) => membership,
         Err(error) if format!("{error}").contains("UnknownIssuer") => bail!(
-            "the directory at {} has another CA than the one that the token names: make a token there with \
-             `capsule-directory token --host NAME`",
-            join.directory
+            "the directory at {addresses} has another CA than the one that the token names: make a token there with \
+             `capsule-directory token --host NAME`"
         ),
         Err(error) => {
-            return Err(error).with_context(|| format!("joining by the directory at {}", join.directory));
+            return Err(error).with_context(|| format!("joining by the directory at {addresses}"));
         }
     };
     membership.save(&directory)?;

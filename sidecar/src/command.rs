@@ -43,9 +43,9 @@ pub struct Join {
     /// The token that `capsule-directory token --host NAME` printed; `-` reads it from standard input.
     #[arg(long)]
     pub token: String,
-    /// Where the directory takes requests.
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub directory: SocketAddr,
+    /// Where the directory takes requests; of several, whichever answers is asked.
+    #[arg(long, value_name = "ADDR:PORT,…", value_delimiter = ',', required = true)]
+    pub directory: Vec<SocketAddr>,
 }
 
 /// Arguments of `upgrade`.

@@ -74,15 +74,16 @@ fn directories(mesh: &Mesh) -> Directories {
 
 /// Joins at the first directory, with a token that the other one made.
 fn join(mesh: &Mesh, name: &str) -> Host {
-    join_at(&mesh.host(name), &mesh.host("d1"), &mesh.host("d2"))
+    join_at(&mesh.host(name), &[&mesh.host("d1")], &mesh.host("d2"))
 }
 
-/// Joins at one directory, with a token that another one made.
-fn join_at(host: &Host, directory: &Host, of: &Host) -> Host {
+/// Joins at whichever of these directories answers, with a token that another one made.
+fn join_at(host: &Host, directories: &[&Host], of: &Host) -> Host {
     let data = of.data().display().to_string();
     let arguments = ["token", "--data", &data, "--host", host.name()];
     let token = of.run(line(program("capsule-directory"), &arguments)).ok();
-    let (data, api) = (host.data().display().to_string(), format!("{}:4400", directory.address()));
+    let api: Vec<_> = directories.iter().map(|directory| format!("{}:4400", directory.address())).collect();
+    let (data, api) = (host.data().display().to_string(), api.join(","));
     let arguments = ["join", "--data", &data, "--token", token.stdout.trim(), "--directory", &api];
     host.run(line(program("capsule-sidecar"), &arguments)).ok();
     host.start_sidecar();
@@ -136,7 +137,7 @@ fn each_directory_in_turn_is_gone_and_nobody_notices() {
     directories.one.kill();
     all_goes_on(&hosts, 1);
     talk.goes_on();
-    let d = unnoticed("a host that joins", || join_at(&mesh.host("d"), &d2, &d2));
+    let d = unnoticed("a host that joins", || join_at(&mesh.host("d"), &[&d1, &d2], &d2));
     // Whoever begins asks the dead one first: it stands first in the list that was noted.
     for host in [a, c] {
         host.kill_sidecar();
@@ -153,7 +154,7 @@ fn each_directory_in_turn_is_gone_and_nobody_notices() {
     talk.goes_on();
     a.kill_sidecar();
     unnoticed("a sidecar that comes back", || a.start_sidecar());
-    unnoticed("a host that joins", || join_at(&mesh.host("e"), &d1, &d1));
+    unnoticed("a host that joins", || join_at(&mesh.host("e"), &[&d2, &d1], &d1));
     // It has not heard of what was done meanwhile, and hears of it.
     d2.join();
     let known = |host: &str| {

@@ -25,12 +25,18 @@ pub(super) struct Shared {
     addresses: Addresses,
     identity: Identity,
     config: quinn::ClientConfig,
-    endpoint_v4: quinn::Endpoint,
-    /// Absent where the machine has no IPv6.
-    endpoint_v6: Option<quinn::Endpoint>,
+    endpoints: Endpoints,
     connection: Mutex<Option<quinn::Connection>>,
     /// Lets one caller connect while the others wait for what it finds.
     connecting: tokio::sync::Mutex<()>,
+}
+
+/// One endpoint per family: a socket for both would fail where the machine has no IPv6.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    v4: quinn::Endpoint,
+    /// Absent where the machine has no IPv6.
+    v6: Option<quinn::Endpoint>,
 }
 
 /// Why one attempt failed; there may be another one.
@@ -49,13 +55,11 @@ pub(super) enum AttemptError {
 impl Shared {
     pub(super) fn new(addresses: Vec<SocketAddr>, identity: Identity) -> Result<Self, ClientError> {
         let config = directory_client(&identity, &TransportSettings::directory())?;
-        let (endpoint_v4, endpoint_v6) = endpoints()?;
         Ok(Self {
             addresses: Addresses::new(addresses),
             identity,
             config,
-            endpoint_v4,
-            endpoint_v6,
+            endpoints: Endpoints::open()?,
             connection: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(()),
         })
@@ -148,7 +152,8 @@ impl Shared {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
-        match self.connect_to_any().await {
+        let server_name = self.identity.zone().directory();
+        match self.endpoints.connect_to_any(&self.addresses.in_turn(), &self.config, &server_name).await {
             Ok(connection) => {
                 *self.slot() = Some(connection.clone());
                 Ok(connection)
@@ -158,38 +163,6 @@ impl Shared {
             }
             Err(failures) => Err(AttemptError::Connect(failures.join("; "))),
         }
-    }
-
-    /// Dials one after the other, each with a head start, and takes whoever answers first.
-    async fn connect_to_any(&self) -> Result<quinn::Connection, Vec<String>> {
-        let mut dialling = JoinSet::new();
-        let mut start = Duration::ZERO;
-        for address in self.addresses.in_turn() {
-            let (config, server_name) = (self.config.clone(), self.identity.zone().directory());
-            let endpoint = match address {
-                SocketAddr::V4(_) => Some(self.endpoint_v4.clone()),
-                SocketAddr::V6(_) => self.endpoint_v6.clone(),
-            };
-            let after = start;
-            start += CONNECT_HEAD_START;
-            dialling.spawn(async move {
-                sleep(after).await;
-                let connected = match endpoint {
-                    Some(endpoint) => connect(&endpoint, config, address, &server_name).await,
-                    None => Err("this machine has no IPv6".to_owned()),
-                };
-                connected.map_err(|error| format!("{address}: {error}"))
-            });
-        }
-        let mut failures = Vec::new();
-        while let Some(dialled) = dialling.join_next().await {
-            match dialled {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(failure)) => failures.push(failure),
-                Err(_) => failures.push("the attempt broke".to_owned()),
-            }
-        }
-        Err(failures)
     }
 
     /// Gives up a connection to a directory that is of no use at this time: others come first.
@@ -221,6 +194,60 @@ impl Shared {
     }
 }
 
+impl Endpoints {
+    pub(super) fn open() -> Result<Self, ClientError> {
+        let open = |address: SocketAddr| endpoint(udp_socket(address, SOCKET_BUFFER_BYTES)?, None);
+        let v4 = open((Ipv4Addr::UNSPECIFIED, 0).into())
+            .map_err(|source| ClientError::Local { what: "cannot open a UDP socket", source })?;
+        Ok(Self { v4, v6: open((Ipv6Addr::UNSPECIFIED, 0).into()).ok() })
+    }
+
+    /// Dials one after the other, each with a head start, and takes whoever answers first.
+    pub(super) async fn connect_to_any(
+        &self,
+        addresses: &[SocketAddr],
+        config: &quinn::ClientConfig,
+        server_name: &str,
+    ) -> Result<quinn::Connection, Vec<String>> {
+        let mut dialling = JoinSet::new();
+        let mut start = Duration::ZERO;
+        for &address in addresses {
+            let (config, server_name) = (config.clone(), server_name.to_owned());
+            let endpoint = match address {
+                SocketAddr::V4(_) => Some(self.v4.clone()),
+                SocketAddr::V6(_) => self.v6.clone(),
+            };
+            let after = start;
+            start += CONNECT_HEAD_START;
+            dialling.spawn(async move {
+                sleep(after).await;
+                let connected = match endpoint {
+                    Some(endpoint) => connect(&endpoint, config, address, &server_name).await,
+                    None => Err("this machine has no IPv6".to_owned()),
+                };
+                connected.map_err(|error| format!("{address}: {error}"))
+            });
+        }
+        let mut failures = Vec::new();
+        while let Some(dialled) = dialling.join_next().await {
+            match dialled {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(failure)) => failures.push(failure),
+                Err(_) => failures.push("the attempt broke".to_owned()),
+            }
+        }
+        Err(failures)
+    }
+
+    /// Lets the other sides know what was closed; otherwise they would wait for the idle timeout.
+    pub(super) async fn finish(&self) {
+        self.v4.wait_idle().await;
+        if let Some(v6) = &self.v6 {
+            v6.wait_idle().await;
+        }
+    }
+}
+
 /// Returns when the other side did not even acknowledge what was just sent.
 async fn silence(connection: &quinn::Connection) {
     let before = connection.stats().udp_rx.datagrams;
@@ -243,7 +270,7 @@ pub(super) async fn exchange(
     frame::read(&mut receive, RESPONSE_BYTES_MAX).await?.ok_or_else(ended)
 }
 
-pub(super) async fn connect(
+async fn connect(
     endpoint: &quinn::Endpoint,
     config: quinn::ClientConfig,
     address: SocketAddr,
@@ -256,14 +283,6 @@ pub(super) async fn connect(
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", CONNECT_TIME.as_secs())),
     }
-}
-
-/// One endpoint per family: a socket for both would fail where the machine has no IPv6.
-pub(super) fn endpoints() -> Result<(quinn::Endpoint, Option<quinn::Endpoint>), ClientError> {
-    let open = |address: SocketAddr| endpoint(udp_socket(address, SOCKET_BUFFER_BYTES)?, None);
-    let v4 = open((Ipv4Addr::UNSPECIFIED, 0).into())
-        .map_err(|source| ClientError::Local { what: "cannot open a UDP socket", source })?;
-    Ok((v4, open((Ipv6Addr::UNSPECIFIED, 0).into()).ok()))
 }
 
 /// Bytes that nobody can guess.

@@ -5,27 +5,36 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::call::{connect, endpoints, exchange};
+use super::call::{Endpoints, exchange};
 use super::{ClientError, protocol};
 use crate::identity::{SigningRequest, TransportSettings, ca_hash, joining_client};
-use crate::limits::CALL_TIME;
+use crate::limits::{ATTEMPT_TIME, CALL_TIME, DIRECTORIES_MAX};
 use crate::{Identity, Issued, Membership, Request, Response, Token};
 
 const VERB: &str = "join";
 
-/// Joins the mesh: makes a key, has it certified with the token, and returns what the host must keep
-/// ([`Membership::save`]). Trusts the directory by the CA's hash in the token.
+/// Joins the mesh by one directory: [`join_any`].
 ///
 /// # Errors
-/// When the token is broken, used, expired or of another directory; when the directory is away.
+/// As there.
 pub async fn join(directory: SocketAddr, token: &str) -> Result<Membership, ClientError> {
+    join_any(&[directory], token).await
+}
+
+/// Joins the mesh by whichever directory answers: makes a key, has it certified with the token, and returns what the host
+/// must keep ([`Membership::save`]). Trusts the directory by the CA's hash in the token.
+///
+/// # Errors
+/// When the token is broken, used, expired or of another directory; when all directories are away.
+pub async fn join_any(directories: &[SocketAddr], token: &str) -> Result<Membership, ClientError> {
     let text = token.trim();
     let token = Token::read(text)?;
     let request = SigningRequest::generate(&token.zone, &token.host)?;
     let message = Request::Join { token: text.to_owned(), csr: request.csr_der().to_vec() }.encode();
-    let issued = timeout(CALL_TIME, ask(directory, &token, &message))
+    let directories = &directories[..directories.len().min(DIRECTORIES_MAX)];
+    let (directory, issued) = timeout(CALL_TIME, ask(directories, &token, &message))
         .await
-        .unwrap_or_else(|_| Err(away(directory, CALL_TIME, "no answer".to_owned())))?;
+        .unwrap_or_else(|_| Err(away(directories, "no answer".to_owned())))?;
     let wrong =
         |cause: &str| ClientError::Protocol { verb: VERB, address: directory, cause: cause.to_owned() };
     if ca_hash(&issued.ca.as_slice().into()) != token.ca_hash {
@@ -47,23 +56,53 @@ pub async fn join(directory: SocketAddr, token: &str) -> Result<Membership, Clie
     })
 }
 
-async fn ask(directory: SocketAddr, token: &Token, message: &[u8]) -> Result<Issued, ClientError> {
+/// Asks one directory after the other, until one answers for good. An answer that was lost does no harm: the same key may
+/// use its token again.
+async fn ask(
+    directories: &[SocketAddr],
+    token: &Token,
+    message: &[u8],
+) -> Result<(SocketAddr, Issued), ClientError> {
     let config = joining_client(token.ca_hash, &TransportSettings::directory())?;
-    let (v4, v6) = endpoints()?;
-    let endpoint = match (directory, v6) {
-        (SocketAddr::V6(_), Some(v6)) => v6,
-        (SocketAddr::V4(_) | SocketAddr::V6(_), _) => v4,
-    };
-    let failed = |cause: String| away(directory, CALL_TIME, cause);
-    let connection = connect(&endpoint, config, directory, &token.zone.directory()).await.map_err(failed)?;
-    let answer = exchange(&connection, message).await.map_err(|error| failed(error.to_string()))?;
-    connection.close(0u32.into(), b"");
-    // Lets the directory know; otherwise it would wait for the idle timeout.
-    let _ = timeout(Duration::from_millis(200), endpoint.wait_idle()).await;
-    match Response::decode(&answer).map_err(|error| protocol(VERB, directory, &error))? {
+    let endpoints = Endpoints::open()?;
+    let mut left = directories.to_vec();
+    let mut failures = Vec::new();
+    for _ in directories {
+        let connection = match endpoints.connect_to_any(&left, &config, &token.zone.directory()).await {
+            Ok(connection) => connection,
+            Err(failed) => {
+                failures.extend(failed);
+                break;
+            }
+        };
+        let address = connection.remote_address();
+        left.retain(|known| *known != address);
+        // With nobody else to ask there is nothing to be gained by giving up.
+        let time = if left.is_empty() { CALL_TIME } else { ATTEMPT_TIME };
+        let answer = timeout(time, exchange(&connection, message)).await;
+        connection.close(0u32.into(), b"");
+        // Lets the directory know; otherwise it would wait for the idle timeout.
+        let _ = timeout(Duration::from_millis(200), endpoints.finish()).await;
+        let failure = match answer {
+            Ok(Ok(answer)) => match issued(&answer, address) {
+                Err(ClientError::Refused(refusal)) if refusal.is_passing() && !left.is_empty() => {
+                    refusal.to_string()
+                }
+                answered => return answered.map(|issued| (address, issued)),
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        failures.push(format!("{address}: {failure}"));
+    }
+    Err(away(directories, failures.join("; ")))
+}
+
+fn issued(answer: &[u8], address: SocketAddr) -> Result<Issued, ClientError> {
+    match Response::decode(answer).map_err(|error| protocol(VERB, address, &error))? {
         Response::Issued(issued) => Ok(issued),
         Response::Error(refusal) => Err(refusal.into()),
-        _ => Err(ClientError::Protocol { verb: VERB, address: directory, cause: "unexpected answer".into() }),
+        _ => Err(ClientError::Protocol { verb: VERB, address, cause: "unexpected answer".into() }),
     }
 }
 
@@ -76,6 +115,7 @@ fn reachable(addresses: Vec<SocketAddr>, asked: SocketAddr) -> Vec<SocketAddr> {
     addresses.into_iter().map(known).collect()
 }
 
-fn away(directory: SocketAddr, time: Duration, cause: String) -> ClientError {
-    ClientError::Away { verb: VERB, addresses: directory.to_string(), seconds: time.as_secs(), cause }
+fn away(directories: &[SocketAddr], cause: String) -> ClientError {
+    let addresses: Vec<_> = directories.iter().map(ToString::to_string).collect();
+    ClientError::Away { verb: VERB, addresses: addresses.join(", "), seconds: CALL_TIME.as_secs(), cause }
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use directory_api::{CapsuleRecord, CapsuleState, Change, Client, ClientError, LookupKey};
+use directory_api::{
+    ApiError, CapsuleRecord, CapsuleState, Change, Client, ClientError, LookupKey, join_any,
+};
 use hickory_proto::rr::RecordType;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -145,4 +147,22 @@ async fn without_etcd_what_is_known_is_served_and_nothing_is_changed() {
             a.lease(1).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_host_joins_by_whichever_directory_can_let_it_in() {
+    let mut etcd = EtcdProcess::start();
+    let able = Directory::start();
+    let unable = able.start_beside(&etcd, "");
+    let mut dead = able.start_beside(&etcd, "");
+    dead.kill();
+    etcd.kill();
+    let token = able.token("a", &[]);
+    let membership = join_any(&[dead.api, unable.api, able.api], &token).await.unwrap();
+    assert_eq!(membership.api, [able.api]);
+    // A refusal for good is not taken to the next one, which knows nothing of it.
+    let used = join_any(&[able.api, unable.api], &token).await.unwrap_err();
+    assert_eq!(used.refusal(), Some(&ApiError::TokenUsed));
+    let unable_alone = join_any(&[dead.api, unable.api], &able.token("b", &[])).await.unwrap_err();
+    assert!(unable_alone.to_string().contains(&etcd.endpoint()), "{unable_alone}");
 }
