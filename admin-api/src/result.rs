@@ -12,7 +12,7 @@ mod suspends;
 mod taps;
 
 pub use capsules::{
-    CapsuleState, CapsuleView, InspectResult, LogsResult, PsResult, RecoverResult, RecoveredFrom,
+    CapsuleState, CapsuleView, DnsRecord, InspectResult, LogsResult, PsResult, RecoverResult, RecoveredFrom,
     ResolveResult, RmResult, RunResult, StopResult,
 };
 pub use gateways::{PublicationView, PublishResult, PublishedResult, UnpublishResult};

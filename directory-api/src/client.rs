@@ -25,8 +25,9 @@ use crate::identity::{IdentityError, SigningRequest};
 use crate::limits::{CALL_TIME, WATCH_QUEUE};
 use crate::policy::Terms;
 use crate::{
-    ApiError, Asked, Assertion, CapsuleRecord, CapsuleState, Change, HostRecord, Identity, Issued, Lease,
-    LeaseRequest, LookupKey, Person, Request, Response, Rule, RuleId, RuleSet, TakeoverFrom, WireError,
+    AddedRecord, ApiError, Asked, Assertion, CapsuleRecord, CapsuleState, Change, HostRecord, Identity,
+    Issued, Lease, LeaseRequest, LookupKey, Person, Request, Response, Rule, RuleId, RuleSet, TakeoverFrom,
+    WireError,
 };
 
 pub use joining::{join, join_any};
@@ -362,6 +363,17 @@ impl Client {
         }
     }
 
+    /// The DNS records that a capsule's owner added.
+    ///
+    /// # Errors
+    /// When there is no such capsule, or the directory is older than this request; when it is away.
+    pub async fn added_records(&self, capsule: CapsuleId) -> Result<Vec<AddedRecord>, ClientError> {
+        match self.call(Request::AddedRecords(capsule)).await? {
+            Response::AddedRecords(records) => Ok(records),
+            other => Err(self.unexpected("added records", &other)),
+        }
+    }
+
     /// All rules of the policy.
     ///
     /// # Errors
@@ -431,6 +443,7 @@ impl Client {
             Response::Capsule(_) => "a capsule",
             Response::Capsules(_) => "capsules",
             Response::Hosts(_) => "hosts",
+            Response::AddedRecords(_) => "added records",
             Response::Rules(_) => "rules",
             Response::Done => "done",
             Response::Error(_) => "an error",

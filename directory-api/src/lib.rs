@@ -38,7 +38,8 @@ pub use error::ApiError;
 pub use identity::{Identity, Membership};
 pub use policy::{Policy, Rule, RuleId};
 pub use record::{
-    CapsuleRecord, CapsuleState, HostRecord, OfferRecord, Outcome, OutcomeRecord, SuspensionRecord,
+    AddedRecord, CapsuleRecord, CapsuleState, HostRecord, OfferRecord, Outcome, OutcomeRecord,
+    SuspensionRecord,
 };
 pub use request::{
     Change, DirectoryAddresses, HeldCapsule, Issued, Lease, LeaseRequest, LookupKey, Request, Response,

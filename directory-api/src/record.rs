@@ -120,6 +120,19 @@ pub struct HostRecord {
     pub operator: bool,
 }
 
+/// A DNS record that a capsule's owner added, in the words of zone files (RFC 1035, section 5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedRecord {
+    /// The labels below the capsule's name; empty for the name itself.
+    pub below: String,
+    /// How long it may be kept, seconds.
+    pub ttl_seconds: u32,
+    /// Its type, such as `TXT`.
+    pub kind: String,
+    /// What it says.
+    pub data: String,
+}
+
 impl CapsuleState {
     /// The word used everywhere: `running`, `moving`, `suspended`, `lost`, `stopped`.
     pub const fn as_str(self) -> &'static str {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, ClaimKeyHash, Generation, HostName, OfferId, Owner};
 
 use crate::policy::Terms;
-use crate::{ApiError, Assertion, CapsuleRecord, CapsuleState, HostRecord, Restoring, Rule, RuleId};
+use crate::{
+    AddedRecord, ApiError, Assertion, CapsuleRecord, CapsuleState, HostRecord, Restoring, Rule, RuleId,
+};
 
 /// One request. Who asks is never in it: that is what the certificate says.
 ///
@@ -140,6 +142,8 @@ pub enum Request {
         /// Whether a person says that the host is gone, though its lease may be good.
         host_is_gone: bool,
     },
+    /// The DNS records that a capsule's owner added.
+    AddedRecords(CapsuleId),
     /// All rules of the policy.
     Rules,
     /// A rule is to hold. It takes the place of one that says the opposite of the same connects; for operators' hosts.
@@ -263,6 +267,8 @@ pub enum Response {
     Capsules(Vec<CapsuleRecord>),
     /// To [`Request::Hosts`].
     Hosts(Vec<HostRecord>),
+    /// To [`Request::AddedRecords`].
+    AddedRecords(Vec<AddedRecord>),
     /// To [`Request::Rules`]; to [`Request::SetRule`] that rule alone.
     Rules(RuleSet),
     /// To [`Request::Remove`], [`Request::RemoveHost`], [`Request::RemoveRule`] and [`Request::Assert`].
@@ -358,7 +364,7 @@ impl Change {
 impl Request {
     /// Whether it only asks for facts.
     pub fn is_read(&self) -> bool {
-        matches!(self, Self::Lookup(_) | Self::List | Self::Hosts | Self::Rules)
+        matches!(self, Self::Lookup(_) | Self::List | Self::Hosts | Self::AddedRecords(_) | Self::Rules)
     }
 
     /// A short word for logs and errors.
@@ -381,6 +387,7 @@ impl Request {
             Self::Hosts => "hosts",
             Self::RemoveHost { .. } => "remove host",
             Self::TakeOver { .. } => "take over",
+            Self::AddedRecords(_) => "added records",
             Self::Rules => "rules",
             Self::SetRule(_) => "set rule",
             Self::RemoveRule(_) => "remove rule",

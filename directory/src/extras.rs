@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use directory_api::AddedRecord;
 use prost::Message as _;
 
 use crate::limits::{EXTRA_BYTES_MAX, EXTRA_LABELS_MAX, EXTRA_RECORDS_MAX};
@@ -70,23 +71,55 @@ pub fn within_limits(records: &[ExtraRecord]) -> bool {
     records.len() <= EXTRA_RECORDS_MAX && records.iter().map(bytes).sum::<usize>() <= EXTRA_BYTES_MAX
 }
 
-impl fmt::Display for ExtraRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.below[..] {
-            [] => f.write_str("@")?,
-            below => f.write_str(&below.iter().rev().map(String::as_str).collect::<Vec<_>>().join("."))?,
-        }
-        write!(f, " {} ", self.ttl)?;
-        match &self.data {
-            ExtraData::Txt(strings) => {
-                f.write_str("TXT")?;
-                strings.iter().try_for_each(|string| write!(f, " \"{}\"", string.escape_ascii()))
-            }
-            ExtraData::Srv { priority, weight, port, target } => {
-                write!(f, "SRV {priority} {weight} {port} {target}.")
-            }
+impl ExtraRecord {
+    /// The record as hosts are told of it.
+    pub fn shown(&self) -> AddedRecord {
+        AddedRecord {
+            below: self.below.iter().rev().map(String::as_str).collect::<Vec<_>>().join("."),
+            ttl_seconds: self.ttl,
+            kind: self.data.kind().into(),
+            data: self.data.to_string(),
         }
     }
+}
+
+impl ExtraData {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Txt(_) => "TXT",
+            Self::Srv { .. } => "SRV",
+        }
+    }
+}
+
+impl fmt::Display for ExtraRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AddedRecord { below, ttl_seconds, kind, data } = self.shown();
+        let name = if below.is_empty() { "@" } else { &below };
+        write!(f, "{name} {ttl_seconds} {kind} {data}")
+    }
+}
+
+impl fmt::Display for ExtraData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Txt(strings) => {
+                let quoted: Vec<_> = strings.iter().map(|string| quoted(string)).collect();
+                f.write_str(&quoted.join(" "))
+            }
+            Self::Srv { priority, weight, port, target } => write!(f, "{priority} {weight} {port} {target}."),
+        }
+    }
+}
+
+/// A string as zone files have it: what is not printable is `\DDD` (RFC 1035, section 5.1).
+fn quoted(string: &[u8]) -> String {
+    let escaped = |&byte: &u8| match byte {
+        b'"' | b'\\' => format!("\\{}", char::from(byte)),
+        b' '..=b'~' => char::from(byte).to_string(),
+        other => format!("\\{other:03}"),
+    };
+    format!("\"{}\"", string.iter().map(escaped).collect::<String>())
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -181,6 +214,8 @@ mod tests {
         let records = [srv, text(&[], 255), text(&["x"], 0)];
         assert_eq!(decode(&encode(&records)).unwrap(), records);
         assert_eq!(records[0].to_string(), "_db._tcp 5 SRV 1 2 65535 db.example.");
+        let odd = ExtraData::Txt(vec![b"a \"b\" \\ \xc3\xa9\n".to_vec(), vec![]]);
+        assert_eq!(odd.to_string(), r#""a \"b\" \\ \195\169\010" """#);
         assert_eq!(decode(&[]).unwrap(), []);
         assert_eq!(decode(b"\x0a\x02\x10\x05"), None, "a record that says nothing");
     }

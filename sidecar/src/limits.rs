@@ -243,6 +243,9 @@ pub const MEMBER_ASK_PAUSE: Duration = Duration::from_millis(100);
 /// How long that question may take: less than whoever dials waits ([`DIAL_TIMEOUT`]).
 pub const MEMBER_CALL: Duration = Duration::from_secs(2);
 
+/// How long `inspect` waits for the directory's word on a capsule's DNS records, without which it shows all the rest.
+pub const RECORDS_CALL: Duration = Duration::from_secs(1);
+
 /// Datagrams too large for a QUIC DATAGRAM frame that may be under way on one link in one direction, each at most 64 KiB:
 /// four megabytes, as much as quinn keeps of the small ones.
 pub const LARGE_DATAGRAMS: usize = 64;

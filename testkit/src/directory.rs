@@ -16,12 +16,13 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Directory {
     host: Host,
+    config: Mutex<String>,
     process: Mutex<Option<Process>>,
 }
 
 impl Directory {
     pub(crate) fn new(host: Host) -> Directory {
-        Directory { host, process: Mutex::new(None) }
+        Directory { host, config: Mutex::default(), process: Mutex::new(None) }
     }
 
     /// The host it runs on: can be cut off and joined again.
@@ -53,6 +54,11 @@ impl Directory {
         ZONE
     }
 
+    /// Gives it settings (TOML), from its next start.
+    pub fn configure(&self, config: &str) {
+        *self.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = config.to_owned();
+    }
+
     /// Starts it (the first time: makes its data), and waits until it is ready.
     ///
     /// # Panics
@@ -76,12 +82,17 @@ impl Directory {
     fn start_until(&self, page: &str) {
         let mut process = self.lock();
         assert!(process.as_mut().is_none_or(|process| !process.is_running()), "the directory runs already");
-        let data = self.host.data();
-        if !data.exists() {
+        if !self.host.data().exists() {
             self.command(&["init", "--data", &self.data(), "--zone", ZONE]).ok();
         }
         let (dns, api, http) = (self.dns().to_string(), self.api().to_string(), self.http().to_string());
-        let arguments = ["serve", "--data", &self.data(), "--dns", &dns, "--api", &api, "--http", &http];
+        let config = self.host.dir().join("directory.toml");
+        let settings = self.config.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        std::fs::write(&config, settings).unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+        let config = config.display().to_string();
+        let data = self.data();
+        let mut arguments = vec!["serve", "--data", &data, "--config", &config];
+        arguments.extend(["--dns", &dns, "--api", &api, "--http", &http]);
         let mut started = self.host.start_logged(&program("capsule-directory"), &arguments, "directory");
         self.host.wait_for_page(&mut started, "directory", page, READY_WITHIN, || true);
         *process = Some(started);

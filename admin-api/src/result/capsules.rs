@@ -165,6 +165,23 @@ pub struct InspectResult {
     /// What the policy did to it.
     #[serde(default)]
     pub policy: PolicyCounts,
+    /// The DNS records that its owner added; `None` when the directory did not say.
+    #[serde(default)]
+    pub records: Option<Vec<DnsRecord>>,
+}
+
+/// A DNS record that a capsule's owner added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsRecord {
+    /// The whole name.
+    pub name: String,
+    /// How long it may be kept, seconds.
+    pub ttl_s: u32,
+    /// `TXT` or `SRV`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it says, as zone files have it.
+    pub data: String,
 }
 
 /// The answer to `run` and `start`: the program has started.

@@ -48,6 +48,9 @@ fn read(answer: &InspectResult, stream: Stream) -> String {
     line("host", text(&capsule.host));
     line("locators", locators.join("  "));
     line("dns name", text(&answer.dns_name));
+    for record in answer.records.iter().flatten() {
+        line("dns record", format!("{} {} {} {}", record.name, record.ttl_s, record.kind, record.data));
+    }
     line("owner", capsule.owner.clone());
     line("generation", capsule.generation.to_string());
     line("created", capsule.created_at.to_string());

@@ -109,7 +109,7 @@ pub(super) struct Error {
 pub(super) struct Request {
     #[prost(
         oneof = "RequestKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30, 31, 32, 40"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 30, 31, 32, 40"
     )]
     pub kind: Option<RequestKind>,
     /// The person that the request goes back to.
@@ -175,6 +175,8 @@ pub(super) enum RequestKind {
     Withdraw(Suspension),
     #[prost(message, tag = "19")]
     Resume(Suspension),
+    #[prost(bytes, tag = "20")]
+    AddedRecords(Vec<u8>),
     #[prost(message, tag = "30")]
     Rules(Empty),
     #[prost(message, tag = "31")]
@@ -302,7 +304,7 @@ pub(super) struct TakeOver {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Response {
-    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7, 30")]
+    #[prost(oneof = "ResponseKind", tags = "1, 2, 3, 4, 5, 6, 7, 20, 30")]
     pub kind: Option<ResponseKind>,
 }
 
@@ -322,8 +324,28 @@ pub(super) enum ResponseKind {
     Hosts(Hosts),
     #[prost(message, tag = "7")]
     Done(Empty),
+    #[prost(message, tag = "20")]
+    AddedRecords(AddedRecords),
     #[prost(message, tag = "30")]
     Rules(Rules),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AddedRecords {
+    #[prost(message, repeated, tag = "1")]
+    pub records: Vec<AddedRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AddedRecord {
+    #[prost(string, tag = "1")]
+    pub below: String,
+    #[prost(uint32, tag = "2")]
+    pub ttl_seconds: u32,
+    #[prost(string, tag = "3")]
+    pub kind: String,
+    #[prost(string, tag = "4")]
+    pub data: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -69,6 +69,7 @@ pub(super) fn to_wire(request: &Request) -> wire::Request {
                 file,
             })
         }
+        Request::AddedRecords(capsule) => Kind::AddedRecords(capsule.as_bytes().to_vec()),
         Request::Rules => Kind::Rules(wire::Empty {}),
         Request::SetRule(terms) => Kind::SetRule(terms_to_wire(terms)),
         Request::RemoveRule(id) => Kind::RemoveRule(id.number()),
@@ -145,6 +146,7 @@ pub(super) fn from_wire(request: wire::Request) -> Result<Request, WireError> {
             },
             host_is_gone: takeover.host_is_gone,
         },
+        Kind::AddedRecords(capsule) => Request::AddedRecords(capsule_id(&capsule)?),
         Kind::Rules(wire::Empty {}) => Request::Rules,
         Kind::SetRule(terms) => Request::SetRule(terms_from_wire(&terms)?),
         Kind::RemoveRule(id) => Request::RemoveRule(RuleId::new(id)),

@@ -11,7 +11,9 @@ use super::record::{capsule_from_wire, capsule_to_wire, host_from_wire, host_to_
 use super::rule::{rule_from_wire, rule_to_wire};
 use super::{WatchPiece, WireError, assertion, bytes, error, needed, parsed};
 use crate::limits::{ANCHORS_MAX, CHAIN_LENGTH_MAX, SNAPSHOT_CHUNK_RECORDS};
-use crate::{ApiError, Change, DirectoryAddresses, Issued, Lease, Response, RuleId, RuleSet, StaleCapsule};
+use crate::{
+    AddedRecord, ApiError, Change, DirectoryAddresses, Issued, Lease, Response, RuleId, RuleSet, StaleCapsule,
+};
 
 pub(super) fn to_wire(response: &Response) -> wire::Response {
     use wire::ResponseKind as Kind;
@@ -39,6 +41,9 @@ pub(super) fn to_wire(response: &Response) -> wire::Response {
         }
         Response::Hosts(records) => {
             Kind::Hosts(wire::Hosts { hosts: records.iter().map(host_to_wire).collect() })
+        }
+        Response::AddedRecords(records) => {
+            Kind::AddedRecords(wire::AddedRecords { records: records.iter().map(added_to_wire).collect() })
         }
         Response::Rules(set) => Kind::Rules(wire::Rules {
             revision: set.revision,
@@ -72,12 +77,25 @@ pub(super) fn from_wire(response: wire::Response) -> Result<Response, WireError>
         Kind::Hosts(records) => {
             Response::Hosts(records.hosts.into_iter().map(host_from_wire).collect::<Result<_, _>>()?)
         }
+        Kind::AddedRecords(added) => {
+            Response::AddedRecords(added.records.into_iter().map(added_from_wire).collect())
+        }
         Kind::Rules(set) => Response::Rules(RuleSet {
             revision: set.revision,
             rules: set.rules.into_iter().map(rule_from_wire).collect::<Result<_, _>>()?,
         }),
         Kind::Done(wire::Empty {}) => Response::Done,
     })
+}
+
+fn added_to_wire(record: &AddedRecord) -> wire::AddedRecord {
+    let AddedRecord { below, ttl_seconds, kind, data } = record.clone();
+    wire::AddedRecord { below, ttl_seconds, kind, data }
+}
+
+fn added_from_wire(record: wire::AddedRecord) -> AddedRecord {
+    let wire::AddedRecord { below, ttl_seconds, kind, data } = record;
+    AddedRecord { below, ttl_seconds, kind, data }
 }
 
 fn issued_from_wire(issued: wire::Issued) -> Result<Issued, WireError> {

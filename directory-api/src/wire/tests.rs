@@ -4,8 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::*;
 use crate::asked::{Asked, Person};
 use crate::policy::{Effect, Terms};
+use crate::{AddedRecord, AssertedCapsule, AssertedOffer, Assertion, RestoreId, Restoring, RuleId, RuleSet};
 use crate::{ApiError, CapsuleState, Issued, LeaseRequest, LookupKey, OfferRecord, Outcome, OutcomeRecord};
-use crate::{AssertedCapsule, AssertedOffer, Assertion, RestoreId, Restoring, RuleId, RuleSet};
 use crate::{
     DirectoryAddresses, HeldCapsule, HostRecord, Lease, StaleCapsule, SuspensionRecord, TakeoverFrom,
 };
@@ -147,6 +147,7 @@ fn requests_are_read_back() {
         take_over(TakeoverFrom::Kept, true),
         take_over(TakeoverFrom::Copy(offer), false),
         take_over(TakeoverFrom::File(generation), true),
+        Request::AddedRecords(capsule),
         Request::Rules,
         Request::SetRule(rule().terms),
         Request::RemoveRule(RuleId::new(41)),
@@ -222,6 +223,12 @@ fn responses_are_read_back() {
         Response::Capsule(Box::new(capsule())),
         Response::Capsules(vec![capsule(), CapsuleRecord { offer: None, last_outcome: None, ..capsule() }]),
         Response::Hosts(vec![host()]),
+        Response::AddedRecords(vec![AddedRecord {
+            below: "_x._tcp".into(),
+            ttl_seconds: 60,
+            kind: "SRV".into(),
+            data: "0 0 5432 db.capsule.internal.".into(),
+        }]),
         Response::Rules(RuleSet { revision: 9, rules: vec![rule()] }),
         Response::Done,
     ];

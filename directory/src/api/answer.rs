@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::authority::Authority;
 use crate::ca;
 use crate::engine::{Command, Registration};
+use crate::extras::ExtraRecord;
 use crate::metrics::Metrics;
 use crate::placement::{NewOffer, NewSuspension, Takeover};
 use crate::published::Published;
@@ -96,6 +97,7 @@ impl Answers {
             }
             Request::List => return Ok(Response::Capsules(self.published.read(|all| all.capsules_shown()))),
             Request::Hosts => return Ok(Response::Hosts(self.published.read(|all| all.hosts_shown()))),
+            Request::AddedRecords(id) => return self.added_records(id, is_latest),
             Request::Rules => return Ok(Response::Rules(self.rules())),
             Request::RenewCertificate { csr } => return self.renew_certificate(&caller, &csr),
             Request::Assert(assertion) => {
@@ -213,6 +215,16 @@ impl Answers {
         let backup = |all: &Registry| all.asserting.as_ref().map(|asserting| asserting.restored.taken_at);
         let Some(taken_at) = self.published.read(backup) else { return false };
         peer_not_before(connection).is_ok_and(|from| ca::is_of_after(from, taken_at))
+    }
+
+    fn added_records(&self, id: CapsuleId, is_latest: bool) -> Result<Response, ApiError> {
+        self.published.read(|registry| match registry.capsule(id) {
+            Some(_) => {
+                Ok(Response::AddedRecords(registry.extras(id).iter().map(ExtraRecord::shown).collect()))
+            }
+            None if !is_latest => Err(unread()),
+            None => Err(ApiError::UnknownCapsule { what: LookupKey::Id(id).to_string() }),
+        })
     }
 
     fn rules(&self) -> RuleSet {

@@ -102,6 +102,19 @@ async fn an_owner_adds_records_which_stay_with_the_capsule() {
     assert_eq!(serial(&directory), before + 1, "one change");
     assert_eq!(nsupdate(&directory, Some(&ann), &["-v"], &lines), "", "by TCP, and nothing new");
     assert_eq!(serial(&directory), before + 1);
+    let mut shown = a.client.added_records(db.id).await.unwrap();
+    shown.sort_by(|one, other| (&one.below, &one.data).cmp(&(&other.below, &other.data)));
+    let shown: Vec<_> = shown
+        .iter()
+        .map(|added| format!("{} {} {} {}", added.below, added.ttl_seconds, added.kind, added.data))
+        .collect();
+    let expected = [
+        " 60 TXT \"contact=ann\" \"two\"",
+        "_acme-challenge 60 TXT \"token\"",
+        "_postgres._tcp 60 SRV 1 2 5432 db.capsule.internal.",
+        "_postgres._tcp 60 SRV 2 0 5433 db.capsule.internal.",
+    ];
+    assert_eq!(shown, expected);
     let txt = asked(&directory, "db", RecordType::TXT);
     assert_eq!(txt.len(), 2, "{txt:?}");
     assert!(txt.iter().any(|text| text.contains("gen=1")), "{txt:?}");
@@ -142,6 +155,8 @@ async fn an_owner_adds_records_which_stay_with_the_capsule() {
     b.client.remove(db.id, db.generation).await.unwrap();
     owned(&a, "db", "ann").await;
     assert!(asked(&directory, "_postgres._tcp.db", RecordType::SRV).is_empty());
+    let gone = a.client.added_records(db.id).await.unwrap_err();
+    assert!(matches!(gone.refusal(), Some(directory_api::ApiError::UnknownCapsule { .. })), "{gone}");
     let told = directory.run(&["audit"]);
     let told = String::from_utf8(told.stdout).unwrap();
     let line =

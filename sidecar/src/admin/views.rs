@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use admin_api::result::{
-    CapsuleState, CapsuleView, Direction, HostState, HostView, HostsResult, InspectResult, LinkState,
-    LinkView, PsResult, ResolveResult, SessionKind, SessionState, SessionView, SessionsResult,
+    CapsuleState, CapsuleView, Direction, DnsRecord, HostState, HostView, HostsResult, InspectResult,
+    LinkState, LinkView, PsResult, ResolveResult, SessionKind, SessionState, SessionView, SessionsResult,
 };
 use admin_api::{ErrorView, Timestamp};
 use directory_api::{self as directory, CapsuleRecord, HostRecord};
@@ -14,6 +14,7 @@ use overlay_proto::{CapsuleId, Role};
 
 use super::{flows, policy, record};
 use crate::capsule::Capsule;
+use crate::limits::RECORDS_CALL;
 use crate::moving::superseded;
 use crate::sidecar::Sidecar;
 
@@ -229,6 +230,7 @@ pub(super) async fn inspect(sidecar: &Arc<Sidecar>, name: &str) -> Result<Inspec
     let mut result = InspectResult {
         capsule: view(sidecar, &record).await,
         dns_name: Some(format!("{}.{}", record.name, sidecar.zone)),
+        records: added_records(sidecar, &record).await,
         ..InspectResult::default()
     };
     if let Some(capsule) = sidecar.capsules.get(&record.id).filter(|_| record.host == sidecar.me) {
@@ -254,4 +256,24 @@ pub(super) async fn inspect(sidecar: &Arc<Sidecar>, name: &str) -> Result<Inspec
         result.policy = policy::counts(sidecar, Some(record.id));
     }
     Ok(result)
+}
+
+/// What the capsule's owner added to the zone; `None` when the directory does not say: it is away, or older than the question.
+async fn added_records(sidecar: &Sidecar, record: &CapsuleRecord) -> Option<Vec<DnsRecord>> {
+    let directory = sidecar.places.directory().with_call_time(RECORDS_CALL);
+    let added = match directory.added_records(record.id).await {
+        Ok(added) => added,
+        Err(error) => {
+            tracing::debug!(capsule = %record.name, %error, "the directory was asked for its DNS records in vain");
+            return None;
+        }
+    };
+    let own = format!("{}.{}", record.name, sidecar.zone);
+    let shown = |added: directory::AddedRecord| DnsRecord {
+        name: if added.below.is_empty() { own.clone() } else { format!("{}.{own}", added.below) },
+        ttl_s: added.ttl_seconds,
+        kind: added.kind,
+        data: added.data,
+    };
+    Some(added.into_iter().map(shown).collect())
 }
