@@ -21,8 +21,20 @@ use crate::shared;
 use crate::store::{Embedded, Store as _, Write};
 
 /// The files that a backup has, as far as they are there.
-const FILES: [&str; 8] =
-    ["mesh.json", "ca.pem", "ca.key", "ca.key.age", "issuer.pem", "issuer.key", "dnssec.json", RESET_KEY];
+const FILES: [&str; 12] = [
+    "mesh.json",
+    "ca.pem",
+    "ca.key",
+    "ca.key.age",
+    "issuer.pem",
+    "issuer.key",
+    "next-ca.pem",
+    "next-ca.key",
+    "next-ca.key.age",
+    "last-ca.pem",
+    "dnssec.json",
+    RESET_KEY,
+];
 
 const TOKEN_KEY: &str = "token.key";
 const RESET_KEY: &str = "reset.key";
@@ -36,6 +48,8 @@ impl Data {
             Err(SocketError::NotServing) => shared::facts(self)?,
             Err(error) => return Err(error).with_context(|| self.path.display().to_string()),
         };
+        // Those of the CA are of one step of the root's replacement, and none is half changed.
+        let held = self.hold_ca()?;
         let mut files = Vec::new();
         for name in FILES {
             if self.has(name)? {
@@ -47,6 +61,7 @@ impl Data {
             files.push(KeptFile { name: RESET_KEY.into(), content: self.read_bytes(TOKEN_KEY)? });
         }
         let backup = Backup::new(self.zone.to_string(), self.ca_hash()?, now, facts, files);
+        drop(held);
         let text = format!("made at revision {}", backup.head.revision);
         let entry = Entry::new(now, &By::Operator, "backup", "mesh", &self.zone, text);
         self.audit()?.append(&[entry]).context("cannot write the audit log; no backup was made")?;

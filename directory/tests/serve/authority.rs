@@ -176,7 +176,7 @@ async fn a_root_is_replaced_while_hosts_go_on_and_not_before_all_are_ready() {
 }
 
 /// Has a host hold what the directory gives out, as a sidecar does, and say so.
-async fn take_up(host: &super::process::Host) {
+pub(super) async fn take_up(host: &super::process::Host) {
     wait_for("other credentials", async || {
         let wanted = host.lease(1).await.credentials.unwrap();
         if wanted != host.membership.identity.credentials() {
@@ -190,7 +190,7 @@ async fn take_up(host: &super::process::Host) {
     .await;
 }
 
-async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub(super) async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let begin = Instant::now();
     while !done().await {
         assert!(begin.elapsed() < Duration::from_secs(20), "waited in vain for {what}");

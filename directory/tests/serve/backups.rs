@@ -12,6 +12,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{RData, RecordType};
 use tokio::time::timeout;
 
+use super::authority::{take_up, wait_for};
 use super::dns::{by_udp, question};
 use super::process::{Directory, Host};
 use super::restarting::get;
@@ -157,6 +158,40 @@ async fn a_restored_directory_learns_from_the_hosts_what_happened_since() {
     let refused = join(directory.api, &unused).await.unwrap_err();
     assert!(matches!(refused, ClientError::Refused(ApiError::TokenUnknown)), "{refused}");
     directory.host("x", 4).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_was_lost_while_its_root_was_replaced_goes_on_with_that() {
+    let mut directory = Directory::start_sealed("correct horse battery");
+    let a = directory.host("a", 1).await;
+    let db = a.register("db").await;
+    let old = a.membership.identity.ca();
+    let (words, file) = (Beside::new(&directory, "words"), Beside::new(&directory, "backup"));
+    std::fs::write(&words.0, "correct horse battery\n").unwrap();
+    let rotate = |directory: &Directory| {
+        let output = directory.run(&["rotate-root", "--ca-passphrase-file", words.text()]);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    // Each step but the last is in a backup, and the next one is made by the directory that was restored from it.
+    for step in 0..3 {
+        wait_for("the next step", async || {
+            a.lease(1).await;
+            rotate(&directory).0 == Some(0)
+        })
+        .await;
+        take_up(&a).await;
+        if step == 2 {
+            break;
+        }
+        assert!(directory.run(&["backup", "--to", file.text()]).status.success());
+        directory.lose(&file.0);
+        directory.serve();
+        assert_eq!(assert_held(&a, 0, vec![held(&db, CapsuleState::Running)]).await, None);
+    }
+    assert_ne!(a.membership.identity.ca(), old);
+    assert_eq!(*a.membership.identity.anchors(), [a.membership.identity.ca()]);
+    assert_eq!(a.client.list().await.unwrap().len(), 1);
+    directory.host("b", 2).await.register("web").await;
 }
 
 #[test]
