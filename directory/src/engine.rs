@@ -279,10 +279,14 @@ impl Engine {
             self.check_operator(caller)?;
         }
         let name = record.name.clone();
+        self.drop_capsule(id, name);
+        Ok(Response::Done)
+    }
+
+    fn drop_capsule(&mut self, id: CapsuleId, name: CapsuleName) {
         self.working.remove_capsule(id);
         self.working.revision += 1;
         self.batch.capsule_removed(self.working.revision, id, name);
-        Ok(Response::Done)
     }
 
     fn put_capsule(&mut self, record: CapsuleRecord) {

@@ -155,6 +155,12 @@ impl Engine {
         self.working.remove_host(name);
         self.working.revision += 1;
         self.batch.host_removed(self.working.revision, name.clone());
+        // Nobody else can ever be that gateway.
+        let outside = self.working.capsules_at(name).filter(|record| record.is_outside());
+        let outside: Vec<_> = outside.map(|record| (record.id, record.name.clone())).collect();
+        for (id, gateway) in outside {
+            self.drop_capsule(id, gateway);
+        }
         self.show_anew(name);
         self.give_up_on(name, now);
         Ok(Response::Done)

@@ -432,6 +432,13 @@ fn only_a_gateway_has_what_is_outside_and_keeps_it() {
             "{refused:?}"
         );
     }
+    // With its host it goes; what else was there waits for somebody who takes it over.
+    let there = |desk: &Desk, name: &str| {
+        desk.engine.registry().capsules().any(|record| record.name.as_str() == name)
+    };
+    assert!(there(&desk, "gateway-gate") && there(&desk, "mine"));
+    desk.run(remove("a", "gate", true)).unwrap();
+    assert!(!there(&desk, "gateway-gate") && there(&desk, "mine"));
 }
 
 #[test]
