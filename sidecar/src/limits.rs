@@ -6,6 +6,9 @@ use std::time::Duration;
 /// connections has, and few enough that no machine alone fills the gateway.
 pub const GATEWAY_MACHINE_CONNECTIONS: usize = 1024;
 
+/// Pause between looks whether a machine outside has given up a connection that is on its way to a capsule.
+pub const OUTSIDE_LOOK: Duration = Duration::from_millis(200);
+
 /// UDP flows of machines outside at one published port that are known at once; more are not taken.
 pub const OUTSIDE_FLOWS_MAX: usize = 16_384;
 

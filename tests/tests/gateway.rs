@@ -204,6 +204,8 @@ fn nothing_is_reachable_but_what_is_published() {
     wait_until(Duration::from_secs(10), "they are gone", || ping("7001").code == 0);
     // What is unpublished ends, its rule too; the same port published twice stays while one is left.
     let mut open = outsider.spawn(quiet);
+    let is_in = || published(&b).iter().any(|one| one["gateway_port"] == 7001 && one["connections"] == 1);
+    wait_until(Duration::from_secs(10), "its connection", is_in);
     b.capsule(["unpublish", "redis", "6379:7001"]).ok();
     assert!(ping("7001").stderr.contains("Connection refused"));
     assert!(open.is_running(), "the other publication allows it");
@@ -317,5 +319,43 @@ fn a_game_from_outside_goes_on_through_moves_and_kills() {
     let listed = mesh.host("b").capsule(["--json", "sessions", "game"]).ok().json();
     let flows = listed["sessions"].as_array().map(Vec::len);
     assert_eq!(flows, Some(2), "{listed}");
+    end(mesh);
+}
+
+/// What a machine said before it went away is heard, though the capsule was in a file all that time.
+#[test]
+fn what_was_said_to_a_suspended_capsule_is_heard() {
+    let (mesh, outsider) = mesh_with_gateway("gw-late");
+    let (a, g) = (mesh.host("a"), mesh.host("g"));
+    Peer::listen(&a, "server", &["--receive", "100K", "--linger", "2"]);
+    publish(&a, &["server", "7000"]);
+    let file = capsule_file(&a, "server");
+    suspend(&a, "server", &file, &[]);
+    let place = format!("{}:7000", g.address());
+    outsider.run([&tool("stream-peer"), "--connect", &place, "--send", "100K", "--close", "exit"]).ok();
+    replace_sidecar(&g);
+    resume(&a, &file, &[]);
+    checked(&ended(&a, "server", Duration::from_secs(20)), 0, 100 << 10);
+    end(mesh);
+}
+
+/// One connection after the other while the gateway's sidecar is killed and started: each waits rather than fails.
+#[test]
+fn no_connect_fails_while_the_gateways_sidecar_is_replaced() {
+    let (mesh, outsider) = mesh_with_gateway("gw-connects");
+    let (a, g) = (mesh.host("a"), mesh.host("g"));
+    start_redis(&a, "redis");
+    publish(&a, &["redis", "6379"]);
+    let line = format!(
+        "i=0; while [ $i -lt 400 ]; do redis-cli -h {} ping || exit 1; i=$((i+1)); done",
+        g.address()
+    );
+    let asking = outsider.spawn(["sh", "-c", &line]);
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(300));
+        replace_sidecar(&g);
+    }
+    let said = summary(asking, Duration::from_secs(60));
+    assert_eq!((said.code, said.stdout.matches("PONG").count()), (0, 400), "{said:?}");
     end(mesh);
 }

@@ -4,9 +4,10 @@
 //! same session. A machine sees its connection accepted before that, and reset if the program does not take it.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use directory_api::CapsuleRecord;
 use kernel::syn::Verdict;
 use kernel::tcp::{self, TcpState};
 use overlay_proto::{CapsuleId, SessionId};
@@ -16,6 +17,7 @@ use super::{Gateway, Publication};
 use crate::capsule::keeper::Connection;
 use crate::capsule::network::Network;
 use crate::intercept::connect::{Dial, Opened};
+use crate::limits::{OUTSIDE_LOOK, RETRY_FIRST, RETRY_LONGEST};
 use crate::session::{Begin, BroughtRecord, Record, Slot, Way};
 use crate::watched::{Watched, watch};
 
@@ -90,7 +92,11 @@ pub(super) async fn bring(gateway: Arc<Gateway>, publication: Publication, conne
         return refuse(&gateway.network, &fd, name);
     };
     let to = (publication.capsule, publication.port);
-    let families = [peer.is_ipv6(), !peer.is_ipv6()];
+    let known = tokio::select! {
+        known = record_of(&gateway, &to.0) => known,
+        () = broken(&fd) => None,
+    };
+    let families = if known.is_some() { vec![peer.is_ipv6(), !peer.is_ipv6()] } else { vec![] };
     let (mut name, mut fd, mut slot) = (name, fd, slot);
     // A program may listen on one family only: the other one is asked when it refuses.
     for v6 in families {
@@ -120,7 +126,11 @@ pub(super) async fn bring(gateway: Arc<Gateway>, publication: Publication, conne
 /// Goes on with a connection that an earlier sidecar had on its way.
 pub(super) async fn bring_again(gateway: Arc<Gateway>, slot: Slot, record: BroughtRecord, fd: OwnedFd) {
     let BroughtRecord { held, session, source, to, port } = record;
-    let destination = gateway.around.places.capsule(&to).map(|record| match source.is_ipv6() {
+    let known = tokio::select! {
+        known = record_of(&gateway, &to) => known,
+        () = broken(&fd) => None,
+    };
+    let destination = known.map(|record| match source.is_ipv6() {
         true => SocketAddr::new(record.locators.v6.into(), port),
         false => SocketAddr::new(record.locators.v4.into(), port),
     });
@@ -184,15 +194,29 @@ fn begin(gateway: &Gateway, mut opened: Opened, slot: Slot, connection: (String,
     opened.begin(&gateway.around, &gateway.network, connection, ends, Some(Arc::new(way)));
 }
 
-/// Ends when a connection broke.
+/// Ends when a connection broke. It is looked at now and then: one whose machine said FIN would be ready at all times.
 async fn broken(fd: &OwnedFd) {
-    let watched = fd.as_fd().try_clone_to_owned().and_then(watch);
-    let Ok(watched) = watched else { return std::future::pending().await };
-    while let Ok(mut ready) = watched.readable().await {
-        if tcp::info(fd).is_ok_and(|info| info.state == TcpState::Closed) {
-            return;
+    while !tcp::info(fd).is_ok_and(|info| info.state == TcpState::Closed) {
+        tokio::time::sleep(OUTSIDE_LOOK).await;
+    }
+}
+
+/// The record of a capsule, waited for if neither this host nor the directory says anything: a sidecar that has just
+/// started knows none. `None`: it was removed.
+async fn record_of(gateway: &Gateway, capsule: &CapsuleId) -> Option<CapsuleRecord> {
+    let places = &gateway.around.places;
+    let mut pause = RETRY_FIRST;
+    loop {
+        if let Some(record) = places.capsule(capsule) {
+            return Some(record);
         }
-        ready.clear_ready();
+        if places.was_removed(capsule) {
+            return None;
+        }
+        if places.refresh(capsule).await.is_err() && !places.was_removed(capsule) {
+            places.changed_or(pause).await;
+            pause = (pause * 2).min(RETRY_LONGEST);
+        }
     }
 }
 
