@@ -65,8 +65,9 @@ pub(super) fn texts(message: &Message) -> Vec<String> {
     message.answers.iter().map(|record| record.data.to_string()).collect()
 }
 
+/// Asked one way: it may rise between two questions.
 pub(super) fn serial(directory: &Directory) -> u32 {
-    let message = ask(directory, "capsule.internal.", RecordType::SOA);
+    let message = by_udp(directory.dns, &question("capsule.internal.", RecordType::SOA));
     match &message.answers[0].data {
         RData::SOA(soa) => soa.serial,
         other => panic!("{other:?}"),

@@ -126,7 +126,15 @@ async fn a_lease_renewed_at_one_directory_counts_at_all() {
         b.lease(2).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    assert!(watch.try_recv().is_err(), "nobody was silent");
+    // What was changed before the watch began may reach the other directory after that.
+    while let Ok(change) = watch.try_recv() {
+        let silence = match &change {
+            Change::Host { record, .. } => !record.alive,
+            Change::Capsule { record, .. } => record.state == CapsuleState::Lost,
+            _ => false,
+        };
+        assert!(!silence, "nobody was silent: {change:?}");
+    }
     // Then it is silent, which is told once.
     let (mut silent, mut lost) = (0, 0);
     while lost == 0 {
