@@ -75,10 +75,12 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<(OwnedFd, SocketAddr, So
     use rustix::net::{SocketFlags, accept_with};
     loop {
         match accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(fd) => {
-                let (local, peer) = addresses(&fd)?;
-                return Ok(Some((fd, local, peer)));
-            }
+            Ok(fd) => match addresses(&fd) {
+                Ok((local, peer)) => return Ok(Some((fd, local, peer))),
+                // It was reset while it waited.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                Err(error) => return Err(error),
+            },
             Err(rustix::io::Errno::AGAIN) => return Ok(None),
             Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -30,12 +30,14 @@ use overlay_proto::CapsuleId;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
+use crate::capsule::keeper::Connection;
 use crate::capsule::network::Network;
 use crate::capsule::takeover::Left;
-use crate::intercept::connect::{Inherited, Surroundings};
+use crate::intercept::connect::Surroundings;
 use crate::session::Ways;
 use crate::sidecar::Sidecar;
 
+use bringing::Brought;
 pub(crate) use outside::{establish, recognize};
 pub(crate) use publications::{Protocol, Publication};
 
@@ -80,6 +82,12 @@ impl Gateway {
         left.find_ways(&gateway.ways);
         sidecar.networks.add(gateway.network.clone());
         let inherited = left.inherited();
+        // Before anything new comes in: what these go under is in use.
+        let brought = inherited.brought.into_iter().map(|(slot, record, held)| {
+            let way = gateway.ways.found(record.outside, record.source, record.destination);
+            Brought::found(slot, record, held, way)
+        });
+        let brought: Vec<Brought> = brought.collect();
         left.drive(sidecar, &gateway.network).await;
         let mut served = gateway.served.lock().await;
         for publication in publications::read(&gateway.directory)? {
@@ -94,7 +102,7 @@ impl Gateway {
         for name in listeners.into_keys() {
             gateway.network.keeper().release(name);
         }
-        gateway.go_on(inherited).await;
+        gateway.go_on(brought, inherited.accepted).await;
         tracing::info!(gateway = %gateway.network.name(), "serving machines outside");
         let _ = sidecar.gateway.set(gateway);
         Ok(())
@@ -162,7 +170,9 @@ impl Gateway {
         served.push((publication.clone(), withdrawn.clone()));
         let of = (self.clone(), publication.clone());
         match publication.protocol {
-            Protocol::Tcp => self.data_plane.spawn(bringing::take(of.0, of.1, listeners, withdrawn)),
+            Protocol::Tcp => {
+                self.data_plane.spawn(async move { bringing::take(&of.0, &of.1, listeners, &withdrawn) })
+            }
             Protocol::Udp => self.data_plane.spawn(datagrams::carry(of.0, of.1, listeners, withdrawn)),
         };
         Ok(publication)
@@ -230,12 +240,12 @@ impl Gateway {
     }
 
     /// Goes on with connections that an earlier sidecar took, and that were on their way.
-    async fn go_on(self: &Arc<Self>, inherited: Inherited) {
+    async fn go_on(self: &Arc<Self>, brought: Vec<Brought>, accepted: Vec<Connection>) {
         let served = self.served.lock().await;
-        for (slot, record, held) in inherited.brought {
-            self.data_plane.spawn(bringing::bring_again(self.clone(), slot, record, held));
+        for one in brought {
+            self.data_plane.spawn(bringing::bring_again(self.clone(), one));
         }
-        for connection in inherited.accepted {
+        for connection in accepted {
             match served.iter().find(|(one, _)| one.is_at(Protocol::Tcp, connection.local.port())) {
                 Some((publication, _)) => {
                     self.data_plane.spawn(bringing::bring(self.clone(), publication.clone(), connection));

@@ -233,7 +233,22 @@ impl Places {
         if let Some(found) = self.known_at(&locator) {
             return Ok(Some(found));
         }
-        match self.0.directory.lookup(LookupKey::Locator(locator)).await {
+        self.looked_up(LookupKey::Locator(locator)).await
+    }
+
+    /// The capsule of a name; asks the directory if this host does not know it.
+    ///
+    /// # Errors
+    /// The directory can't be reached.
+    pub async fn of_name(&self, name: &CapsuleName) -> Result<Option<CapsuleRecord>, ClientError> {
+        match self.named(name) {
+            Some(found) => Ok(Some(found)),
+            None => self.looked_up(LookupKey::Name(name.clone())).await,
+        }
+    }
+
+    async fn looked_up(&self, key: LookupKey) -> Result<Option<CapsuleRecord>, ClientError> {
+        match self.0.directory.lookup(key).await {
             Ok(record) => {
                 self.take(record.clone());
                 Ok(Some(record))

@@ -209,6 +209,13 @@ pub async fn renew(sidecar: Arc<Sidecar>, mut membership: Membership) {
                     assertion::assert(&sidecar, restoring.id).await;
                 }
                 for stale in lease.stale {
+                    if stale.placed.is_none()
+                        && sidecar.gateway.get().is_some_and(|gateway| gateway.id() == stale.id)
+                    {
+                        tracing::error!(
+                            "the directory does not know this gateway, as after the removal of this host: serve once without --gateway, then with it again"
+                        );
+                    }
                     tracing::debug!(capsule = %stale.id, placed = ?stale.placed, "held here, but the directory has another view");
                     superseded::heard_of(&sidecar, &stale.id).await;
                 }

@@ -357,5 +357,17 @@ fn no_connect_fails_while_the_gateways_sidecar_is_replaced() {
     }
     let said = summary(asking, Duration::from_secs(60));
     assert_eq!((said.code, said.stdout.matches("PONG").count()), (0, 400), "{said:?}");
+    // Nor does one that waits behind others whose machines have reset them.
+    g.kill_sidecar();
+    let (peer, place) = (tool("stream-peer"), format!("{}:6379", g.address()));
+    for _ in 0..3 {
+        outsider.run([peer.as_str(), "--connect", &place, "--send", "1", "--close", "reset"]);
+    }
+    let waiting = outsider.spawn(["redis-cli", "-h", &g.address().to_string(), "ping"]);
+    wait_until(Duration::from_secs(10), "its connection", || {
+        !outsider.run(["ss", "-tnH", "state", "established", "dport", "=", ":6379"]).stdout.is_empty()
+    });
+    g.start_sidecar();
+    assert_eq!(summary(waiting, Duration::from_secs(20)).stdout.trim(), "PONG");
     end(mesh);
 }

@@ -105,9 +105,9 @@ impl Left {
     /// Of a gateway: finds how the machines of its halves came in.
     pub(crate) fn find_ways(&mut self, ways: &Arc<Ways>) {
         for half in self.halves.iter_mut().filter(|half| half.record.half.role == Role::Opener) {
-            if let Ok((_, outside)) = tcp::addresses(&half.held) {
-                half.way = Some(Arc::new(ways.found(outside, half.record.local, half.record.remote)));
-            }
+            // Of one that is over the address is not known any more; what it goes under is in use all the same.
+            let outside = tcp::addresses(&half.held).map_or(half.record.local, |(_, outside)| outside);
+            half.way = Some(Arc::new(ways.found(outside, half.record.local, half.record.remote)));
         }
     }
 

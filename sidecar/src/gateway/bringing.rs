@@ -21,29 +21,35 @@ use crate::limits::{OUTSIDE_LOOK, RETRY_FIRST, RETRY_LONGEST};
 use crate::session::{Begin, BroughtRecord, Record, Slot, Way};
 use crate::watched::{Watched, watch};
 
-/// Takes what comes to the listeners of a publication until it is withdrawn.
-pub(super) async fn take(
-    gateway: Arc<Gateway>,
-    publication: Publication,
+/// Takes what comes to the listeners of a publication until it is withdrawn; on the data plane's runtime.
+pub(super) fn take(
+    gateway: &Arc<Gateway>,
+    publication: &Publication,
     listeners: [Option<OwnedFd>; 2],
-    withdrawn: CancellationToken,
+    withdrawn: &CancellationToken,
 ) {
-    let closed = gateway.network.closed();
-    let taking = publication.listeners().into_iter().zip(listeners).filter_map(|(name, listener)| {
-        let listener =
-            watch(listener?).map_err(|error| tracing::error!(%error, "a listener can't be watched"));
-        Some(take_one(gateway.clone(), publication.clone(), name, listener.ok()?))
-    });
-    let mut taking: tokio::task::JoinSet<()> = taking.collect();
-    tokio::select! {
-        () = withdrawn.cancelled() => {}
-        () = closed.cancelled() => {}
-        () = async { while taking.join_next().await.is_some() {} } => {}
+    for (name, listener) in publication.listeners().into_iter().zip(listeners) {
+        let Some(listener) = listener else { continue };
+        match watch(listener) {
+            Ok(listener) => {
+                let (gateway, publication) = (gateway.clone(), publication.clone());
+                tokio::spawn(take_one(gateway, publication, name, listener, withdrawn.clone()));
+            }
+            Err(error) => tracing::error!(%error, "a listener can't be watched"),
+        }
     }
 }
 
-async fn take_one(gateway: Arc<Gateway>, publication: Publication, name: String, listener: Watched) {
-    loop {
+/// Ends between two looks only: what the shim has accepted is brought, or reset.
+async fn take_one(
+    gateway: Arc<Gateway>,
+    publication: Publication,
+    name: String,
+    listener: Watched,
+    withdrawn: CancellationToken,
+) {
+    let closed = gateway.network.closed();
+    while !withdrawn.is_cancelled() && !closed.is_cancelled() {
         match gateway.network.keeper().accept(&name).await {
             Ok(connections) if !connections.is_empty() => {
                 for connection in connections {
@@ -52,28 +58,43 @@ async fn take_one(gateway: Arc<Gateway>, publication: Publication, name: String,
                 continue;
             }
             Ok(_) => {}
+            Err(_) if withdrawn.is_cancelled() => return,
             Err(error) => {
                 tracing::error!(port = publication.host_port, %error, "connections can't be accepted");
+                tokio::time::sleep(OUTSIDE_LOOK).await;
             }
         }
-        match listener.readable().await {
-            Ok(mut ready) => ready.clear_ready(),
-            Err(error) => {
-                tracing::error!(%error, "a listener can't be watched");
-                return;
+        tokio::select! {
+            () = withdrawn.cancelled() => {}
+            () = closed.cancelled() => {}
+            ready = listener.readable() => match ready {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(error) => {
+                    tracing::error!(%error, "a listener can't be watched");
+                    return;
+                }
             }
         }
     }
 }
 
 /// A connection from outside on its way.
-struct Brought {
+pub(super) struct Brought {
     held: String,
     fd: OwnedFd,
     way: Way,
     slot: Slot,
     session: SessionId,
+    to: CapsuleId,
     again: bool,
+}
+
+impl Brought {
+    /// One that an earlier sidecar had on its way.
+    pub(super) fn found(slot: Slot, record: BroughtRecord, fd: OwnedFd, way: Way) -> Self {
+        let BroughtRecord { held, session, to, .. } = record;
+        Self { held, fd, way, slot, session, to, again: true }
+    }
 }
 
 /// How a connection did not get to its capsule.
@@ -93,57 +114,59 @@ pub(super) async fn bring(gateway: Arc<Gateway>, publication: Publication, conne
     };
     let to = (publication.capsule, publication.port);
     let known = tokio::select! {
-        known = record_of(&gateway, &to.0) => known,
-        () = broken(&fd) => None,
+        known = record_of(&gateway, &to.0) => known.is_some(),
+        () = broken(&fd) => false,
     };
-    let families = if known.is_some() { vec![peer.is_ipv6(), !peer.is_ipv6()] } else { vec![] };
-    let (mut name, mut fd, mut slot) = (name, fd, slot);
-    // A program may listen on one family only: the other one is asked when it refuses.
+    let families: &[bool] = if known { &[peer.is_ipv6(), !peer.is_ipv6()] } else { &[] };
+    try_families(&gateway, families, peer, to, (name, fd, slot)).await;
+}
+
+/// Goes on with a connection that an earlier sidecar had on its way.
+pub(super) async fn bring_again(gateway: Arc<Gateway>, brought: Brought) {
+    let (outside, to) = (brought.way.outside, (brought.to, brought.way.destination.port()));
+    let other = [!brought.way.destination.is_ipv6()];
+    if let Err(Refused { held, fd, slot, verdict }) = go(&gateway, brought).await {
+        let families: &[bool] = if verdict == Verdict::Refuse { &other } else { &[] };
+        try_families(&gateway, families, outside, to, (held, fd, slot)).await;
+    }
+}
+
+/// Asks a capsule over one family after the other: its program may listen on one only. Resets the connection if it is
+/// refused over all.
+async fn try_families(
+    gateway: &Arc<Gateway>,
+    families: &[bool],
+    outside: SocketAddr,
+    to: (CapsuleId, u16),
+    (mut held, mut fd, mut slot): (String, OwnedFd, Slot),
+) {
     for v6 in families {
         let session = SessionId::from_bytes(crate::random::bytes());
-        let Some(way) = find_way(&gateway, peer, to, v6) else { break };
-        let record = BroughtRecord { held: name.clone(), session, source: way.source, to: to.0, port: to.1 };
+        let Some(way) = find_way(gateway, outside, to, *v6) else { break };
+        let record = BroughtRecord {
+            held: held.clone(),
+            session,
+            outside,
+            source: way.source,
+            destination: way.destination,
+            to: to.0,
+        };
         if let Err(error) = slot.write(&Record::Brought(record)) {
             tracing::error!(%error, "a connection from outside is not on record");
             break;
         }
-        let brought = Brought { held: name, fd, way, slot, session, again: false };
-        match go(&gateway, brought).await {
+        match go(gateway, Brought { held, fd, way, slot, session, to: to.0, again: false }).await {
             Ok(()) => return,
             Err(refused) => {
-                let refusal = refused.verdict == Verdict::Refuse;
-                (name, fd, slot) = (refused.held, refused.fd, refused.slot);
-                if !refusal {
+                (held, fd, slot) = (refused.held, refused.fd, refused.slot);
+                if refused.verdict != Verdict::Refuse {
                     break;
                 }
             }
         }
     }
     slot.clear();
-    refuse(&gateway.network, &fd, name);
-}
-
-/// Goes on with a connection that an earlier sidecar had on its way.
-pub(super) async fn bring_again(gateway: Arc<Gateway>, slot: Slot, record: BroughtRecord, fd: OwnedFd) {
-    let BroughtRecord { held, session, source, to, port } = record;
-    let known = tokio::select! {
-        known = record_of(&gateway, &to) => known,
-        () = broken(&fd) => None,
-    };
-    let destination = known.map(|record| match source.is_ipv6() {
-        true => SocketAddr::new(record.locators.v6.into(), port),
-        false => SocketAddr::new(record.locators.v4.into(), port),
-    });
-    let (Some(destination), Ok((_, outside))) = (destination, tcp::addresses(&fd)) else {
-        gateway.around.opens.finish(session);
-        slot.clear();
-        return refuse(&gateway.network, &fd, held);
-    };
-    let way = gateway.ways.found(outside, source, destination);
-    if let Err(refused) = go(&gateway, Brought { held, fd, way, slot, session, again: true }).await {
-        refused.slot.clear();
-        refuse(&gateway.network, &refused.fd, refused.held);
-    }
+    refuse(&gateway.network, &fd, held);
 }
 
 fn find_way(
@@ -166,7 +189,7 @@ fn find_way(
 
 /// Asks the capsule, and begins the session; a machine that breaks its connection meanwhile ends that.
 async fn go(gateway: &Arc<Gateway>, brought: Brought) -> Result<(), Refused> {
-    let Brought { held, fd, way, slot, session, again } = brought;
+    let Brought { held, fd, way, slot, session, again, .. } = brought;
     let ends = (way.source, way.destination);
     let sequence = u32::from_le_bytes(crate::random::bytes());
     let dial = Dial::new(gateway.network.clone(), gateway.around.clone(), ends, sequence, session);

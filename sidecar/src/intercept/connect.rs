@@ -62,7 +62,8 @@ impl Surroundings {
         let Some(via) = self.outside_via.as_ref().filter(|_| outside::is_of_one_machine(address)) else {
             return Ok(None);
         };
-        let gateway = outside::name_at(via).ok().and_then(|name| self.places.named(&name));
+        let Ok(name) = outside::name_at(via) else { return Ok(None) };
+        let gateway = self.places.of_name(&name).await?;
         Ok(gateway.filter(|record| record.is_outside() && record.host == *via))
     }
 }

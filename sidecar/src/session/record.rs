@@ -46,12 +46,14 @@ pub struct BroughtRecord {
     pub held: String,
     /// The session that is asked for.
     pub session: SessionId,
+    /// The machine's own address.
+    pub outside: SocketAddr,
     /// The address under which it is asked for.
     pub source: SocketAddr,
+    /// The program's address.
+    pub destination: SocketAddr,
     /// The capsule.
     pub to: CapsuleId,
-    /// Its port.
-    pub port: u16,
 }
 
 /// A connect that was answered.

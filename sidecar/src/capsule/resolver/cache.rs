@@ -85,6 +85,11 @@ impl Answers {
         Self(cache.build())
     }
 
+    /// Forgets all of them.
+    pub(super) fn forget_all(&self) {
+        self.0.invalidate_all();
+    }
+
     /// Keeps what an upstream said, if it may be kept.
     pub(super) fn keep(&self, asked: Asked, answer: &[u8], now: Instant) {
         let Ok(mut message) = Message::from_vec(answer) else { return };

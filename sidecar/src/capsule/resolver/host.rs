@@ -77,11 +77,15 @@ impl HostResolver {
         transport: Transport,
     ) -> Option<Vec<u8>> {
         let asked = Asked::of(query, transport);
+        let (servers, are_others) = self.servers.all(Instant::now());
+        if are_others {
+            // Another network may have other answers.
+            self.answers.forget_all();
+        }
         if let Some(known) = asked.as_ref().and_then(|asked| self.answers.find(asked, query, Instant::now()))
         {
             return Some(known);
         }
-        let servers = self.servers.all(Instant::now());
         let asking = Asking { limit: UPSTREAM_TIMEOUT, head_start: UPSTREAM_HEAD_START, transport };
         let (_, answer) =
             tokio::time::timeout(UPSTREAM_PATIENCE, asking.first(&servers, bytes)).await.ok()??;
@@ -93,22 +97,24 @@ impl HostResolver {
 }
 
 impl Servers {
-    fn all(&self, now: Instant) -> Vec<SocketAddr> {
+    /// All of them, and whether they are others than the last time.
+    fn all(&self, now: Instant) -> (Vec<SocketAddr>, bool) {
         match self {
-            Self::Set(servers) => servers.clone(),
+            Self::Set(servers) => (servers.clone(), false),
             Self::File { path, read } => {
                 let mut read = read.lock().expect("no panics under this lock");
                 match &*read {
                     Some((when, servers)) if now.saturating_duration_since(*when) < UPSTREAM_LOOK => {
-                        servers.clone()
+                        (servers.clone(), false)
                     }
                     // What can't be read this time, since it is being written anew, was right a moment ago.
                     before => {
                         let text = std::fs::read_to_string(path);
                         let old = || before.as_ref().map(|(_, servers)| servers.clone()).unwrap_or_default();
                         let servers = text.map_or_else(|_| old(), |text| named_in(&text));
+                        let are_others = before.as_ref().is_some_and(|(_, old)| *old != servers);
                         *read = Some((now, servers.clone()));
-                        servers
+                        (servers, are_others)
                     }
                 }
             }
@@ -144,13 +150,14 @@ mod tests {
         let resolver = HostResolver::of_file(path.clone());
         let began = Instant::now();
         let old: Vec<SocketAddr> = vec!["192.0.2.1:53".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap()];
-        assert_eq!(resolver.servers.all(began), old);
+        assert_eq!(resolver.servers.all(began), (old.clone(), false));
         std::fs::write(&path, "nameserver 192.0.2.2\n").unwrap();
-        assert_eq!(resolver.servers.all(began), old, "not looked at for every query");
+        assert_eq!(resolver.servers.all(began), (old, false), "not looked at for every query");
         let new: Vec<SocketAddr> = vec!["192.0.2.2:53".parse().unwrap()];
-        assert_eq!(resolver.servers.all(began + UPSTREAM_LOOK), new);
+        assert_eq!(resolver.servers.all(began + UPSTREAM_LOOK), (new.clone(), true));
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(resolver.servers.all(began + UPSTREAM_LOOK * 2), new, "a file that is away for a moment");
+        let later = resolver.servers.all(began + UPSTREAM_LOOK * 2);
+        assert_eq!(later, (new, false), "a file that is away for a moment");
     }
 
     #[test]
