@@ -1,11 +1,14 @@
 //! Real, unmodified programs, tried while they and their clients move between hosts: the table in the README.
 //!
-//! Each is tried on a mesh of three hosts: server and clients in capsules, each moved at least three times while the
-//! clients work, and one sidecar killed in between. The clients check what they get. To try one more program, write an
+//! Each is tried on a mesh of three hosts, twice. First with server and clients in capsules, each moved at least three
+//! times while the clients work, and one sidecar killed in between. Then with the clients on a machine without a sidecar,
+//! which reach the server by a gateway: the server is moved three times, its sidecar and the gateway's are killed in
+//! between. The clients check what they get. To try one more program, write an
 //! entry in `catalogue/` and name its Debian package in `scripts/setup`.
 
 mod app;
 mod catalogue;
+mod outside;
 mod sockets;
 mod table;
 mod trial;
@@ -17,8 +20,9 @@ use clap::Parser;
 
 use app::App;
 use table::Row;
+use trial::Way;
 
-/// Real programs tried while they move; about a quarter of an hour for all.
+/// Real programs tried while they move; about half an hour for all.
 #[derive(Parser)]
 struct Arguments {
     /// Only programs whose name contains this.
@@ -66,12 +70,15 @@ fn main() -> ExitCode {
 fn tried(app: &'static App, seconds: u64) -> Row {
     let version = version(app);
     eprintln!("apps: {} {version}", app.name);
-    let outcome = trial::of(app, seconds);
-    match &outcome.fault {
-        Some(fault) => eprintln!("apps: {} FAILED: {fault}", app.name),
-        None => eprintln!("apps: {} ok: {outcome:?}", app.name),
-    }
-    Row { app, version, ways: vec![outcome] }
+    let ways = [Way::Mesh, Way::Gateway].map(|way| {
+        let outcome = trial::of(app, seconds, way);
+        match &outcome.fault {
+            Some(fault) => eprintln!("apps: {} {way:?} FAILED: {fault}", app.name),
+            None => eprintln!("apps: {} {way:?} ok: {outcome:?}", app.name),
+        }
+        outcome
+    });
+    Row { app, version, ways: ways.into() }
 }
 
 /// What a mesh or a program lacks here.

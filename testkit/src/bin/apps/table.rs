@@ -18,7 +18,7 @@ pub(crate) struct Row {
 }
 
 /// How clients reach the server: a column each.
-pub(crate) const WAYS: [&str; 1] = ["capsule to capsule"];
+pub(crate) const WAYS: [&str; 2] = ["capsule to capsule", "from outside, by a gateway"];
 
 /// The table in Markdown.
 pub(crate) fn markdown(rows: &[Row]) -> String {
@@ -43,7 +43,8 @@ fn cell(outcome: &Outcome) -> String {
         if outcome.lasted == 0 { String::new() } else { format!(", {} connections kept", outcome.lasted) };
     let notes =
         if outcome.notes.is_empty() { String::new() } else { format!("; {}", outcome.notes.join(", ")) };
-    format!("ok: {server} moves of the server, {clients} of clients{lasted}{gap}{notes}")
+    let clients = if clients == 0 { String::new() } else { format!(", {clients} of clients") };
+    format!("ok: {server} moves of the server{clients}{lasted}{gap}{notes}")
 }
 
 /// Puts the table between the markers of a file.

@@ -9,6 +9,7 @@ use serde_json::Value;
 use testkit::{Host, Mesh, Output, program, wait_until};
 
 use crate::app::{App, Program};
+use crate::outside::{self, Outsider};
 use crate::sockets;
 
 /// What a server may take to begin, Java and a new database on a busy machine too.
@@ -25,6 +26,7 @@ const LASTS: Duration = Duration::from_millis(700);
 const MOVES_MIN: usize = 3;
 const HOSTS: [&str; 3] = ["a", "b", "c"];
 const SERVER: &str = "server";
+const GATEWAY: &str = "g";
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -43,11 +45,25 @@ pub(crate) struct Outcome {
     pub(crate) fault: Option<String>,
 }
 
+/// How clients reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From capsules of their own.
+    Mesh,
+    /// From a machine without a sidecar, by a gateway.
+    Gateway,
+}
+
 /// Tries a program on a mesh of its own, which is gone afterwards, whatever happens.
-pub(crate) fn of(app: &'static App, seconds: u64) -> Outcome {
+pub(crate) fn of(app: &'static App, seconds: u64, way: Way) -> Outcome {
     let tried = panic::catch_unwind(AssertUnwindSafe(|| {
-        let mesh = Mesh::running("apps", &HOSTS);
-        let outcome = Trial::start(&mesh, app, seconds).run();
+        let mesh = Mesh::new("apps");
+        if way == Way::Gateway {
+            mesh.host(GATEWAY).be_gateway();
+            mesh.start(&[GATEWAY]);
+        }
+        mesh.start(&HOSTS);
+        let outcome = Trial::start(&mesh, app, seconds, way).run();
         let left = mesh.end();
         assert!(left.is_empty(), "left behind: {left}");
         outcome
@@ -64,25 +80,41 @@ struct Trial<'a> {
     app: &'static App,
     /// Capsules and the indices of their hosts, the server first.
     places: Vec<(String, usize)>,
+    /// Clients on a machine outside.
+    outside: Vec<Outsider>,
     ends: Instant,
     seconds: u64,
     outcome: Outcome,
 }
 
 impl<'a> Trial<'a> {
-    fn start(mesh: &'a Mesh, app: &'static App, seconds: u64) -> Trial<'a> {
+    fn start(mesh: &'a Mesh, app: &'static App, seconds: u64, way: Way) -> Trial<'a> {
         let places = vec![(SERVER.to_owned(), 0)];
-        let (ends, outcome) = (Instant::now(), Outcome::default());
-        let mut trial = Trial { mesh, app, places, ends, seconds, outcome };
+        let (ends, outcome, outside) = (Instant::now(), Outcome::default(), Vec::new());
+        let mut trial = Trial { mesh, app, places, outside, ends, seconds, outcome };
         trial.begin(SERVER, 0, &app.server);
         for &port in app.listens {
             wait_until(SERVES_WITHIN, &format!("the server to listen; {}", trial.said(SERVER)), || {
                 sockets::listens(&trial.host(0), SERVER, port)
             });
         }
+        if way == Way::Gateway {
+            outside::publish(&trial.host(0), GATEWAY, SERVER, app.listens);
+        }
         trial.ends = Instant::now() + Duration::from_secs(seconds);
         for (number, client) in app.clients.iter().enumerate() {
             let (name, at) = (format!("client-{}", number + 1), 1 + number % 2);
+            if way == Way::Gateway {
+                let (mesh, gateway) = (trial.mesh, trial.mesh.host(GATEWAY));
+                trial.outside.push(Outsider::start(
+                    mesh,
+                    &gateway,
+                    &name,
+                    &client.program,
+                    &trial.environment(),
+                ));
+                continue;
+            }
             trial.begin(&name, at, &client.program);
             trial.places.push((name, at));
         }
@@ -119,12 +151,24 @@ impl<'a> Trial<'a> {
         for number in 1..self.places.len() {
             self.judge(number);
         }
+        let limit = ENDS_WITHIN + self.ends.saturating_duration_since(Instant::now());
+        for outsider in std::mem::take(&mut self.outside) {
+            let (name, output) = outsider.end(limit);
+            let said = format!("{}{}", output.stdout, output.stderr);
+            assert!(output.code == 0, "{name} ended with {}: {said}", output.code);
+            self.note(&said);
+        }
         self.outcome
     }
 
-    fn begin(&self, name: &str, at: usize, what: &Program) {
+    /// What programs find in their environment.
+    fn environment(&self) -> [String; 2] {
         let bin = program("witness").parent().expect("it is in a folder").display().to_string();
-        let (seconds, bin) = (format!("T={}", self.seconds), format!("BIN={bin}"));
+        [format!("T={}", self.seconds), format!("BIN={bin}")]
+    }
+
+    fn begin(&self, name: &str, at: usize, what: &Program) {
+        let [seconds, bin] = self.environment();
         let line = ["run", "-d", name, "--env", &seconds, "--env", &bin, "--"].map(str::to_owned);
         let argv = what.argv().into_iter().map(str::to_owned);
         self.host(at).capsule(line.into_iter().chain(argv)).ok();
@@ -141,9 +185,14 @@ impl<'a> Trial<'a> {
                 thread::sleep(BETWEEN_MOVES);
             }
             if round == 0 {
-                let host = self.host(self.places[0].1);
-                host.kill_sidecar();
-                host.start_sidecar();
+                let mut hosts = vec![self.host(self.places[0].1)];
+                if !self.outside.is_empty() {
+                    hosts.push(self.mesh.host(GATEWAY));
+                }
+                for host in hosts {
+                    host.kill_sidecar();
+                    host.start_sidecar();
+                }
             }
         }
     }
@@ -172,6 +221,11 @@ impl<'a> Trial<'a> {
         wait_until(limit, &format!("the end of {name}"), || self.exit_code(number).is_some());
         let (code, said) = (self.exit_code(number), self.said(&name));
         assert!(code == Some(0), "{name} ended with {}: {said}", code.unwrap_or_default());
+        self.note(&said);
+    }
+
+    /// Takes what a client says of its work.
+    fn note(&mut self, said: &str) {
         for line in said.lines() {
             if let Some(note) = line.strip_prefix("note ") {
                 self.outcome.notes.push(note.to_owned());
@@ -197,7 +251,8 @@ impl<'a> Trial<'a> {
 
     fn all_said(&self) -> String {
         let of = |(name, _): &(String, usize)| format!("{name}: {}", self.said(name).trim());
-        self.places.iter().map(of).collect::<Vec<_>>().join("\n")
+        let outside = self.outside.iter().map(Outsider::said);
+        self.places.iter().map(of).chain(outside).collect::<Vec<_>>().join("\n")
     }
 
     fn host(&self, number: usize) -> Host {

@@ -14,9 +14,9 @@ macro_rules! ssh {
 const SHELL: Client = Client {
     program: Program::Bash(concat!(ssh!(), "
         end=$((SECONDS + T)); n=0
-        (echo 'stty -echo; PS1=; echo READY'; sleep 1
-            while [ $SECONDS -lt $end ]; do echo \"echo $((n += 1))\"; sleep 0.02; done; echo exit) |
-            ssh $opts -tt root@server exec sh | tr -d '\\r' | sed -u '1,/^READY/d' | grep --line-buffered -v '^$' |
+        (echo 'stty -echo; PS1=; echo; echo READY'; sleep 1
+            while [ $SECONDS -lt $end ]; do echo \"echo $((n += 1))\"; sleep 0.02; done; echo exec true) |
+            ssh $opts -tt root@server exec bash --norc --noediting | sed -u 's/\\r//; 1,/^READY/d' | grep --line-buffered -v '^$' |
             $BIN/witness --count")),
     lasting: 1,
     moves: true,
