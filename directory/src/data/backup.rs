@@ -13,6 +13,7 @@ use directory_api::RestoreId;
 use directory_api::identity::{ca_hash, certificates};
 use directory_api::stored::Restored;
 
+use super::replacing::CA_FILES;
 use super::{Data, make_folder, random};
 use crate::audit::{By, Entry};
 use crate::backup::socket::{self, SocketError};
@@ -20,24 +21,15 @@ use crate::backup::{Backup, KeptFile};
 use crate::shared;
 use crate::store::{Embedded, Store as _, Write};
 
-/// The files that a backup has, as far as they are there.
-const FILES: [&str; 12] = [
-    "mesh.json",
-    "ca.pem",
-    "ca.key",
-    "ca.key.age",
-    "issuer.pem",
-    "issuer.key",
-    "next-ca.pem",
-    "next-ca.key",
-    "next-ca.key.age",
-    "last-ca.pem",
-    "dnssec.json",
-    RESET_KEY,
-];
+/// The files that a backup has beside those of the CA, as far as they are there.
+const FILES: [&str; 3] = ["mesh.json", "dnssec.json", RESET_KEY];
 
 const TOKEN_KEY: &str = "token.key";
 const RESET_KEY: &str = "reset.key";
+
+fn all_files() -> impl Iterator<Item = &'static str> {
+    FILES.into_iter().chain(CA_FILES)
+}
 const STORE: &str = "store.redb";
 
 impl Data {
@@ -51,7 +43,7 @@ impl Data {
         // Those of the CA are of one step of the root's replacement, and none is half changed.
         let held = self.hold_ca()?;
         let mut files = Vec::new();
-        for name in FILES {
+        for name in all_files() {
             if self.has(name)? {
                 files.push(KeptFile { name: name.into(), content: self.read_bytes(name)? });
             }
@@ -104,7 +96,7 @@ impl Data {
 
 /// What the checksum can't know: whether a backup is whole and of one mesh.
 fn check(backup: &Backup) -> Result<()> {
-    if let Some(file) = backup.files.iter().find(|file| !FILES.contains(&file.name.as_str())) {
+    if let Some(file) = backup.files.iter().find(|file| !all_files().any(|name| name == file.name)) {
         bail!("the backup has a file {:?}, which no directory has; nothing was changed", file.name);
     }
     let content = |name: &str| {

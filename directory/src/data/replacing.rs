@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Data, owner};
 
-/// Every file that this way replaces.
-const NAMES: [&str; 9] = [
+/// Every file of the CA: what this way replaces, and what a backup takes along.
+pub(super) const CA_FILES: [&str; 9] = [
     "ca.pem",
     "ca.key",
     "ca.key.age",
@@ -84,13 +84,13 @@ impl Data {
     fn finish_replacing(&self) -> Result<()> {
         if !self.has(PLAN)? {
             // Of a change that was never decided on; there may be a key in it.
-            for name in NAMES {
+            for name in CA_FILES {
                 gone(fs::remove_file(self.file(&next(name))))?;
             }
             return Ok(());
         }
         let plan: Plan = serde_json::from_str(&self.read(PLAN)?)?;
-        let known = |name: &&String| NAMES.contains(&name.as_str());
+        let known = |name: &&String| CA_FILES.contains(&name.as_str());
         for name in plan.put.iter().filter(known) {
             gone(fs::rename(self.file(&next(name)), self.file(name)))?;
         }
