@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Gateway, Publication};
 use crate::capsule::keeper::Connection;
 use crate::capsule::network::Network;
-use crate::intercept::connect::{Dial, Opened};
+use crate::intercept::dial::{Dial, Opened};
 use crate::limits::{OUTSIDE_LOOK, RETRY_FIRST, RETRY_LONGEST};
 use crate::session::{Begin, BroughtRecord, Record, Slot, Way};
 use crate::watched::{Watched, watch};
@@ -212,7 +212,7 @@ async fn go(gateway: &Arc<Gateway>, brought: Brought) -> Result<(), Refused> {
 }
 
 fn begin(gateway: &Gateway, mut opened: Opened, slot: Slot, connection: (String, OwnedFd), way: Way) {
-    opened.keep_in(slot);
+    opened.keep_in(Some(slot));
     let ends = (way.source, way.destination);
     opened.begin(&gateway.around, &gateway.network, connection, ends, Some(Arc::new(way)));
 }
