@@ -19,7 +19,7 @@ mod outside;
 mod publications;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +54,7 @@ pub struct Gateway {
     outlets: Arc<datagrams::Outlets>,
 }
 
-/// What is published, each with what ends it.
+/// What is published, each with what ends it, which has ended for what can't be served.
 pub(crate) type Served = Vec<(Publication, CancellationToken)>;
 
 impl Gateway {
@@ -95,7 +95,10 @@ impl Gateway {
             let had = names.map(|name| listeners.remove(&name));
             if let Err(error) = gateway.begin(&mut served, publication.clone(), had).await {
                 tracing::error!(port = publication.host_port, capsule = %publication.name, error = format!("{error:#}"), "what is published is not served");
-                served.push((publication, CancellationToken::new()));
+                // For the list, and so that it may be published again.
+                let unserved = CancellationToken::new();
+                unserved.cancel();
+                served.push((publication, unserved));
             }
         }
         drop(served);
@@ -156,11 +159,12 @@ impl Gateway {
             [None, None] => {
                 let [v4, v6] = outside::listen(&self.network, &mut publication).await?;
                 for (name, listener) in publication.listeners().iter().zip([&v4, &v6]) {
-                    if let Some(listener) = listener {
-                        use std::os::fd::AsFd;
-                        let held = self.network.keeper().hold(name, listener.as_fd()).await;
-                        held.context("the gateway's shim does not hold a listener")?;
+                    let Some(listener) = listener else { continue };
+                    let held = self.network.keeper().hold(name, listener.as_fd()).await;
+                    if held.is_err() {
+                        self.let_listeners_go(&publication);
                     }
+                    held.context("the gateway's shim does not hold a listener")?;
                 }
                 [v4, v6]
             }
@@ -193,6 +197,20 @@ impl Gateway {
             return Err(error);
         }
         Ok(published)
+    }
+
+    /// Serves what could not be served when this sidecar started.
+    ///
+    /// # Errors
+    /// The port is still in use; it stays published, and is not served.
+    pub(crate) async fn serve_again(
+        self: &Arc<Self>,
+        served: &mut Served,
+        publication: &Publication,
+    ) -> anyhow::Result<()> {
+        self.begin(served, publication.clone(), [None, None]).await?;
+        served.retain(|(one, ended)| one != publication || !ended.is_cancelled());
+        Ok(())
     }
 
     /// Ends a publication; connections that were made go on as the policy says. Returns the rule that was made for it,
@@ -229,6 +247,10 @@ impl Gateway {
             }
             other
         });
+        self.let_listeners_go(publication);
+    }
+
+    fn let_listeners_go(&self, publication: &Publication) {
         for name in publication.listeners() {
             self.network.keeper().release(name);
         }

@@ -371,3 +371,32 @@ fn no_connect_fails_while_the_gateways_sidecar_is_replaced() {
     assert_eq!(summary(waiting, Duration::from_secs(20)).stdout.trim(), "PONG");
     end(mesh);
 }
+
+/// What can't be served when a sidecar starts, after the gateway's shim has gone too, is served when it is published again.
+#[test]
+fn what_was_published_is_served_again_when_its_port_is_free() {
+    let (mesh, outsider) = mesh_with_gateway("gw-again");
+    let (a, g) = (mesh.host("a"), mesh.host("g"));
+    start_redis(&a, "redis");
+    publish(&a, &["redis", "6379:7003"]);
+    let (address, place) = (g.address().to_string(), format!("{}:7003", g.address()));
+    let ping = || outsider.run(["redis-cli", "-h", &address, "-p", "7003", "ping"]);
+    assert_eq!(ping().ok().stdout.trim(), "PONG");
+    g.kill_sidecar();
+    let shim = std::fs::read_to_string(g.data().join("gateway/shim.pid")).expect("the shim has noted it");
+    g.run(["kill", "-9", shim.trim()]).ok();
+    let other = g.spawn([tool("stream-peer").as_str(), "--listen", &place]);
+    wait_until(Duration::from_secs(10), "another program has the port", || {
+        other.stderr().contains("listening")
+    });
+    g.start_sidecar();
+    let gateway_serves = || a.capsule(["published", "--gateway", "g"]).code == 0;
+    wait_until(Duration::from_secs(10), "the gateway serves", gateway_serves);
+    let taken = a.capsule(["--json", "publish", "redis", "6379:7003"]).exits(1).json();
+    assert_eq!(taken["error"]["code"], "publish/failed", "{taken}");
+    drop(other);
+    assert_eq!(publish(&a, &["redis", "6379:7003"])["already"], true);
+    assert_eq!(ping().ok().stdout.trim(), "PONG");
+    assert_eq!(published(&a).len(), 1);
+    end(mesh);
+}

@@ -73,9 +73,18 @@ pub(super) async fn publish(
     }
     let mut served = gateway.served().await;
     let (wanted, protocol) = (host_port.unwrap_or(port), if udp { Protocol::Udp } else { Protocol::Tcp });
-    if let Some((there, _)) = served.iter().find(|(one, _)| one.is_at(protocol, wanted)) {
+    let there = served.iter().find(|(one, _)| one.is_at(protocol, wanted)).cloned();
+    if let Some((there, ended)) = there {
         if there.capsule == target.id && there.port == port {
-            return Ok(published(sidecar, &gateway, there, true));
+            // The rule may have been removed since, and the port been in use when the sidecar started.
+            allow(sidecar, &target, port).await?;
+            if ended.is_cancelled() {
+                gateway
+                    .serve_again(&mut served, &there)
+                    .await
+                    .map_err(|error| failed(sidecar, name, port, &error))?;
+            }
+            return Ok(published(sidecar, &gateway, &there, true));
         }
         return Err(ErrorView::new(
             "publish/port-taken",
@@ -94,14 +103,15 @@ pub(super) async fn publish(
             if made.is_some() {
                 let _ = sidecar.places.directory().remove_rule(rule.id).await;
             }
-            Err(ErrorView::new("publish/failed", format!("port {port} of {name} was not published"))
-                .why(format!("{error:#}"))
-                .next(format!(
-                    "choose another port of host {}: capsule publish {name} {port}:PORT",
-                    sidecar.me
-                )))
+            Err(failed(sidecar, name, port, &error))
         }
     }
+}
+
+fn failed(sidecar: &Sidecar, name: &str, port: u16, error: &anyhow::Error) -> ErrorView {
+    ErrorView::new("publish/failed", format!("port {port} of {name} was not published"))
+        .why(format!("{error:#}"))
+        .next(format!("choose another port of host {}: capsule publish {name} {port}:PORT", sidecar.me))
 }
 
 /// Has the policy allow what comes in here to a port of a capsule; says whether that was new.

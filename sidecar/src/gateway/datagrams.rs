@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use kernel::limits::DATAGRAM_BYTES_MAX;
@@ -53,9 +53,9 @@ pub(super) async fn carry(
     gateway.outlets().push(outlet.clone());
     let carrying = async {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-        let mut look = tokio::time::interval(FLOW_LOOK.max(Duration::from_secs(1)));
+        let mut look = tokio::time::interval(FLOW_LOOK);
         loop {
-            let ready = futures_of(&watched);
+            let ready = ready_one(&watched);
             tokio::select! {
                 at = ready => while bring_some(&gateway, &outlet, &watched[at], &mut buffer) {
                     tokio::task::yield_now().await;
@@ -74,7 +74,7 @@ pub(super) async fn carry(
 }
 
 /// Which socket has something.
-async fn futures_of(watched: &[Watched]) -> usize {
+async fn ready_one(watched: &[Watched]) -> usize {
     let one = |at: usize| async move {
         match watched.get(at) {
             Some(socket) => {
