@@ -28,6 +28,11 @@ pub fn name_at(host: &HostName) -> Result<CapsuleName, NameError> {
     format!("gateway-{host}").parse()
 }
 
+/// Whether something of this name and owner may be registered at a host: of [`OUTSIDE`] only its gateway.
+pub fn may_be_called(name: &CapsuleName, owner: &Owner, host: &HostName) -> bool {
+    owner.as_str() != OUTSIDE || name_at(host).is_ok_and(|gateway| gateway == *name)
+}
+
 /// Whether a host whose token named these owners may have capsules of `owner` by its own will. No owners are anybody, but
 /// [`OUTSIDE`] only for a host with operator rights, which could allow itself everything anyway; beside it the others mean
 /// what they mean without it.

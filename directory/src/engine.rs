@@ -19,7 +19,7 @@ mod zone_update;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use directory_api::{ApiError, Assertion, CapsuleRecord, CapsuleState, LookupKey, Policy, Response};
+use directory_api::{ApiError, Assertion, CapsuleRecord, CapsuleState, LookupKey, Policy, Response, outside};
 use overlay_proto::{CapsuleId, CapsuleName, Generation, HostName};
 
 use crate::lease::Leases;
@@ -238,6 +238,10 @@ impl Engine {
         }
         check_name(&new.name)?;
         self.check_owner(caller, &new.owner)?;
+        if !outside::may_be_called(&new.name, &new.owner, caller) {
+            let reason = format!("the owner {} is that of gateways: choose another owner", new.owner);
+            return Err(ApiError::Denied { reason });
+        }
         if self.working.owned_by(&new.owner) >= self.rules.owner_capsules_max {
             let limit = u64::try_from(self.rules.owner_capsules_max).unwrap_or(u64::MAX);
             return Err(ApiError::QuotaExceeded { owner: new.owner.to_string(), limit });

@@ -221,6 +221,8 @@ fn nothing_is_reachable_but_what_is_published() {
     // A gateway is no capsule, and a host that is one no more publishes nothing.
     let removed = a.capsule(["--json", "rm", "--force", "gateway-g"]).exits(1).json();
     assert_eq!(removed["error"]["code"], "capsule/gateway", "{removed}");
+    let own = a.capsule(["--json", "run", "mine", "--owner", "outside", "-d", "--", "true"]).exits(1).json();
+    assert_eq!(own["error"]["code"], "run/arguments", "{own}");
     g.stop_sidecar();
     g.set_environment(&[("CAPSULE_GATEWAY", "false")]);
     g.start_sidecar();

@@ -407,6 +407,16 @@ fn only_a_gateway_has_what_is_outside_and_keeps_it() {
         matches!(&refused, Err(ApiError::Denied { reason }) if reason.contains("be no gateway")),
         "{refused:?}"
     );
+    // Of that owner there are gateways, and nothing that somebody runs.
+    let mut run = bring_in("gate", 72);
+    if let Command::Register { registration, .. } = &mut run {
+        registration.name = "web".parse().unwrap();
+    }
+    let refused = desk.run(run);
+    assert!(
+        matches!(&refused, Err(ApiError::Denied { reason }) if reason.contains("choose another owner")),
+        "{refused:?}"
+    );
     let record = desk.capsule(bring_in("gate", 71)).unwrap();
     assert!(record.is_outside());
     // A gateway runs anybody's capsules, as any host.
