@@ -1,7 +1,7 @@
 //! Interception: what the programs of a capsule see of the network (D1, D2).
 //!
-//! [`connect`] holds a program's SYN until the far program answered and then takes the connection; [`dial`] asks for
-//! that. [`deliver`] dials a program for the sidecar of another host. [`opens`] joins an OPEN to its ANSWER.
+//! [`connect`] holds a program's SYN until the far program answered and then takes the connection; `dial`
+//! asks for that. [`deliver`] dials a program for the sidecar of another host. [`opens`] joins an OPEN to its ANSWER.
 
 pub mod connect;
 pub mod deliver;
