@@ -142,7 +142,7 @@ impl Places {
     }
 
     /// Takes a change of the watch.
-    fn apply(&self, change: Change) {
+    pub(crate) fn apply(&self, change: Change) {
         self.0.revision.fetch_max(change.revision(), Ordering::AcqRel);
         let (mut touched, mut policy, mut removed) = (Vec::new(), None, Vec::new());
         {

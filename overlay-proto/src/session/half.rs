@@ -306,6 +306,12 @@ impl Half {
         }
     }
 
+    /// False when nothing depends on the other half any more: the session is over or being ended, or the other capsule was
+    /// removed, which this half acts on when it is released.
+    pub fn needs_peer(&self) -> bool {
+        !self.is_over() && !self.peer_gone
+    }
+
     /// Nothing but the end is left to do.
     pub(super) fn is_over(&self) -> bool {
         self.ended.is_some() || self.ending.is_some()

@@ -76,7 +76,7 @@ impl Driver {
         // The peer may be known only now.
         self.judged = None;
         match self.routes.peer(&self.facts.peer) {
-            PeerPlace::Removed => self.half.peer_gone(),
+            PeerPlace::Removed => self.peer_removed(),
             PeerPlace::At(host) => {
                 if self.link.as_ref().is_some_and(|link| link.host != host) {
                     self.detach();
@@ -89,12 +89,14 @@ impl Driver {
         }
     }
 
-    /// Begins to look for the peer's host when there is no link and nobody holds.
+    /// Begins to look for the peer's host when there is no link, nobody holds, and there is something to say to it. An answer
+    /// that nothing waits for would be there at once, again and again, before the clock has its turn.
     pub(super) fn look_for_link(&mut self) {
         if self.link.as_ref().is_some_and(|link| link.is_down()) {
             self.detach();
         }
-        if self.link.is_none() && self.finding.is_none() && !self.holding && self.linger.is_none() {
+        let needed = !self.holding && self.linger.is_none() && self.half.needs_peer();
+        if self.link.is_none() && self.finding.is_none() && needed {
             self.finding = Some(self.routes.find(self.facts.peer));
         }
     }
@@ -107,7 +109,15 @@ impl Driver {
                 self.refresh_generations();
                 self.half.link_up();
             }
-            Route::Removed => self.half.peer_gone(),
+            Route::Removed => self.peer_removed(),
+        }
+    }
+
+    /// The peer exists no more. A half that was restored waits for a link to go on; there will be none.
+    fn peer_removed(&mut self) {
+        self.half.peer_gone();
+        if !self.holding {
+            self.half.release();
         }
     }
 }

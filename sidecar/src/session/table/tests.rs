@@ -1,4 +1,4 @@
-use directory_api::Client;
+use directory_api::{Change, Client};
 use overlay_proto::EndKind;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
@@ -24,10 +24,15 @@ fn facts(own: u8, peer: u8) -> Facts {
 }
 
 fn table() -> Table {
+    table_and_places().0
+}
+
+fn table_and_places() -> (Table, Places) {
     let nowhere = "127.0.0.1:1".parse().unwrap();
     let directory = Client::connect(vec![nowhere], Ca::new().identity("a")).unwrap();
     let places = Places::new(directory, Finder::new(zone().to_string(), &[nowhere]).unwrap());
-    Table::new(Routes::new(places, Networks::default()), tokio::runtime::Handle::current())
+    let routes = Routes::new(places.clone(), Networks::default());
+    (Table::new(routes, tokio::runtime::Handle::current()), places)
 }
 
 #[tokio::test]
@@ -72,6 +77,44 @@ async fn a_late_unknown_of_before_a_repeated_open_ends_nothing() {
     let read = timeout(SOON, far.read(&mut [0; 8])).await.unwrap();
     assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert!(table.reopen(&self::key(2, Role::Acceptor), &link).is_none());
+}
+
+/// Whether it is told while it looks for its peer, or finds out when it begins to look, as after a restart of the sidecar.
+#[tokio::test]
+async fn a_half_without_a_link_ends_when_its_peer_was_removed() {
+    for (number, restored, known_before) in
+        [(1, false, false), (2, false, true), (3, true, false), (4, true, true)]
+    {
+        let ((table, places), (mut far, ours)) = (table_and_places(), program(None).await);
+        let (key, facts) = (key(number, Role::Opener), facts(1, 2));
+        let remove = || {
+            let name = "db".parse().unwrap();
+            places.apply(Change::CapsuleRemoved { revision: 1, id: facts.peer, name });
+            table.place_changed(facts.peer);
+        };
+        if known_before {
+            remove();
+        }
+        let first = overlay_proto::Generation::new(1);
+        let half = Half::new(key.0, key.1, first, first);
+        if restored {
+            let mailbox = table.register(key, &facts).unwrap();
+            let half = Half::restore(&half.snapshot()).unwrap();
+            table.drive(Parked { facts: facts.clone(), half, program: ours, keeping: None, mailbox }, None);
+        } else {
+            assert!(table.begin(half, facts.clone(), ours, None, None, Vec::new));
+        }
+        if !known_before {
+            // It looks for its peer by then.
+            timeout(SOON, table.describe(None)).await.unwrap();
+            remove();
+        }
+        let read = timeout(SOON, far.read(&mut [0; 8])).await.expect("a reset in time");
+        assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "restored: {restored}");
+        while table.has(&key) {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[tokio::test]
