@@ -110,11 +110,12 @@ pub enum Request {
         /// The new state.
         state: CapsuleState,
     },
-    /// The placed host removes the capsule for good.
+    /// The placed host removes the capsule for good; an operator's host does, if that one was removed from the mesh or the
+    /// capsule lies in a file.
     Remove {
         /// The capsule.
         capsule: CapsuleId,
-        /// The generation at which the caller holds it.
+        /// The generation at which the caller knows it.
         generation: Generation,
     },
     /// All capsules.

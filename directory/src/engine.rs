@@ -277,9 +277,9 @@ impl Engine {
     ) -> Result<Response, ApiError> {
         self.check_caller(caller)?;
         let record = self.working.capsule(id).ok_or_else(|| unknown(id))?;
-        placement::check_remove(record, caller, generation)?;
+        placement::check_remove(record, caller, generation, self.working.host(&record.host).is_some())?;
         if record.host != *caller {
-            // It lies in a file, and its last host may be gone.
+            // It lies in a file, or its host was removed.
             self.check_operator(caller)?;
         }
         let name = record.name.clone();

@@ -147,20 +147,24 @@ pub fn set_state(
     })
 }
 
-/// Whether the caller may remove the capsule. One that lies in a file is nobody's: any host may.
+/// Whether the caller may remove the capsule. One that lies in a file, or whose host is not of the mesh any more, is nobody's:
+/// any host may.
 ///
 /// # Errors
-/// When it does not have the capsule at that generation, or an offer is open.
+/// When it does not have the capsule at that generation, or an offer is open that its host can still revoke.
 pub fn check_remove(
     record: &CapsuleRecord,
     caller: &HostName,
     generation: Generation,
+    host_is_member: bool,
 ) -> Result<(), ApiError> {
-    if record.suspension.is_none() {
+    if record.suspension.is_none() && host_is_member {
         check_placed(record, caller)?;
     }
     check_generation(record, generation)?;
     match &record.offer {
+        // Nobody revokes what a removed host offered. Whoever claims by it later finds no capsule, and destroys its copy.
+        Some(_) if !host_is_member => Ok(()),
         Some(open) => Err(ApiError::OfferPending { offer: open.id, target: open.target.clone() }),
         None => Ok(()),
     }

@@ -190,7 +190,9 @@ async fn elsewhere(sidecar: &Arc<Sidecar>, call: &Call) -> Result<Option<HostNam
         Request::Follow { name, id, .. } => Some(output::settled(sidecar, name, id).await?),
         Request::Sessions { name: None } | Request::Preflight { name: None, .. } => None,
         Request::Recover { .. } | Request::RemoveHost { .. } | Request::Rm { local: true, .. } => None,
-        Request::Rm { name, .. } => record(sidecar, name).ok(),
+        Request::Rm { name, .. } => {
+            record(sidecar, name).ok().filter(|record| !is_on_no_host(sidecar, record))
+        }
         request => match request.capsule() {
             Some(name) => Some(record(sidecar, name)?),
             None => None,
@@ -220,11 +222,12 @@ pub(crate) fn record(sidecar: &Sidecar, name: &str) -> Result<CapsuleRecord, Err
     })
 }
 
-/// Whether nobody has anything of the capsule to remove: it lies in a file, or is lost and was this host's, which has
-/// nothing of it (after a restore of the directory).
+/// Whether no host of the mesh has anything of the capsule to remove: it lies in a file, its host was removed, or it is lost
+/// and was this host's, which has nothing of it (after a restore of the directory).
 fn is_on_no_host(sidecar: &Sidecar, record: &CapsuleRecord) -> bool {
     let lost_here = record.host == sidecar.me && record.state == directory_api::CapsuleState::Lost;
-    record.suspension.is_some() || lost_here && sidecar.capsules.get(&record.id).is_none()
+    let is_orphan = record.host != sidecar.me && sidecar.places.host(&record.host).is_none();
+    record.suspension.is_some() || is_orphan || lost_here && sidecar.capsules.get(&record.id).is_none()
 }
 
 /// The capsule of this name on this host.

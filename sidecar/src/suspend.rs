@@ -35,7 +35,7 @@ mod sections;
 
 use admin_api::ErrorView;
 use admin_api::result::RmResult;
-use directory_api::CapsuleRecord;
+use directory_api::{ApiError, CapsuleRecord};
 
 use crate::sidecar::Sidecar;
 
@@ -50,9 +50,13 @@ pub use save::command as save;
 /// The directory refuses or is away; it stays as it is.
 pub async fn remove(sidecar: &Sidecar, record: &CapsuleRecord) -> Result<RmResult, ErrorView> {
     if let Err(error) = sidecar.places.directory().remove(record.id, record.generation).await {
+        let next = match error.refusal() {
+            Some(ApiError::Denied { .. }) => "run the command on a host with operator rights",
+            _ => "try again when the directory answers",
+        };
         return Err(ErrorView::new("rm/directory", format!("{} was not removed", record.name))
             .why(error)
-            .next("try again when the directory answers"));
+            .next(next));
     }
     let (capsule, id) = (record.name.to_string(), Some(record.id.to_string()));
     Ok(RmResult { capsule, id, ..RmResult::default() })

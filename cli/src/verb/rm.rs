@@ -7,6 +7,8 @@ use crate::{amounts, context::Context, failure::Failure, sidecar};
 
 /// Remove a capsule for good: its files, its log, its name and its locator
 ///
+/// What a host had that was removed from the mesh (capsule hosts remove) can be removed on any host with operator rights.
+///
 /// --local removes only the copy that this host keeps of a capsule that goes on elsewhere, after this host was declared
 /// gone; capsule ps shows such copies as superseded.
 #[derive(Args, Debug)]

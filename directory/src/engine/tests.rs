@@ -271,6 +271,27 @@ fn a_host_that_is_gone_is_removed_by_operators_and_its_capsules_are_lost() {
 }
 
 #[test]
+fn capsules_of_a_removed_host_are_removed_by_operators_and_their_names_are_free() {
+    let mut desk = Desk::with_hosts();
+    desk.run(desk.spend("guest", 3, 3)).unwrap();
+    let db = desk.register("b", "db", 1).unwrap();
+    let db = desk.state(&db, CapsuleState::Running);
+    let remove_capsule =
+        |caller: &str| Command::Remove { caller: name(caller), capsule: db.id, generation: db.generation };
+    assert!(matches!(desk.run(remove_capsule("a")), Err(ApiError::NotPlacedHere { .. })));
+    desk.run(remove("a", "b", true)).unwrap();
+    assert!(matches!(desk.run(remove_capsule("guest")), Err(ApiError::Denied { .. })));
+    assert_eq!(desk.run(remove_capsule("b")), Err(ApiError::NotAMember { host: name("b") }));
+    desk.run(remove_capsule("a")).unwrap();
+    let again = desk.register("a", "db", 2).unwrap();
+    assert_ne!(again.id, db.id);
+    // It joins again, with its copy.
+    desk.run(desk.spend("b", 4, 4)).unwrap();
+    let held = HeldCapsule { id: db.id, generation: db.generation, state: CapsuleState::Running };
+    assert_eq!(desk.lease("b", &[held]).stale, [StaleCapsule { id: db.id, placed: None }]);
+}
+
+#[test]
 fn a_takeover_needs_an_operator_and_a_host_that_is_gone() {
     let mut desk = Desk::with_hosts();
     desk.run(desk.spend("guest", 3, 3)).unwrap();

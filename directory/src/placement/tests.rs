@@ -98,7 +98,7 @@ fn impostors_get_nothing() {
         Err(ApiError::NotPlacedHere { .. })
     ));
     assert!(matches!(
-        check_remove(&record(), &host(1), Generation::new(1)),
+        check_remove(&record(), &host(1), Generation::new(1), true),
         Err(ApiError::NotPlacedHere { .. })
     ));
 }
@@ -113,7 +113,18 @@ fn an_open_offer_gives_way_to_no_other() {
     for different in [new_offer(Generation::new(1), 1, 2, 1), new_offer(Generation::new(1), 1, 1, 2)] {
         assert_eq!(offer(&open, &host(0), &different), Err(ApiError::OfferDiffers { offer: id(1) }));
     }
-    assert!(matches!(check_remove(&open, &host(0), Generation::new(1)), Err(ApiError::OfferPending { .. })));
+    let removed = check_remove(&open, &host(0), Generation::new(1), true);
+    assert!(matches!(removed, Err(ApiError::OfferPending { .. })));
+}
+
+#[test]
+fn what_a_removed_host_had_is_anybodys_to_remove() {
+    let open = offered(&record());
+    for record in [record(), open] {
+        assert_eq!(check_remove(&record, &host(2), Generation::new(1), false), Ok(()));
+        let stale = check_remove(&record, &host(2), Generation::new(0), false);
+        assert!(matches!(stale, Err(ApiError::WrongGeneration { .. })), "{stale:?}");
+    }
 }
 
 #[test]

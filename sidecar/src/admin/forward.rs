@@ -47,10 +47,15 @@ pub(super) async fn pass_on(
     input: &mut Input,
     output: &mut Output,
 ) -> Result<(), ErrorView> {
+    let next = match &call.request {
+        Request::Rm { name, .. } => format!(
+            "is its sidecar running? capsule hosts shows {host}; if the host is gone for good: capsule hosts remove {host}, \
+             then capsule rm {name}"
+        ),
+        _ => format!("is its sidecar running? capsule hosts shows {host}"),
+    };
     let away = |why: String| {
-        ErrorView::new("link/host-away", format!("host {host} can't be asked"))
-            .why(why)
-            .next(format!("is its sidecar running? capsule hosts shows {host}"))
+        ErrorView::new("link/host-away", format!("host {host} can't be asked")).why(why).next(next.clone())
     };
     let opened = requests::open(sidecar, host, Kind::Admin).await;
     let (send, receive) = opened.map_err(|error| away(format!("{error:#}")))?;

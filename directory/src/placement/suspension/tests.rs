@@ -109,8 +109,8 @@ fn a_suspended_capsule_is_nobodys() {
     let offer = NewOffer { generation: at(2), id: id(7), target: host(1), claim_key_hash: key(7).hash() };
     assert_eq!(placement::offer(&lies, &host(0), &offer), refused);
     assert_eq!(placement::set_state(&lies, &host(0), at(2), CapsuleState::Running), refused);
-    assert_eq!(placement::check_remove(&lies, &host(2), at(2)), Ok(()));
-    assert!(placement::check_remove(&lies, &host(2), at(1)).is_err());
+    assert_eq!(placement::check_remove(&lies, &host(2), at(2), true), Ok(()));
+    assert!(placement::check_remove(&lies, &host(2), at(1), true).is_err());
     // No host says of its own that a capsule is suspended.
     assert!(placement::set_state(&record(), &host(0), at(1), CapsuleState::Suspended).is_err());
 }
