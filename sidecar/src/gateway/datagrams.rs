@@ -118,10 +118,11 @@ fn bring(gateway: &Gateway, outlet: &Outlet, received: &udp::Received, payload: 
     let open = || {
         // The next sidecar finds the same port: to the program it is the same flow.
         let begin = Begin::At(number_of(&(ends, destination)));
-        let way = gateway.ways.open(received.source, locator, destination, gateway.machine_max, begin);
-        way.inspect_err(|_| gateway.refuse_one()).ok()
+        gateway.ways.open(received.source, locator, destination, gateway.machine_max, begin).ok()
     };
-    let Some(source) = outlet.flows().sent(Instant::now(), ends, destination, open) else { return };
+    let Some(source) = outlet.flows().sent(Instant::now(), ends, destination, open) else {
+        return gateway.refuse_one();
+    };
     let datagram = Datagram {
         source,
         destination,
