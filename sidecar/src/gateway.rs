@@ -29,6 +29,7 @@ use directory_api::RuleId;
 use overlay_proto::CapsuleId;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::capsule::keeper::Connection;
 use crate::capsule::network::Network;
@@ -54,8 +55,36 @@ pub struct Gateway {
     outlets: Arc<datagrams::Outlets>,
 }
 
-/// What is published, each with what ends it, which has ended for what can't be served.
-pub(crate) type Served = Vec<(Publication, CancellationToken)>;
+/// What is published.
+pub(crate) type Served = Vec<(Publication, Serving)>;
+
+/// How a publication is served.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Serving {
+    withdrawn: CancellationToken,
+    /// Who has its sockets.
+    tasks: TaskTracker,
+}
+
+impl Serving {
+    /// Of what can't be served.
+    fn not() -> Self {
+        let serving = Self::default();
+        serving.withdrawn.cancel();
+        serving
+    }
+
+    /// Whether it is served.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.withdrawn.is_cancelled()
+    }
+
+    async fn end(&self) {
+        self.withdrawn.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
 
 impl Gateway {
     /// Begins to serve, with what an earlier sidecar left.
@@ -96,9 +125,7 @@ impl Gateway {
             if let Err(error) = gateway.begin(&mut served, publication.clone(), had).await {
                 tracing::error!(port = publication.host_port, capsule = %publication.name, error = format!("{error:#}"), "what is published is not served");
                 // For the list, and so that it may be published again.
-                let unserved = CancellationToken::new();
-                unserved.cancel();
-                served.push((publication, unserved));
+                served.push((publication, Serving::not()));
             }
         }
         drop(served);
@@ -162,7 +189,7 @@ impl Gateway {
                     let Some(listener) = listener else { continue };
                     let held = self.network.keeper().hold(name, listener.as_fd()).await;
                     if held.is_err() {
-                        self.let_listeners_go(&publication);
+                        self.let_listeners_go(&publication).await;
                     }
                     held.context("the gateway's shim does not hold a listener")?;
                 }
@@ -170,15 +197,16 @@ impl Gateway {
             }
             had => had,
         };
-        let withdrawn = CancellationToken::new();
-        served.push((publication.clone(), withdrawn.clone()));
-        let of = (self.clone(), publication.clone());
+        let serving = Serving::default();
+        served.push((publication.clone(), serving.clone()));
+        let (gateway, of, withdrawn) = (self.clone(), publication.clone(), serving.withdrawn);
+        let _entered = self.data_plane.enter();
         match publication.protocol {
-            Protocol::Tcp => {
-                self.data_plane.spawn(async move { bringing::take(&of.0, &of.1, listeners, &withdrawn) })
+            Protocol::Tcp => bringing::take(&gateway, &of, listeners, &withdrawn, &serving.tasks),
+            Protocol::Udp => {
+                serving.tasks.spawn(datagrams::carry(gateway, of, listeners, withdrawn));
             }
-            Protocol::Udp => self.data_plane.spawn(datagrams::carry(of.0, of.1, listeners, withdrawn)),
-        };
+        }
         Ok(publication)
     }
 
@@ -193,7 +221,7 @@ impl Gateway {
     ) -> anyhow::Result<Publication> {
         let published = self.begin(served, publication, [None, None]).await?;
         if let Err(error) = self.note(served) {
-            self.end(served, &published);
+            self.end(served, &published).await;
             return Err(error);
         }
         Ok(published)
@@ -209,16 +237,16 @@ impl Gateway {
         publication: &Publication,
     ) -> anyhow::Result<()> {
         self.begin(served, publication.clone(), [None, None]).await?;
-        served.retain(|(one, ended)| one != publication || !ended.is_cancelled());
+        served.retain(|(one, serving)| one != publication || serving.is_on());
         Ok(())
     }
 
-    /// Ends a publication; connections that were made go on as the policy says. Returns the rule that was made for it,
-    /// unless another one needs it, which has it then.
+    /// Ends a publication, whose port is free then; connections that were made go on as the policy says. Returns the rule
+    /// that was made for it, unless another one needs it, which has it then.
     ///
     /// # Errors
     /// That can't be noted; it stays published.
-    pub(crate) fn withdraw(
+    pub(crate) async fn withdraw(
         &self,
         served: &mut Served,
         publication: &Publication,
@@ -234,25 +262,21 @@ impl Gateway {
             None => publication.rule.map(RuleId::new),
         };
         self.note(&rest)?;
-        self.end(served, publication);
+        self.end(served, publication).await;
         *served = rest;
         Ok(rule)
     }
 
-    fn end(&self, served: &mut Served, publication: &Publication) {
-        served.retain(|(one, withdrawn)| {
-            let other = one != publication;
-            if !other {
-                withdrawn.cancel();
-            }
-            other
-        });
-        self.let_listeners_go(publication);
+    async fn end(&self, served: &mut Served, publication: &Publication) {
+        for (_, serving) in served.extract_if(.., |(one, _)| one == publication) {
+            serving.end().await;
+        }
+        self.let_listeners_go(publication).await;
     }
 
-    fn let_listeners_go(&self, publication: &Publication) {
+    async fn let_listeners_go(&self, publication: &Publication) {
         for name in publication.listeners() {
-            self.network.keeper().release(name);
+            self.network.keeper().released(name).await;
         }
     }
 

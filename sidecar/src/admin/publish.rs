@@ -74,11 +74,11 @@ pub(super) async fn publish(
     let mut served = gateway.served().await;
     let (wanted, protocol) = (host_port.unwrap_or(port), if udp { Protocol::Udp } else { Protocol::Tcp });
     let there = served.iter().find(|(one, _)| one.is_at(protocol, wanted)).cloned();
-    if let Some((there, ended)) = there {
+    if let Some((there, serving)) = there {
         if there.capsule == target.id && there.port == port {
             // The rule may have been removed since, and the port been in use when the sidecar started.
             allow(sidecar, &target, port).await?;
-            if ended.is_cancelled() {
+            if !serving.is_on() {
                 gateway
                     .serve_again(&mut served, &there)
                     .await
@@ -163,7 +163,7 @@ pub(super) async fn unpublish(
     let mut ended = Vec::new();
     for publication in all {
         let view = view(sidecar, &gateway, &publication);
-        let rule = gateway.withdraw(&mut served, &publication).map_err(|error| {
+        let rule = gateway.withdraw(&mut served, &publication).await.map_err(|error| {
             ErrorView::new("unpublish/failed", format!("port {} stays published", publication.host_port))
                 .why(format!("{error:#}"))
         })?;

@@ -42,7 +42,7 @@ pub struct Connection {
 enum Job {
     Hold(String, OwnedFd, oneshot::Sender<anyhow::Result<()>>),
     Accept(String, oneshot::Sender<io::Result<Vec<Connection>>>),
-    Release(String),
+    Release(String, Option<oneshot::Sender<()>>),
 }
 
 /// The way to the shim. Each session has at most two jobs under way, which bounds their number.
@@ -91,7 +91,14 @@ impl Keeper {
 
     /// Lets a descriptor go, soon.
     pub fn release(&self, name: String) {
-        let _ = self.0.send(Job::Release(name));
+        let _ = self.0.send(Job::Release(name, None));
+    }
+
+    /// Lets a descriptor go; returns when the shim has it no more, or has gone itself.
+    pub async fn released(&self, name: String) {
+        let (released, answer) = oneshot::channel();
+        let _ = self.0.send(Job::Release(name, Some(released)));
+        let _ = answer.await;
     }
 
     /// What waits at a listener.
@@ -123,9 +130,12 @@ fn carry_out(shim: &mut shim::Client, job: Job) {
             });
             let _ = accepted.send(connections);
         }
-        Job::Release(session) => {
+        Job::Release(session, released) => {
             if let Err(error) = shim.ask(&shim::Request::Release { session }, &[]) {
                 tracing::debug!(%error, "the shim does not let go");
+            }
+            if let Some(released) = released {
+                let _ = released.send(());
             }
         }
     }

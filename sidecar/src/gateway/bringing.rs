@@ -12,6 +12,7 @@ use kernel::syn::Verdict;
 use kernel::tcp::{self, TcpState};
 use overlay_proto::{CapsuleId, SessionId};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{Gateway, Publication};
 use crate::capsule::keeper::Connection;
@@ -27,13 +28,14 @@ pub(super) fn take(
     publication: &Publication,
     listeners: [Option<OwnedFd>; 2],
     withdrawn: &CancellationToken,
+    tasks: &TaskTracker,
 ) {
     for (name, listener) in publication.listeners().into_iter().zip(listeners) {
         let Some(listener) = listener else { continue };
         match watch(listener) {
             Ok(listener) => {
                 let (gateway, publication) = (gateway.clone(), publication.clone());
-                tokio::spawn(take_one(gateway, publication, name, listener, withdrawn.clone()));
+                tasks.spawn(take_one(gateway, publication, name, listener, withdrawn.clone()));
             }
             Err(error) => tracing::error!(%error, "a listener can't be watched"),
         }
