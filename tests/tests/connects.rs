@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use testkit::{Host, Mesh, wait_until};
 use tests::{
-    SOON, capsule_file, end, exec, locators, resume, start, start_redis, suspend, tool, wait_logged,
+    FaultySidecar, SOON, capsule_file, end, exec, locators, resume, start, start_redis, suspend, tool,
+    wait_logged,
 };
 
 #[track_caller]
@@ -104,5 +105,37 @@ fn time_limits_and_ports_of_programs_hold() {
     std::thread::sleep(Duration::from_secs(1));
     // The one just now, and the one that asks.
     assert_eq!(connections(), before + 2, "the server saw connections that had been given up");
+    end(mesh);
+}
+
+/// A sidecar that is killed when it has dialled a program, before that is on record: what the program has of it breaks,
+/// and the connect, which was not answered, is made by the next sidecar.
+#[test]
+fn a_sidecar_is_killed_when_it_has_dialled() {
+    let mesh = Mesh::new("dialled");
+    mesh.start(&["a"]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    let mut sidecar = FaultySidecar::start(&b, mesh.directory());
+    start_redis(&b, "redis");
+    // It does not see what breaks, and closes nothing.
+    let line = format!("{} --listen [::]:7000 --hold 1 & echo $! >/tmp/pid; wait", tool("connects"));
+    start(&b, "idle", &["sh", "-c", &line]);
+    wait_logged(&b, "idle", "listening on");
+    exec(&b, "idle", &["sh", "-c", "kill -STOP $(cat /tmp/pid)"]).ok();
+    start(&a, "shell", &["sleep", "600"]);
+    let (redis, idle) = (locators(&b, "redis").0, format!("{}:7000", locators(&b, "idle").0));
+    let probe = tool("probe");
+    for connect in [&["redis-cli", "-h", &redis, "ping"][..], &[&probe, "crowd", &idle, "--count", "1"]] {
+        sidecar.die_at("dialled");
+        let answer = std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| exec(&a, "shell", connect));
+            sidecar.died();
+            sidecar.restart();
+            connecting.join().expect("it does not panic")
+        });
+        let said = answer.ok().stdout;
+        assert!(said.trim() == "PONG" || said.contains("\"connected\":1"), "{said}");
+    }
+    drop(sidecar);
     end(mesh);
 }

@@ -109,6 +109,7 @@ async fn dial(
             Err(error) => return Some(outcome_of(&error)),
         },
     };
+    crate::faults::pass("dialled");
     let held = format!("{}-a", open.session);
     if let Err(error) = network.keeper().hold(&held, fd.as_fd()).await {
         tracing::error!(capsule = %network.name(), error = format!("{error:#}"), "the shim does not hold a connection");
