@@ -41,7 +41,8 @@ pub(super) const APPS: &[App] = &[
                     "for n in $(seq 100); do echo n$n.test A; done >/tmp/names
                     at=$(getent ahostsv4 server | awk '{ print $1; exit }')
                     dnsperf -s $at -p 5300 -d /tmp/names -l $T -Q 400 -t 10 >/tmp/said; cat /tmp/said
-                    grep -Eq 'Queries completed: +[0-9]+ \\(100|Queries completed: +[0-9]+ \\(99\\.9' /tmp/said
+                    # What is on its way to a host whose sidecar is killed is lost: a tenth of a second of them.
+                    grep -Eq 'Queries completed: +[0-9]+ \\((100|99\\.[5-9])' /tmp/said
                     sed -n 's/ *Queries lost: *\\([0-9]*\\).*/note \\1 lost/p; s/.*max \\([0-9.]*\\)).*/gap_s \\1/p' /tmp/said |
                         awk '$1 == \"gap_s\" { print \"gap_ms\", $2 * 1000; next } { print }'",
                 ),
@@ -52,9 +53,9 @@ pub(super) const APPS: &[App] = &[
                 program: Program::Bash(
                     "n=0; end=$((SECONDS + T)); at=$(getent ahostsv4 server | awk '{ print $1; exit }')
                     while [ $SECONDS -lt $end ]; do n=$((n % 100 + 1))
-                        got=$(dig +short +tries=1 +time=10 +notcp -p 5300 @$at n$n.test)
-                        [ \"$got\" = 198.51.100.$n ] || { echo \"n$n: $got\"; exit 1; }
-                        got=$(dig +short +tries=1 +time=10 +tcp -p 5300 @$at n$n.test)
+                        got=$(dig +short +tries=3 +time=2 +notcp -p 5300 @$at n$n.test) || true
+                        [ \"${got##*$'\\n'}\" = 198.51.100.$n ] || { echo \"n$n: $got\"; exit 1; }
+                        got=$(dig +short +tries=1 +time=10 +tcp -p 5300 @$at n$n.test) || true
                         [ \"$got\" = 198.51.100.$n ] || { echo \"n$n by TCP: $got\"; exit 1; }
                     done",
                 ),
@@ -62,7 +63,7 @@ pub(super) const APPS: &[App] = &[
                 moves: true,
             },
         ],
-        checked: "dnsperf with 400 queries a second over UDP; dig over UDP and TCP, not one without its answer",
+        checked: "dnsperf with 400 queries a second over UDP, of which at most 0.5 % may be lost; dig over UDP, asking again after 2 s as resolvers do, and TCP: not one without its answer",
     },
     App {
         name: "iperf3 both ways",
