@@ -61,8 +61,12 @@ impl IcmpQueue {
     /// # Errors
     /// EBUSY when another process has it open.
     pub fn open(queue: u16) -> io::Result<IcmpQueue> {
-        let capacity =
-            Capacity { packets: ICMP_HELD_MAX, copy_bytes: ICMP_COPY_BYTES, socket_bytes: ICMP_SOCKET_BYTES };
+        let capacity = Capacity {
+            packets: ICMP_HELD_MAX,
+            copy_bytes: ICMP_COPY_BYTES,
+            socket_bytes: ICMP_SOCKET_BYTES,
+            lets_through: false,
+        };
         Ok(IcmpQueue { queue: PacketQueue::open(queue, capacity)? })
     }
 

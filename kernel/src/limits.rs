@@ -39,7 +39,7 @@ pub const OUTSIDE_PROBE_PAUSE: Duration = Duration::from_secs(15);
 /// Questions without an answer after which it is gone: together two and a half minutes.
 pub const OUTSIDE_PROBES: u32 = 6;
 
-/// SYNs held at once in one namespace. More are dropped, which their senders repeat after a second.
+/// SYNs held at once in one namespace unless something else is asked for.
 pub const SYN_HELD_MAX: u32 = 65_536;
 
 /// Bytes of a held packet that are looked at: an IPv6 header (40) and the longest TCP header (60), rounded up.

@@ -14,6 +14,9 @@ const PACKET_CONFIG: u16 = SUBSYSTEM | 2;
 const CONFIG_COMMAND: u16 = 1;
 const CONFIG_PARAMETERS: u16 = 2;
 const CONFIG_LENGTH_MAX: u16 = 3;
+const CONFIG_MASK: u16 = 4;
+const CONFIG_FLAGS: u16 = 5;
+const FLAG_FAIL_OPEN: u32 = 1;
 const COMMAND_BIND: u8 = 1;
 const COPY_PACKET: u8 = 2;
 const PACKET_HEADER: u16 = 1;
@@ -37,6 +40,8 @@ pub(crate) struct Capacity {
     pub(crate) copy_bytes: u32,
     /// Receive buffer of the netlink socket.
     pub(crate) socket_bytes: usize,
+    /// Whether what finds it full goes on, instead of being dropped.
+    pub(crate) lets_through: bool,
 }
 
 /// One queue of the namespace that it was opened in.
@@ -64,6 +69,8 @@ impl PacketQueue {
             parameters.push(COPY_PACKET);
             config.put(CONFIG_PARAMETERS, &parameters);
             config.be32(CONFIG_LENGTH_MAX, capacity.packets);
+            config.be32(CONFIG_MASK, FLAG_FAIL_OPEN);
+            config.be32(CONFIG_FLAGS, if capacity.lets_through { FLAG_FAIL_OPEN } else { 0 });
         });
         socket.transact(&request).map_err(|Refused { source, .. }| source)?;
         Ok(PacketQueue { socket, number })
@@ -112,6 +119,20 @@ impl AsFd for PacketQueue {
     }
 }
 
+/// Packets that found a queue of the calling thread's namespace full and were dropped, since it was opened.
+pub(crate) fn dropped(number: u16) -> io::Result<u64> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue")?;
+    Ok(dropped_in(&table, number))
+}
+
+/// A line a queue: its number, its socket's port, packets that wait, mode, bytes copied, packets dropped because it was
+/// full, packets dropped because the socket was, and more.
+fn dropped_in(table: &str, number: u16) -> u64 {
+    let queues = table.lines().map(|line| line.split_whitespace().map(|word| word.parse().unwrap_or(0)));
+    let of_it = queues.map(Iterator::collect).find(|line: &Vec<u64>| line.first() == Some(&number.into()));
+    of_it.map_or(0, |line| line.iter().skip(5).take(2).sum())
+}
+
 /// `struct nfgenmsg` with the queue's number.
 fn config_header(queue: u16) -> [u8; NFGENMSG_BYTES] {
     let number = queue.to_be_bytes();
@@ -128,4 +149,17 @@ fn parse_message(payload: &[u8]) -> Option<(u32, Box<[u8]>)> {
         _ => {}
     });
     Some((id?, packet.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dropped_in;
+
+    /// As Linux 6.18 writes it.
+    #[test]
+    fn dropped_packets_of_one_queue() {
+        let table = "    0   1713     4 2   128    17     3        21  1\n    1   1714     0 2   576     5     0         0  1\n";
+        assert_eq!([0, 1, 2].map(|number| dropped_in(table, number)), [20, 5, 0]);
+        assert_eq!(dropped_in("", 0), 0);
+    }
 }

@@ -4,10 +4,13 @@
 //! three netlink exchanges. The table's parts:
 //!
 //! ```text
+//!  output      gate       drops TCP SYNs for foreign addresses while its policy is `drop`
 //!  output      hold       a TCP SYN for a foreign address waits in the SYN queue, ICMP in the ICMP queue
 //!  prerouting  intercept  TCP and UDP for a foreign address go to the TPROXY sockets; nothing else may
 //!  input       lock       drops everything but PASS_LOCK_MARK while its policy is `drop`
 //! ```
+//!
+//! A kernel that has no queues gets no `hold`: SYNs go to the listener at once, and ICMP nowhere.
 //!
 //! *Foreign* is what is neither loopback nor a locator of the capsule. Only TCP, UDP and ICMP have a route to
 //! foreign addresses.
@@ -37,6 +40,8 @@ pub struct Interception {
     pub tcp_port: u16,
     /// Port of the TPROXY socket for datagrams; see [`crate::limits::INTERCEPT_UDP_PORT`].
     pub udp_port: u16,
+    /// Whether SYNs and ICMP wait in queues, if the kernel has them.
+    pub hold: bool,
     /// Number of the SYN queue, unique in this namespace.
     pub queue: u16,
     /// Number of the ICMP queue, unique in this namespace.
@@ -112,4 +117,21 @@ pub fn lock() -> Result<(), RulesError> {
 pub fn unlock() -> Result<(), RulesError> {
     route::refresh_segment_sizes()?;
     Ok(table::set_lock(false)?)
+}
+
+/// Whether SYNs and ICMP wait in queues in the calling thread's namespace; otherwise SYNs go to the listener at once.
+///
+/// # Errors
+/// The kernel refuses to say.
+pub fn holds() -> Result<bool, RulesError> {
+    Ok(table::holds()?)
+}
+
+/// Drops TCP SYNs for foreign addresses in the calling thread's namespace, or lets them pass again; their kernel repeats
+/// what is dropped. What waits in the SYN queue passed before.
+///
+/// # Errors
+/// EOPNOTSUPP when the namespace was set up by a version that knew no gate.
+pub fn gate(shut: bool) -> Result<(), RulesError> {
+    Ok(table::set_gate(shut)?)
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use crate::diag::Diag;
 use crate::inject::{Injector, RST_ACK, Segment};
-use crate::limits::{SYN_COPY_BYTES, SYN_HELD_MAX, SYN_SOCKET_BYTES, UNREACHABLE_TRIES_MAX};
-use crate::queue::{Capacity, NF_ACCEPT, NF_DROP, PacketQueue};
+use crate::limits::{SYN_COPY_BYTES, SYN_SOCKET_BYTES, UNREACHABLE_TRIES_MAX};
+use crate::queue::{self, Capacity, NF_ACCEPT, NF_DROP, PacketQueue};
 use crate::tcp::TcpState;
 
 const UNREACHABLE_PAUSE: Duration = Duration::from_micros(100);
@@ -46,6 +46,15 @@ pub enum Verdict {
     Drop,
 }
 
+/// What becomes of a SYN that finds as many held as there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It vanishes; its kernel sends it again within a second.
+    Drop,
+    /// It goes to the TPROXY listener, which nobody was asked about.
+    Deliver,
+}
+
 /// The SYN queue of the namespace that it was opened in.
 #[derive(Debug)]
 pub struct SynQueue {
@@ -55,13 +64,18 @@ pub struct SynQueue {
 }
 
 impl SynQueue {
-    /// Opens the queue in the namespace of the calling thread; afterwards any thread may use it.
+    /// Opens the queue, which holds up to `held_max` SYNs, in the namespace of the calling thread; afterwards any thread
+    /// may use it.
     ///
     /// # Errors
     /// EBUSY when another process has it open.
-    pub fn open(queue: u16) -> io::Result<SynQueue> {
-        let capacity =
-            Capacity { packets: SYN_HELD_MAX, copy_bytes: SYN_COPY_BYTES, socket_bytes: SYN_SOCKET_BYTES };
+    pub fn open(queue: u16, held_max: u32, when_full: WhenFull) -> io::Result<SynQueue> {
+        let capacity = Capacity {
+            packets: held_max,
+            copy_bytes: SYN_COPY_BYTES,
+            socket_bytes: SYN_SOCKET_BYTES,
+            lets_through: when_full == WhenFull::Deliver,
+        };
         let queue = PacketQueue::open(queue, capacity)?;
         Ok(SynQueue { queue, injector: Injector::open(0)?, diag: Diag::open()? })
     }
@@ -118,6 +132,14 @@ impl SynQueue {
         }
         Ok(())
     }
+}
+
+/// SYNs that found the queue of the calling thread's namespace full and were dropped, since it was opened.
+///
+/// # Errors
+/// The kernel does not show its queues.
+pub fn dropped(queue: u16) -> io::Result<u64> {
+    queue::dropped(queue)
 }
 
 impl AsFd for SynQueue {

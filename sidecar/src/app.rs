@@ -18,6 +18,7 @@ use crate::command::{Command, Join, Serve, Verb};
 use crate::config::Config;
 use crate::datagram::Forwarder;
 use crate::finder::Finder;
+use crate::intercept::accepted::Holding;
 use crate::intercept::connect::Surroundings;
 use crate::intercept::opens::Opens;
 use crate::link::{Links, Parts};
@@ -206,8 +207,16 @@ async fn assemble(
     let opens = Opens::default();
     let datagrams = Forwarder::new(places.clone(), routes.clone(), networks.clone());
     let (outside_via, table_of) = (config.outside_via.clone(), table.clone());
-    let around =
-        Surroundings { places: places.clone(), routes, table: table_of, opens, datagrams, outside_via };
+    let holding = Arc::new(Holding::new(&config));
+    let around = Surroundings {
+        places: places.clone(),
+        routes,
+        table: table_of,
+        opens,
+        datagrams,
+        outside_via,
+        holding,
+    };
     let sidecar = Arc::new_cyclic(|own| Sidecar {
         me: membership.host.clone(),
         zone,

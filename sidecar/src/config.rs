@@ -7,6 +7,7 @@ use anyhow::Context;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use ipnet::IpNet;
+use kernel::limits::SYN_HELD_MAX;
 use overlay_proto::HostName;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,13 @@ pub struct Config {
     pub hold_max_s: u64,
     /// What becomes of new connections to a suspended capsule.
     pub suspended_connects: SuspendedConnects,
+    /// Whether a connect waits until the far program answered; otherwise, and where the kernel has no queues, it is
+    /// accepted first, and capsules have no ICMP.
+    pub hold_connects: bool,
+    /// Connects that are held at once in one capsule.
+    pub held_connects_max: u32,
+    /// What becomes of one more.
+    pub held_connects_full: HeldConnectsFull,
     /// DNS servers that capsules' names outside of the zone are asked at; none: those of `/etc/resolv.conf`, followed when
     /// it changes.
     pub upstream_dns: Vec<NameServer>,
@@ -82,6 +90,17 @@ pub enum SuspendedConnects {
     Refuse,
 }
 
+/// What becomes of a connect that finds as many held as there may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeldConnectsFull {
+    /// It waits: its SYN is dropped, and its program's kernel sends it again a second later.
+    #[default]
+    Wait,
+    /// It is accepted, and reset if the far program does not take it.
+    Accept,
+}
+
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -108,6 +127,9 @@ impl Default for Config {
             hold_ms_max: 2000,
             hold_max_s: 0,
             suspended_connects: SuspendedConnects::default(),
+            hold_connects: true,
+            held_connects_max: SYN_HELD_MAX,
+            held_connects_full: HeldConnectsFull::default(),
             upstream_dns: Vec::new(),
             buffer_session_bytes: BUFFER_SESSION_BYTES,
             buffer_capsule_bytes: 0,
@@ -179,6 +201,11 @@ impl Config {
             self.upstream_dns.len() <= UPSTREAM_SERVERS,
             "upstream_dns",
             format!("{} servers are more than {UPSTREAM_SERVERS}", self.upstream_dns.len()),
+        );
+        check(
+            (1..=SYN_HELD_MAX).contains(&self.held_connects_max),
+            "held_connects_max",
+            format!("{} is not between 1 and {SYN_HELD_MAX}", self.held_connects_max),
         );
         check(self.link_idle_s >= 2, "link_idle_s", format!("{} is below 2", self.link_idle_s));
         faults

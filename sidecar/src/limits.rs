@@ -6,7 +6,7 @@ use std::time::Duration;
 /// connections has, and few enough that no machine alone fills the gateway.
 pub const GATEWAY_MACHINE_CONNECTIONS: usize = 1024;
 
-/// Pause between looks whether a machine outside has given up a connection that is on its way to a capsule.
+/// Pause between looks whether a connection that was accepted first, and is on its way to a capsule, has been given up.
 pub const OUTSIDE_LOOK: Duration = Duration::from_millis(200);
 
 /// UDP flows of machines outside at one published port that are known at once; more are not taken.
@@ -187,6 +187,11 @@ pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause between looks for it.
 pub const HANDSHAKE_LOOK: Duration = Duration::from_millis(1);
+
+/// Time that a connect which passed the gate before it was shut gets to reach the listener, where it is reset: a handshake
+/// within this host takes microseconds, and what a busy kernel puts off for longer is reset when it comes, before the
+/// capsule is locked.
+pub const GATE_SETTLE: Duration = Duration::from_millis(10);
 
 /// Time that a host stays unreachable before a held connect is told so, about what a router takes.
 pub const UNREACHABLE_AFTER: Duration = Duration::from_secs(4);

@@ -29,7 +29,8 @@ pub use driver::Event;
 pub use program::{Program, Remains, Socket};
 pub use programs::Processes;
 pub use record::{
-    BroughtRecord, HalfRecord, Keeping, OpenedRecord, Record, Records, Slot, Slots, bytes_of, file_of,
+    AcceptedRecord, BroughtRecord, HalfRecord, Keeping, OpenedRecord, Record, Records, Slot, Slots, bytes_of,
+    file_of,
 };
 pub use route::{Patience, PeerPlace, Routes};
 pub use table::Table;

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use crate::assertion;
+use crate::capsule::network::SYN_QUEUE;
 use crate::config::LogFormat;
 use crate::datagram::Lost;
 use crate::limits::RESTORE_LOOK;
@@ -94,9 +95,34 @@ async fn metrics(State(sidecar): State<Arc<Sidecar>>) -> String {
         let count = sessions.iter().filter(|session| session.state == state).count();
         let _ = writeln!(text, "capsule_sessions{{state=\"{state}\"}} {count}");
     }
+    connect_metrics(&sidecar, &mut text).await;
     datagram_metrics(&sidecar, &mut text);
     link_metrics(&sidecar, &mut text);
     text
+}
+
+/// Connects that were not held.
+async fn connect_metrics(sidecar: &Sidecar, text: &mut String) {
+    use std::fmt::Write;
+    let holding = &sidecar.around.holding;
+    for (name, help, value) in [
+        (
+            "capsule_connects_accepted_first_total",
+            "Connections that were accepted before the far program was asked.",
+            holding.accepted_first(),
+        ),
+        ("capsule_connects_reset_total", "Those of them that had no good answer.", holding.reset()),
+    ] {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
+    }
+    let name = "capsule_connects_dropped_total";
+    let help = "SYNs that found the queue of their capsule full, and come again.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+    for network in sidecar.networks.all().into_iter().filter(|network| network.holds()) {
+        if let Ok(dropped) = network.in_netns(|| kernel::syn::dropped(SYN_QUEUE)).await {
+            let _ = writeln!(text, "{name}{{capsule=\"{}\"}} {dropped}", network.name());
+        }
+    }
 }
 
 /// What became of datagrams and pings of the capsules of this host.

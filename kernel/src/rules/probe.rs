@@ -3,19 +3,19 @@
 use std::fmt;
 
 use super::{Interception, RulesError};
-use crate::limits::{INTERCEPT_TCP_PORT, INTERCEPT_UDP_PORT};
+use crate::limits::{INTERCEPT_TCP_PORT, INTERCEPT_UDP_PORT, SYN_HELD_MAX};
 use crate::netns::{Netns, Worker};
-use crate::syn::SynQueue;
+use crate::syn::{SynQueue, WhenFull};
 use crate::{diag, repair, tcp, udp};
 
-/// Something that capsules need and this machine does not have, with the kernel's own words.
+/// Something that capsules use and this machine does not have, with the kernel's own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// Network namespaces (CONFIG_NET_NS, CAP_SYS_ADMIN).
     NetworkNamespace(String),
     /// Addresses, routes, sysctls or the nft table.
     Interception(String),
-    /// The SYN queue (CONFIG_NETFILTER_NETLINK_QUEUE).
+    /// The SYN queue (CONFIG_NETFILTER_NETLINK_QUEUE): capsules do without, and their connects are accepted first.
     SynQueue(String),
     /// Transparent sockets of IPv4 or IPv6.
     TransparentSocket(String),
@@ -35,7 +35,10 @@ impl fmt::Display for Missing {
             }
             Missing::Interception(why) => write!(formatter, "connections can't be intercepted: {why}"),
             Missing::SynQueue(why) => {
-                write!(formatter, "connection attempts can't be held (CONFIG_NETFILTER_NETLINK_QUEUE): {why}")
+                write!(
+                    formatter,
+                    "connects can't be held (CONFIG_NFT_QUEUE or xt_NFQUEUE, CONFIG_NETFILTER_NETLINK_QUEUE): {why}"
+                )
             }
             Missing::TransparentSocket(why) => write!(formatter, "no transparent sockets: {why}"),
             Missing::TcpRepair(why) => {
@@ -54,6 +57,14 @@ impl fmt::Display for Missing {
     }
 }
 
+impl Missing {
+    /// Whether no capsule runs without it.
+    #[must_use]
+    pub fn is_vital(&self) -> bool {
+        !matches!(self, Missing::SynQueue(_))
+    }
+}
+
 /// Tries everything in a namespace that is thrown away, and returns what did not work.
 #[must_use]
 pub fn probe() -> Vec<Missing> {
@@ -69,6 +80,7 @@ fn probe_inside() -> Vec<Missing> {
         v6: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
         tcp_port: INTERCEPT_TCP_PORT,
         udp_port: INTERCEPT_UDP_PORT,
+        hold: true,
         queue: 0,
         icmp_queue: 1,
     };
@@ -76,8 +88,8 @@ fn probe_inside() -> Vec<Missing> {
     if let Err(error) = set_up_and_lock(&interception) {
         missing.push(Missing::Interception(error.to_string()));
     }
-    if let Err(error) = SynQueue::open(interception.queue) {
-        missing.push(Missing::SynQueue(error.to_string()));
+    if let Some(why) = why_nothing_is_held(&interception) {
+        missing.push(Missing::SynQueue(why));
     }
     for v6 in [false, true] {
         if let Err(error) = udp::listen(v6, interception.udp_port) {
@@ -97,6 +109,16 @@ fn probe_inside() -> Vec<Missing> {
         missing.push(Missing::SocketDiagnosis(error.to_string()));
     }
     missing
+}
+
+fn why_nothing_is_held(interception: &Interception) -> Option<String> {
+    match super::holds() {
+        Ok(true) => SynQueue::open(interception.queue, SYN_HELD_MAX, WhenFull::Drop)
+            .err()
+            .map(|error| error.to_string()),
+        Ok(false) => Some("the kernel knows no rule that hands packets to a queue".into()),
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 fn set_up_and_lock(interception: &Interception) -> Result<(), RulesError> {

@@ -55,6 +55,7 @@ const FLAG_EVAL: u32 = 0x20;
 const TYPE_PORT: u32 = 13;
 
 const TABLE: &str = "capsule";
+const GATE: &str = "gate";
 const HOLD: &str = "hold";
 const INTERCEPT: &str = "intercept";
 const LOCK: &str = "lock";
@@ -65,6 +66,8 @@ const INPUT: u32 = 1;
 const OUTPUT: u32 = 3;
 const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_LOCK: i32 = -200;
+/// Before `hold`: what was held once is past it.
+const PRIORITY_GATE: i32 = PRIORITY_MANGLE - 1;
 const POLICY_DROP: u32 = 0;
 const POLICY_ACCEPT: u32 = 1;
 
@@ -75,35 +78,59 @@ enum QueueBy {
     Nft,
     /// The NFQUEUE target of xtables, in an nft rule.
     Xtables,
+    /// Not at all.
+    Nothing,
 }
 
 /// Makes the table in one transaction.
 pub(super) fn create(interception: &Interception, locked: bool) -> Result<(), Refused> {
     static KNOWN: OnceLock<QueueBy> = OnceLock::new();
+    if !interception.hold {
+        return transact(&whole_table(interception, locked, QueueBy::Nothing));
+    }
     if let Some(&by) = KNOWN.get() {
         return transact(&whole_table(interception, locked, by));
     }
-    let by = match transact(&whole_table(interception, locked, QueueBy::Nft)) {
-        Ok(()) => QueueBy::Nft,
-        Err(refused) if refused.what == QUEUE_RULE && is_unknown(&refused.source) => {
-            transact(&whole_table(interception, locked, QueueBy::Xtables))?;
-            QueueBy::Xtables
+    for by in [QueueBy::Nft, QueueBy::Xtables, QueueBy::Nothing] {
+        match transact(&whole_table(interception, locked, by)) {
+            Ok(()) => {
+                // Another thread may have found out the same meanwhile.
+                let _ = KNOWN.set(by);
+                return Ok(());
+            }
+            Err(refused) if refused.what == QUEUE_RULE && is_unknown(&refused.source) => {}
+            Err(refused) => return Err(refused),
         }
-        Err(refused) => return Err(refused),
-    };
-    // Another thread may have found out the same meanwhile.
-    let _ = KNOWN.set(by);
-    Ok(())
+    }
+    unreachable!("the last one has no rule for a queue")
 }
 
 /// Sets the policy of the lock chain.
 pub(super) fn set_lock(locked: bool) -> Result<(), Refused> {
+    set_policy("switch the lock", LOCK, if locked { POLICY_DROP } else { POLICY_ACCEPT })
+}
+
+/// Sets the policy of the gate chain.
+pub(super) fn set_gate(shut: bool) -> Result<(), Refused> {
+    set_policy("switch the gate", GATE, if shut { POLICY_DROP } else { POLICY_ACCEPT })
+}
+
+/// Whether there is the chain that holds, which is given the policy that it always has.
+pub(super) fn holds() -> Result<bool, Refused> {
+    match set_policy("look for the queues", HOLD, POLICY_ACCEPT) {
+        Ok(()) => Ok(true),
+        // EOPNOTSUPP without the chain, ENOENT without the table.
+        Err(refused) if is_unknown(&refused.source) => Ok(false),
+        Err(refused) => Err(refused),
+    }
+}
+
+fn set_policy(what: &'static str, name: &str, policy: u32) -> Result<(), Refused> {
     transact(&batch(|request| {
-        let header = family_header();
-        request.message("switch the lock", NEW_CHAIN, ACK, &header, |chain| {
+        request.message(what, NEW_CHAIN, ACK, &family_header(), |chain| {
             chain.text(CHAIN_TABLE, TABLE);
-            chain.text(CHAIN_NAME, LOCK);
-            chain.be32(CHAIN_POLICY, if locked { POLICY_DROP } else { POLICY_ACCEPT });
+            chain.text(CHAIN_NAME, name);
+            chain.be32(CHAIN_POLICY, policy);
         });
     }))
 }
@@ -134,14 +161,14 @@ fn is_unknown(error: &io::Error) -> bool {
 }
 
 fn whole_table(interception: &Interception, locked: bool, by: QueueBy) -> Request {
-    let &Interception { v4, v6, tcp_port, udp_port, queue, icmp_queue } = interception;
+    let &Interception { v4, v6, tcp_port, udp_port, .. } = interception;
     batch(|request| {
         request.message("create nft table", NEW_TABLE, ACK | CREATE | EXCLUSIVE, &family_header(), |table| {
             table.text(TABLE_NAME, TABLE);
         });
         base_chain(request, LOCK, INPUT, PRIORITY_LOCK, if locked { POLICY_DROP } else { POLICY_ACCEPT });
         base_chain(request, INTERCEPT, PREROUTING, PRIORITY_MANGLE, POLICY_ACCEPT);
-        base_chain(request, HOLD, OUTPUT, PRIORITY_MANGLE, POLICY_ACCEPT);
+        base_chain(request, GATE, OUTPUT, PRIORITY_GATE, POLICY_ACCEPT);
 
         rule(request, "rule for the lock's mark", LOCK, |rule| {
             rule.mark_is(PASS_LOCK_MARK);
@@ -172,24 +199,39 @@ fn whole_table(interception: &Interception, locked: bool, by: QueueBy) -> Reques
         }
         rule(request, "drop rule", INTERCEPT, |rule| rule.drop_packet());
 
-        accept_own(request, HOLD, v4.into(), v6.into());
-        rule(request, QUEUE_RULE, HOLD, |rule| {
-            rule.is_syn();
-            match by {
-                QueueBy::Nft => rule.queue(queue),
-                QueueBy::Xtables => rule.xtables_nfqueue(queue),
-            }
+        rule(request, "rule for TCP connections", GATE, |rule| {
+            rule.is_tcp_but_no_syn();
+            rule.accept();
         });
-        for protocol in [libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
-            rule(request, "rule that takes ICMP", HOLD, |rule| {
+        accept_own(request, GATE, v4.into(), v6.into());
+        for protocol in [libc::IPPROTO_UDP, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
+            rule(request, "rule for what is no connection", GATE, |rule| {
                 rule.protocol_is(protocol);
-                match by {
-                    QueueBy::Nft => rule.queue(icmp_queue),
-                    QueueBy::Xtables => rule.xtables_nfqueue(icmp_queue),
-                }
+                rule.accept();
             });
         }
+        match by {
+            QueueBy::Nft => hold(request, interception, |rule, number| rule.queue(number)),
+            QueueBy::Xtables => hold(request, interception, |rule, number| rule.xtables_nfqueue(number)),
+            QueueBy::Nothing => {}
+        }
     })
+}
+
+/// The chain whose packets wait in queues.
+fn hold(request: &mut Request, interception: &Interception, queue: fn(&mut Expressions<'_, '_>, u16)) {
+    base_chain(request, HOLD, OUTPUT, PRIORITY_MANGLE, POLICY_ACCEPT);
+    accept_own(request, HOLD, interception.v4.into(), interception.v6.into());
+    rule(request, QUEUE_RULE, HOLD, |rule| {
+        rule.is_syn();
+        queue(rule, interception.queue);
+    });
+    for protocol in [libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
+        rule(request, "rule that takes ICMP", HOLD, |rule| {
+            rule.protocol_is(protocol);
+            queue(rule, interception.icmp_queue);
+        });
+    }
 }
 
 /// What goes to loopback or to a locator is none of the table's business.

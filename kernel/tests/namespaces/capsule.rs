@@ -24,6 +24,7 @@ pub(crate) fn interception() -> Interception {
         v6: LOCATOR_V6,
         tcp_port: PORT,
         udp_port: UDP_PORT,
+        hold: true,
         queue: QUEUE,
         icmp_queue: ICMP_QUEUE,
     }
@@ -50,7 +51,7 @@ pub(crate) fn locked_capsule() -> Worker {
     worker
 }
 
-fn empty() -> Worker {
+pub(crate) fn empty() -> Worker {
     let netns = Netns::create().expect("these tests need root");
     Worker::start(&netns).expect("enter the namespace")
 }

@@ -6,12 +6,13 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::capsule::*;
+use kernel::limits::SYN_HELD_MAX;
 use kernel::netns::Worker;
-use kernel::syn::{HeldSyn, SynQueue, Verdict};
+use kernel::syn::{HeldSyn, SynQueue, Verdict, WhenFull};
 use kernel::{repair, rules, tcp};
 
 /// Lets a program connect, on a thread of its own in the capsule.
-fn connect(
+pub(crate) fn connect(
     capsule: &Worker,
     destination: SocketAddr,
 ) -> mpsc::Receiver<(std::io::Result<TcpStream>, Duration)> {
@@ -28,7 +29,7 @@ fn connect(
     outcome
 }
 
-fn next(queue: &mut SynQueue) -> HeldSyn {
+pub(crate) fn next(queue: &mut SynQueue) -> HeldSyn {
     let mut held = None;
     until("a SYN", || {
         held = queue.next().expect("read the queue");
@@ -38,7 +39,7 @@ fn next(queue: &mut SynQueue) -> HeldSyn {
 }
 
 fn open_queue(capsule: &Worker) -> SynQueue {
-    capsule.run(|| SynQueue::open(QUEUE).expect("open the SYN queue"))
+    capsule.run(|| SynQueue::open(QUEUE, SYN_HELD_MAX, WhenFull::Drop).expect("open the SYN queue"))
 }
 
 #[test]

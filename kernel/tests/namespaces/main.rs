@@ -8,3 +8,4 @@ mod datagrams;
 mod interception;
 mod moving;
 mod sockets;
+mod unheld;

@@ -6,6 +6,8 @@ use admin_api::ErrorView;
 use admin_api::result::{CheckView, Level, PreflightResult};
 
 use super::local;
+use kernel::rules::Missing;
+
 use crate::capsule::engine;
 use crate::moving::{self, examine::check};
 use crate::sidecar::Sidecar;
@@ -42,13 +44,24 @@ async fn host(sidecar: &Arc<Sidecar>) -> Vec<CheckView> {
     let group = format!("host {}", sidecar.me);
     let probed = tokio::task::spawn_blocking(|| (kernel::rules::probe(), engine::tools())).await;
     let Ok((missing, tools)) = probed else { return Vec::new() };
+    let holds = missing.iter().all(Missing::is_vital);
     let mut checks: Vec<_> = missing
         .into_iter()
         .map(|missing| {
-            check(&group, "host/kernel", Level::Fail, missing.to_string(), "make setup says what is needed")
+            let level = if missing.is_vital() { Level::Fail } else { Level::Warn };
+            check(&group, "host/kernel", level, missing.to_string(), "make setup says what is needed")
         })
         .collect();
-    if checks.is_empty() {
+    if !holds || !sidecar.config.hold_connects {
+        checks.push(check(
+            &group,
+            "host/connects-not-held",
+            Level::Warn,
+            "connects of capsules are accepted first, and reset when the far program refuses; pings are not carried"
+                .into(),
+            if holds { "hold_connects = true" } else { "a kernel with queues" },
+        ));
+    } else if checks.is_empty() {
         checks.push(check(
             &group,
             "host/kernel",

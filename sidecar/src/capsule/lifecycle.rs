@@ -178,7 +178,7 @@ pub(crate) async fn find_network(
 ) -> anyhow::Result<(Arc<Network>, HashMap<String, OwnedFd>, Records)> {
     let of = capsule.clone();
     let held = tokio::task::spawn_blocking(move || engine::held(&of)).await??;
-    let (network, records) = make_network(capsule, Namespace::SetUp, engine::netns_of).await?;
+    let (network, records) = make_network(capsule, Namespace::SetUp, true, engine::netns_of).await?;
     Ok((network, held, records))
 }
 
@@ -188,7 +188,7 @@ async fn serve_network(
     state: Namespace,
     find: impl FnOnce(&Capsule) -> anyhow::Result<Netns> + Send + 'static,
 ) -> anyhow::Result<Arc<Network>> {
-    let (network, _) = make_network(capsule, state, find).await?;
+    let (network, _) = make_network(capsule, state, sidecar.config.hold_connects, find).await?;
     intercept(sidecar, &network, Inherited::default()).await?;
     Ok(network)
 }
@@ -196,6 +196,7 @@ async fn serve_network(
 async fn make_network(
     capsule: &Arc<Capsule>,
     state: Namespace,
+    hold: bool,
     find: impl FnOnce(&Capsule) -> anyhow::Result<Netns> + Send + 'static,
 ) -> anyhow::Result<(Arc<Network>, Records)> {
     let of = capsule.clone();
@@ -204,7 +205,7 @@ async fn make_network(
         let file = of.file();
         let who =
             Identity { id: file.id, name: file.name, locators: file.locators, generation: file.generation };
-        Network::set_up(&who, &netns, &engine::shim_socket(&of), state)
+        Network::set_up(&who, &netns, &engine::shim_socket(&of), state, hold)
     })
     .await?
 }

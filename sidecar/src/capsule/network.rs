@@ -40,6 +40,8 @@ pub struct Network {
     generation: AtomicU64,
     worker: Worker,
     sockets: Arc<Mutex<Diag>>,
+    /// Its programs' SYNs wait in a queue.
+    holds: bool,
     quiet: Quiet,
     closed: CancellationToken,
     connecting: AtomicUsize,
@@ -93,8 +95,8 @@ pub enum Namespace {
 }
 
 impl Network {
-    /// Sets up interception in the namespace of a capsule's shim. What an earlier sidecar had on record of the capsule's
-    /// sessions comes with it.
+    /// Sets up interception in the namespace of a capsule's shim, which is to `hold` connects if the kernel can. What an
+    /// earlier sidecar had on record of the capsule's sessions comes with it.
     ///
     /// # Errors
     /// The kernel refuses a part of it.
@@ -103,6 +105,7 @@ impl Network {
         netns: &Netns,
         shim: &Path,
         state: Namespace,
+        hold: bool,
     ) -> anyhow::Result<(Arc<Self>, Records)> {
         let worker = Worker::start(netns).context("entering the capsule's network namespace")?;
         let interception = Interception {
@@ -110,19 +113,21 @@ impl Network {
             v6: who.locators.v6,
             tcp_port: INTERCEPT_PORT,
             udp_port: kernel::limits::INTERCEPT_UDP_PORT,
+            hold,
             queue: SYN_QUEUE,
             icmp_queue: ICMP_QUEUE,
         };
         let arriving = state == Namespace::FreshAndLocked;
-        let (sockets, datagrams) = worker.run(move || -> anyhow::Result<(Diag, Datagrams)> {
-            match state {
-                Namespace::Fresh => rules::set_up(&interception)?,
-                Namespace::FreshAndLocked => rules::set_up_locked(&interception)?,
-                Namespace::SetUp => {}
-            }
-            Ok((Diag::open()?, Datagrams::open(arriving)?))
-        })?;
-        Self::make(who, worker, (sockets, datagrams), arriving, shim, None)
+        let (sockets, datagrams, holds) =
+            worker.run(move || -> anyhow::Result<(Diag, Datagrams, bool)> {
+                match state {
+                    Namespace::Fresh => rules::set_up(&interception)?,
+                    Namespace::FreshAndLocked => rules::set_up_locked(&interception)?,
+                    Namespace::SetUp => {}
+                }
+                Ok((Diag::open()?, Datagrams::open(arriving)?, rules::holds()?))
+            })?;
+        Self::make(who, worker, (sockets, datagrams, holds), arriving, shim, None)
     }
 
     /// This host's own network as that of a gateway: nothing is set up in it, its sockets are held by a shim as a
@@ -134,13 +139,13 @@ impl Network {
         let worker = Worker::start(&Netns::of_this_thread()?).context("entering this host's network")?;
         let (sockets, datagrams) = worker
             .run(|| -> anyhow::Result<(Diag, Datagrams)> { Ok((Diag::open()?, Datagrams::open(false)?)) })?;
-        Self::make(who, worker, (sockets, datagrams), false, shim, Some(reach))
+        Self::make(who, worker, (sockets, datagrams, false), false, shim, Some(reach))
     }
 
     fn make(
         who: &Identity,
         worker: Worker,
-        (sockets, datagrams): (Diag, Datagrams),
+        (sockets, datagrams, holds): (Diag, Datagrams, bool),
         arriving: bool,
         shim: &Path,
         reach: Option<Reach>,
@@ -154,6 +159,7 @@ impl Network {
             generation: AtomicU64::new(who.generation.number()),
             worker,
             sockets: Arc::new(Mutex::new(sockets)),
+            holds,
             quiet: Quiet::new(arriving),
             closed: CancellationToken::new(),
             connecting: AtomicUsize::new(0),
@@ -195,6 +201,11 @@ impl Network {
     /// The directory raised the generation.
     pub fn set_generation(&self, generation: Generation) {
         self.generation.store(generation.number(), Ordering::Release);
+    }
+
+    /// Whether its programs' SYNs wait in a queue; otherwise they are accepted first. Of no meaning for a gateway.
+    pub fn holds(&self) -> bool {
+        self.holds
     }
 
     /// Whether new connections wait.

@@ -66,6 +66,13 @@ impl Left {
                     }
                     None => slot.clear(),
                 },
+                Record::Accepted(record) => match held.remove(&record.held) {
+                    Some(held) => {
+                        sidecar.around.opens.inherit(record.session);
+                        left.inherited.asked.push((slot, record, held));
+                    }
+                    None => slot.clear(),
+                },
                 Record::Half(record) => {
                     let key = (record.half.session, record.half.role);
                     // Of one that was let go, or never held, the session is over, or had not begun.
@@ -136,6 +143,9 @@ impl Left {
             sidecar.table.remove(key);
         }
         for (_, record) in &self.inherited.opened {
+            sidecar.around.opens.finish(record.session);
+        }
+        for (_, record, _) in &self.inherited.asked {
             sidecar.around.opens.finish(record.session);
         }
     }

@@ -41,16 +41,17 @@ pub async fn intercept(
             [v4, v6]
         }
     };
-    let queue = network.worker().run(|| IcmpQueue::open(ICMP_QUEUE)).context("opening the ICMP queue")?;
-    let queue_ready = watch(queue.as_fd().try_clone_to_owned()?)?;
-    let interceptor = Interceptor {
-        sockets: [watch(v4)?, watch(v6)?],
-        dropped: [0; 2],
-        queue_ready,
-        queue,
-        network,
-        forwarder,
+    let icmp = match network.holds() {
+        true => {
+            let queue =
+                network.worker().run(|| IcmpQueue::open(ICMP_QUEUE)).context("opening the ICMP queue")?;
+            let ready = watch(queue.as_fd().try_clone_to_owned()?)?;
+            Some((queue, ready))
+        }
+        false => None,
     };
+    let interceptor =
+        Interceptor { sockets: [watch(v4)?, watch(v6)?], dropped: [0; 2], icmp, network, forwarder };
     tokio::spawn(interceptor.run());
     Ok(())
 }
@@ -59,8 +60,8 @@ struct Interceptor {
     sockets: [Watched; 2],
     /// What the sockets had no room for and is counted. Also what was sent before this sidecar served.
     dropped: [u32; 2],
-    queue: IcmpQueue,
-    queue_ready: Watched,
+    /// None where the kernel has no queues.
+    icmp: Option<(IcmpQueue, Watched)>,
     network: Arc<Network>,
     forwarder: Forwarder,
 }
@@ -79,10 +80,7 @@ impl Interceptor {
                 ready = self.sockets[1].readable() => {
                     if let Ok(mut ready) = ready && self.forward_some(1, &mut buffer) { ready.clear_ready(); }
                 }
-                ready = self.queue_ready.readable() => {
-                    if let Ok(mut ready) = ready { ready.clear_ready(); }
-                    self.forward_messages();
-                }
+                () = readable(&self.icmp) => self.forward_messages(),
                 _ = look.tick() => {
                     self.network.datagrams().sweep(Instant::now());
                     self.count_dropped();
@@ -128,8 +126,9 @@ impl Interceptor {
     }
 
     fn forward_messages(&mut self) {
+        let Some((queue, _)) = &mut self.icmp else { return };
         loop {
-            match self.queue.next() {
+            match queue.next() {
                 Ok(Some(message)) => self.forwarder.send(
                     &self.network,
                     Datagram {
@@ -149,5 +148,17 @@ impl Interceptor {
                 }
             }
         }
+    }
+}
+
+/// Waits until there may be something in the queue.
+async fn readable(icmp: &Option<(IcmpQueue, Watched)>) {
+    match icmp {
+        Some((_, ready)) => {
+            if let Ok(mut ready) = ready.readable().await {
+                ready.clear_ready();
+            }
+        }
+        None => std::future::pending().await,
     }
 }

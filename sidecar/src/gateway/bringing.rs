@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use directory_api::CapsuleRecord;
 use kernel::syn::Verdict;
-use kernel::tcp::{self, TcpState};
 use overlay_proto::{CapsuleId, SessionId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Gateway, Publication};
 use crate::capsule::keeper::Connection;
-use crate::capsule::network::Network;
+use crate::intercept::accepted::broken;
+pub(super) use crate::intercept::accepted::refuse;
 use crate::intercept::dial::{Dial, Opened};
 use crate::limits::{OUTSIDE_LOOK, RETRY_FIRST, RETRY_LONGEST};
 use crate::session::{Begin, BroughtRecord, Record, Slot, Way};
@@ -194,7 +194,7 @@ async fn go(gateway: &Arc<Gateway>, brought: Brought) -> Result<(), Refused> {
     let Brought { held, fd, way, slot, session, again, .. } = brought;
     let ends = (way.source, way.destination);
     let sequence = u32::from_le_bytes(crate::random::bytes());
-    let dial = Dial::new(gateway.network.clone(), gateway.around.clone(), ends, sequence, session);
+    let dial = Dial::new(gateway.network.clone(), gateway.around.clone(), ends, sequence, session).accepted();
     let dial = if again { dial.again() } else { dial };
     let outcome = tokio::select! {
         outcome = dial.run() => outcome,
@@ -219,13 +219,6 @@ fn begin(gateway: &Gateway, mut opened: Opened, slot: Slot, connection: (String,
     opened.begin(&gateway.around, &gateway.network, connection, ends, Some(Arc::new(way)));
 }
 
-/// Ends when a connection broke. It is looked at now and then: one whose machine said FIN would be ready at all times.
-async fn broken(fd: &OwnedFd) {
-    while !tcp::info(fd).is_ok_and(|info| info.state == TcpState::Closed) {
-        tokio::time::sleep(OUTSIDE_LOOK).await;
-    }
-}
-
 /// The record of a capsule, waited for if neither this host nor the directory says anything: a sidecar that has just
 /// started knows none. `None`: it was removed.
 async fn record_of(gateway: &Gateway, capsule: &CapsuleId) -> Option<CapsuleRecord> {
@@ -243,10 +236,4 @@ async fn record_of(gateway: &Gateway, capsule: &CapsuleId) -> Option<CapsuleReco
             pause = (pause * 2).min(RETRY_LONGEST);
         }
     }
-}
-
-/// Resets a connection.
-pub(super) fn refuse(network: &Network, fd: &OwnedFd, held: String) {
-    let _ = tcp::reset(fd);
-    network.keeper().release(held);
 }

@@ -8,21 +8,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernel::syn::{HeldSyn, SynQueue, Verdict};
+use kernel::syn::{HeldSyn, SynQueue, Verdict, WhenFull};
 use kernel::tcp;
 use overlay_proto::{CapsuleId, HostName, SessionId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::accepted::{self, AcceptedFirst, Holding};
 use super::dial::{Dial, Opened};
 use super::opens::Opens;
 use crate::capsule::keeper::{Connection, LISTENER4, LISTENER6};
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;
 use crate::datagram::Forwarder;
-use crate::limits::{ACCEPT_TIMEOUT, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT};
+use crate::limits::{ACCEPT_TIMEOUT, GATE_SETTLE, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT};
 use crate::places::Places;
-use crate::session::{BroughtRecord, OpenedRecord, Routes, Slot, Table};
+use crate::session::{AcceptedRecord, BroughtRecord, OpenedRecord, Routes, Slot, Table};
 use crate::watched::{Watched, watch};
 
 /// What connects need of the sidecar.
@@ -40,6 +41,8 @@ pub struct Surroundings {
     pub datagrams: Forwarder,
     /// The gateway by which capsules of this host reach machines outside; without one they don't.
     pub outside_via: Option<HostName>,
+    /// How connects are held.
+    pub holding: Arc<Holding>,
 }
 
 /// Source and destination of a connect.
@@ -56,8 +59,10 @@ type Outcome = (Pair, u32, Result<Opened, Verdict>);
 pub struct Connector {
     network: Arc<Network>,
     around: Surroundings,
-    queue: SynQueue,
-    queue_ready: Watched,
+    /// None where the kernel has no queues.
+    queue: Option<(SynQueue, Watched)>,
+    /// None where no connection is accepted unless somebody was asked.
+    first: Option<AcceptedFirst>,
     listeners: [Watched; 2],
     dialling: HashMap<Pair, Dialling>,
     /// SYNs that came, or whose dials were given up, while it is quiet.
@@ -73,8 +78,10 @@ pub struct Inherited {
     pub listeners: Option<[OwnedFd; 2]>,
     /// Connects that were answered.
     pub opened: Vec<(Slot, OpenedRecord)>,
-    /// Connections that were accepted.
+    /// Connections that were accepted, of which nothing is on record.
     pub accepted: Vec<Connection>,
+    /// Connections that were accepted first and asked for.
+    pub asked: Vec<(Slot, AcceptedRecord, OwnedFd)>,
     /// Of a gateway: connections from outside that were on their way.
     pub brought: Vec<(Slot, BroughtRecord, OwnedFd)>,
     /// The resolver's sockets.
@@ -105,14 +112,24 @@ impl Connector {
             network.keeper().hold(LISTENER4, listener4.as_fd()).await?;
             network.keeper().hold(LISTENER6, listener6.as_fd()).await?;
         }
-        let queue = network.worker().run(|| SynQueue::open(crate::capsule::network::SYN_QUEUE))?;
-        let queue_ready = watch(queue.as_fd().try_clone_to_owned()?)?;
+        let first = AcceptedFirst::open(network.clone(), around.clone()).await;
+        let queue = match network.holds() {
+            true => {
+                let when_full = if first.is_some() { around.holding.when_full } else { WhenFull::Drop };
+                let held_max = around.holding.held_max;
+                let number = crate::capsule::network::SYN_QUEUE;
+                let queue = network.worker().run(move || SynQueue::open(number, held_max, when_full))?;
+                let ready = watch(queue.as_fd().try_clone_to_owned()?)?;
+                Some((queue, ready))
+            }
+            false => None,
+        };
         let listeners = [watch(listener4)?, watch(listener6)?];
         let mut connector = Self {
             network,
             around,
             queue,
-            queue_ready,
+            first,
             listeners,
             dialling: HashMap::new(),
             waiting: Vec::new(),
@@ -126,6 +143,9 @@ impl Connector {
         for connection in inherited.accepted {
             connector.on_accept(connection);
         }
+        for (slot, record, fd) in inherited.asked {
+            connector.on_asked(slot, record, fd);
+        }
         // What came while nobody looked does not show as an event.
         for at in [0, 1] {
             connector.accept_all(at).await;
@@ -137,14 +157,16 @@ impl Connector {
     pub async fn run(mut self) {
         let closed = self.network.closed();
         let mut quiet = self.network.quiet().watch();
+        if let Some(first) = &self.first {
+            // It may have changed since the connector was opened.
+            first.follow_quiet().await;
+        }
         let mut sweep = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
                 () = closed.cancelled() => break,
-                ready = self.queue_ready.readable() => {
-                    if let Ok(mut ready) = ready { ready.clear_ready(); }
-                    self.on_queue();
-                }
+                () = held(&self.queue) => self.on_queue(),
+                () = accepted::ended(&mut self.first) => {}
                 _ = quiet.changed() => {
                     let state = *quiet.borrow_and_update();
                     self.on_quiet(state).await;
@@ -154,7 +176,8 @@ impl Connector {
                 Ok(()) = readable(&self.listeners[1]) => self.accept_all(1).await,
                 _ = sweep.tick() => self.sweep(),
             }
-            self.network.set_connecting(self.dialling.len() + self.opened.len());
+            let first = self.first.as_ref().map_or(0, AcceptedFirst::count);
+            self.network.set_connecting(self.dialling.len() + self.opened.len() + first);
         }
         for (_, dialling) in self.dialling.drain() {
             dialling.cancel.cancel();
@@ -166,7 +189,8 @@ impl Connector {
 
     fn on_queue(&mut self) {
         loop {
-            match self.queue.next() {
+            let Some((queue, _)) = &mut self.queue else { return };
+            match queue.next() {
                 Ok(Some(syn)) => self.on_syn(syn),
                 Ok(None) => return,
                 Err(error) => {
@@ -239,7 +263,8 @@ impl Connector {
     }
 
     fn decide(&mut self, syn: HeldSyn, verdict: Verdict) {
-        if let Err(error) = self.queue.decide(syn, verdict) {
+        let Some((queue, _)) = &mut self.queue else { return };
+        if let Err(error) = queue.decide(syn, verdict) {
             tracing::warn!(capsule = %self.network.name(), %error, "a held SYN can't be decided");
         }
     }
@@ -260,22 +285,50 @@ impl Connector {
     }
 
     /// The program's connection is there: its session begins.
-    fn on_accept(&mut self, Connection { name, fd, local, peer }: Connection) {
+    fn on_accept(&mut self, connection: Connection) {
         // A SYN that was sent again before this connection was complete is in the queue by now. It is answered while
         // it can be told from that of a new connection.
         self.on_queue();
-        let Some((_, opened)) = self.opened.remove(&(peer, local)) else {
-            tracing::warn!(capsule = %self.network.name(), from = %peer, to = %local, "a connection that was not asked for");
-            let _ = tcp::reset(&fd);
-            self.network.keeper().release(name);
+        let pair = (connection.peer, connection.local);
+        if let Some((_, opened)) = self.opened.remove(&pair) {
+            let Connection { name, fd, .. } = connection;
+            opened.begin(&self.around, &self.network, (name, fd), pair, None);
             return;
-        };
-        opened.begin(&self.around, &self.network, (name, fd), (peer, local), None);
+        }
+        // Its SYN was held once, and found the queue full when it was sent again.
+        if let Some(dialling) = self.dialling.remove(&pair) {
+            dialling.cancel.cancel();
+            self.decide(dialling.held, Verdict::Drop);
+        }
+        match &mut self.first {
+            Some(first) => first.ask(connection),
+            None => self.refuse(&connection.fd, connection.name, pair),
+        }
+    }
+
+    /// A connection that an earlier sidecar accepted first: this one may be set to do without.
+    fn on_asked(&mut self, slot: Slot, record: AcceptedRecord, fd: OwnedFd) {
+        match &mut self.first {
+            Some(first) => first.ask_again(slot, record, fd),
+            None => {
+                self.around.opens.finish(record.session);
+                slot.clear();
+                self.refuse(&fd, record.held, (record.source, record.destination));
+            }
+        }
+    }
+
+    fn refuse(&self, fd: &OwnedFd, held: String, (from, to): Pair) {
+        tracing::warn!(capsule = %self.network.name(), %from, %to, "a connection that was not asked for");
+        accepted::refuse(&self.network, fd, held);
     }
 
     /// The capsule is about to leave, or stays after all. What is given up starts anew at the target, where the
     /// kernel sends the SYN again.
     async fn on_quiet(&mut self, state: State) {
+        if let Some(first) = &self.first {
+            first.follow_quiet().await;
+        }
         match state {
             State::Open => {
                 for syn in std::mem::take(&mut self.waiting) {
@@ -289,6 +342,9 @@ impl Connector {
                     self.waiting.push(dialling.held);
                 }
                 self.take_what_was_let_through().await;
+                if let Some(first) = &mut self.first {
+                    first.reset_rest().await;
+                }
                 self.network.set_connecting(0);
                 self.network.quiet().acknowledge();
             }
@@ -299,12 +355,13 @@ impl Connector {
     /// may put that off. One that would be complete after the capsule was captured would be in nobody's snapshot. What
     /// does not come was given up by its program.
     async fn take_what_was_let_through(&mut self) {
-        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let (began, deadline) = (Instant::now(), Instant::now() + HANDSHAKE_TIMEOUT);
+        let at_least = if self.first.is_some() { GATE_SETTLE } else { Duration::ZERO };
         loop {
             for at in [0, 1] {
                 self.accept_all(at).await;
             }
-            if self.opened.is_empty() || Instant::now() > deadline {
+            if self.opened.is_empty() && began.elapsed() >= at_least || Instant::now() > deadline {
                 break;
             }
             tokio::time::sleep(HANDSHAKE_LOOK).await;
@@ -317,6 +374,18 @@ impl Connector {
     fn sweep(&mut self) {
         let late = self.opened.extract_if(|_, (_, opened)| opened.age() >= ACCEPT_TIMEOUT);
         late.for_each(|(_, (_, opened))| opened.give_up(&self.around));
+    }
+}
+
+/// Waits until there may be something in the queue.
+async fn held(queue: &Option<(SynQueue, Watched)>) {
+    match queue {
+        Some((_, ready)) => {
+            if let Ok(mut ready) = ready.readable().await {
+                ready.clear_ready();
+            }
+        }
+        None => std::future::pending().await,
     }
 }
 

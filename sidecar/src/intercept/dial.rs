@@ -152,6 +152,8 @@ pub(crate) struct Dial {
     asked: Option<Arc<Link>>,
     /// It may have gone out before, and may have been answered.
     repeated: bool,
+    /// The connection is there: who has it sees whether it was given up.
+    accepted: bool,
 }
 
 impl Dial {
@@ -163,7 +165,23 @@ impl Dial {
         sequence: u32,
         session: SessionId,
     ) -> Self {
-        Self { network, around, source, destination, sequence, session, asked: None, repeated: false }
+        Self {
+            network,
+            around,
+            source,
+            destination,
+            sequence,
+            session,
+            asked: None,
+            repeated: false,
+            accepted: false,
+        }
+    }
+
+    /// The same, whose connection was accepted already.
+    pub(crate) fn accepted(mut self) -> Self {
+        self.accepted = true;
+        self
     }
 
     /// The same, asked for by an earlier sidecar, perhaps.
@@ -268,10 +286,10 @@ impl Dial {
     }
 
     /// Whether the program closed its socket while this took long: nobody repeats its SYN then, and on any network
-    /// nothing would come of it. Of a gateway, whose connection is there, others see to that.
+    /// nothing would come of it.
     async fn was_given_up(&self, began: Instant) -> bool {
         let (local, peer) = (self.source, self.destination);
-        self.network.reach().is_none()
+        !self.accepted
             && began.elapsed() > GIVEN_UP_LOOK
             && matches!(self.network.sockets(move |sockets| sockets.find(local, peer)).await, Ok(None))
     }

@@ -37,6 +37,8 @@ pub enum Record {
     Half(Box<HalfRecord>),
     /// A connection from outside that is on its way to a capsule.
     Brought(BroughtRecord),
+    /// A program's connection that was accepted before the far program was asked.
+    Accepted(AcceptedRecord),
 }
 
 /// A connection that a gateway took, and of which no answer is known.
@@ -54,6 +56,19 @@ pub struct BroughtRecord {
     pub destination: SocketAddr,
     /// The capsule.
     pub to: CapsuleId,
+}
+
+/// A program's connection that is there, and of which no answer is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedRecord {
+    /// What the shim holds it as.
+    pub held: String,
+    /// The session that is asked for.
+    pub session: SessionId,
+    /// The program's address.
+    pub source: SocketAddr,
+    /// The address that it dialled.
+    pub destination: SocketAddr,
 }
 
 /// A connect that was answered.

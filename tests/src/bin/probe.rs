@@ -45,6 +45,15 @@ enum Verb {
         #[arg(long, default_value_t = 40.0)]
         limit: f64,
     },
+    /// Connects, sends nothing, and tells how the connection ended; then stays for some seconds.
+    Outlive {
+        place: String,
+        /// Seconds to wait for its end.
+        #[arg(long, default_value_t = 30.0)]
+        limit: f64,
+        #[arg(long, default_value_t = 0.0)]
+        stay: f64,
+    },
     /// Listens with the shortest backlog there is, and accepts only after some seconds.
     Backlog {
         place: SocketAddr,
@@ -94,6 +103,9 @@ fn main() -> ExitCode {
             .and_then(|address| try_connect(address, nonblocking, Duration::from_secs_f64(limit), &options)),
         Verb::Crowd { place, count, limit } => {
             address_of(&place).and_then(|address| crowd(address, count, Duration::from_secs_f64(limit)))
+        }
+        Verb::Outlive { place, limit, stay } => {
+            address_of(&place).and_then(|address| outlive(address, Duration::from_secs_f64(limit), stay))
         }
         Verb::Backlog { place, accept_after } => accept_late(place, Duration::from_secs_f64(accept_after)),
         Verb::Clocks => watch_clocks(),
@@ -157,6 +169,7 @@ fn crowd(address: SocketAddr, count: usize, limit: Duration) -> io::Result<Value
             other => *outcomes.entry(word(other)).or_default() += 1,
         }
     }
+    eprintln!("{} under way", waiting.len());
     while !waiting.is_empty() && began.elapsed() < limit {
         let mut watched: Vec<_> = waiting.iter().map(|socket| PollFd::new(socket, PollFlags::OUT)).collect();
         let pause = Duration::from_millis(100).try_into().map_err(|_| Errno::INVAL)?;
@@ -172,6 +185,36 @@ fn crowd(address: SocketAddr, count: usize, limit: Duration) -> io::Result<Value
     }
     let ms = milliseconds(began);
     Ok(json!({ "outcomes": outcomes, "undecided": waiting.len(), "ms": ms }))
+}
+
+/// Tells of the connect, and then of its end.
+fn outlive(address: SocketAddr, limit: Duration, stay: f64) -> io::Result<Value> {
+    let socket = open(address, false)?;
+    let (began, outcome) = (Instant::now(), connect(&socket, &address));
+    let ms = milliseconds(began);
+    eprintln!("{}", word(outcome));
+    let end = match outcome {
+        Ok(()) => end_of(&socket, limit)?,
+        Err(_) => "never made".into(),
+    };
+    let answer = json!({ "outcome": word(outcome), "ms": ms, "end": end, "end_ms": milliseconds(began) });
+    if stay > 0.0 {
+        eprintln!("{end}");
+        std::thread::sleep(Duration::from_secs_f64(stay));
+    }
+    Ok(answer)
+}
+
+fn end_of(socket: &OwnedFd, limit: Duration) -> io::Result<String> {
+    let limit = limit.try_into().map_err(|_| Errno::INVAL)?;
+    if poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&limit))? == 0 {
+        return Ok("none".into());
+    }
+    match rustix::io::read(socket, &mut [0; 16]) {
+        Ok(0) => Ok("over".into()),
+        Ok(_) => Ok("bytes".into()),
+        Err(error) => Ok(word(Err(error))),
+    }
 }
 
 /// Never ends.
