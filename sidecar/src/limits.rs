@@ -9,7 +9,8 @@ pub const GATEWAY_MACHINE_CONNECTIONS: usize = 1024;
 /// Pause between looks whether a connection that was accepted first, and is on its way to a capsule, has been given up.
 pub const OUTSIDE_LOOK: Duration = Duration::from_millis(200);
 
-/// UDP flows of machines outside at one published port that are known at once; more are not taken.
+/// UDP flows of machines outside at one published port that are known at once; one more is taken from a machine that has
+/// others only, of which one makes room.
 pub const OUTSIDE_FLOWS_MAX: usize = 16_384;
 
 /// Time after which a flow of a machine outside that no program has answered is forgotten: whoever forges the addresses of
