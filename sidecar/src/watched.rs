@@ -22,3 +22,15 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<Watched> {
     // SAFETY: an `OwnedFd` owns a valid descriptor, and it is not replaced or closed while the `AsyncFd` has it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
+
+/// Waits until there may be something to read from what is watched; for ever if there is nothing.
+pub(crate) async fn readable<T>(watched: &Option<(T, Watched)>) {
+    match watched {
+        Some((_, ready)) => {
+            if let Ok(mut ready) = ready.readable().await {
+                ready.clear_ready();
+            }
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -16,7 +16,7 @@ use super::Forwarder;
 use crate::capsule::keeper::{DATAGRAMS4, DATAGRAMS6};
 use crate::capsule::network::{ICMP_QUEUE, Network};
 use crate::limits::{DATAGRAMS_AT_ONCE, FLOW_LOOK};
-use crate::watched::{Watched, watch};
+use crate::watched::{self, Watched, watch};
 
 /// Opens the capsule's TPROXY sockets, or takes those that an earlier sidecar left, and forwards what they get until
 /// the network closes; must be called on the data plane's runtime. The shim holds them: what is sent while no sidecar
@@ -80,7 +80,7 @@ impl Interceptor {
                 ready = self.sockets[1].readable() => {
                     if let Ok(mut ready) = ready && self.forward_some(1, &mut buffer) { ready.clear_ready(); }
                 }
-                () = readable(&self.icmp) => self.forward_messages(),
+                () = watched::readable(&self.icmp) => self.forward_messages(),
                 _ = look.tick() => {
                     self.network.datagrams().sweep(Instant::now());
                     self.count_dropped();
@@ -148,17 +148,5 @@ impl Interceptor {
                 }
             }
         }
-    }
-}
-
-/// Waits until there may be something in the queue.
-async fn readable(icmp: &Option<(IcmpQueue, Watched)>) {
-    match icmp {
-        Some((_, ready)) => {
-            if let Ok(mut ready) = ready.readable().await {
-                ready.clear_ready();
-            }
-        }
-        None => std::future::pending().await,
     }
 }

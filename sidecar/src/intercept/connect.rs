@@ -24,7 +24,7 @@ use crate::datagram::Forwarder;
 use crate::limits::{ACCEPT_TIMEOUT, GATE_SETTLE, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT};
 use crate::places::Places;
 use crate::session::{AcceptedRecord, BroughtRecord, OpenedRecord, Routes, Slot, Table};
-use crate::watched::{Watched, watch};
+use crate::watched::{self, Watched, watch};
 
 /// What connects need of the sidecar.
 #[derive(Clone)]
@@ -165,7 +165,7 @@ impl Connector {
         loop {
             tokio::select! {
                 () = closed.cancelled() => break,
-                () = held(&self.queue) => self.on_queue(),
+                () = watched::readable(&self.queue) => self.on_queue(),
                 () = accepted::ended(&mut self.first) => {}
                 _ = quiet.changed() => {
                     let state = *quiet.borrow_and_update();
@@ -374,18 +374,6 @@ impl Connector {
     fn sweep(&mut self) {
         let late = self.opened.extract_if(|_, (_, opened)| opened.age() >= ACCEPT_TIMEOUT);
         late.for_each(|(_, (_, opened))| opened.give_up(&self.around));
-    }
-}
-
-/// Waits until there may be something in the queue.
-async fn held(queue: &Option<(SynQueue, Watched)>) {
-    match queue {
-        Some((_, ready)) => {
-            if let Ok(mut ready) = ready.readable().await {
-                ready.clear_ready();
-            }
-        }
-        None => std::future::pending().await,
     }
 }
 
