@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use overlay_proto::{CapsuleId, CapsuleName, ClaimKey, ClaimKeyHash, Generation, HostName, OfferId, Owner};
 
 use crate::policy::Terms;
@@ -220,6 +221,8 @@ pub struct Lease {
     pub restoring: Option<Restoring>,
     /// Where the directories of the mesh are; empty when there is one, or when it does not say.
     pub directories: DirectoryAddresses,
+    /// All addresses that capsules have or may get; empty when the directory does not say.
+    pub locators: Vec<IpNet>,
 }
 
 /// Where the directories of a mesh are.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use overlay_proto::Locators;
 
 /// The IPv4 and the IPv6 pool.
@@ -64,6 +65,12 @@ impl Pools {
             .chain(1..start)
             .map(|number| (number, self.locators(number)))
             .find(|(_, locators)| is_free(locators))
+    }
+
+    /// Both, as networks.
+    pub fn networks(&self) -> [IpNet; 2] {
+        let (v4, v6) = (self.v4, self.v6);
+        [IpNet::new_assert(v4.network.into(), v4.length), IpNet::new_assert(v6.network.into(), v6.length)]
     }
 
     /// Whether these addresses are of the pools, and belong together.

@@ -189,6 +189,7 @@ async fn assemble(
     let finder = Finder::new(zone.clone(), &membership.dns)?;
     let dns = finder.servers().clone();
     let places = Places::new(directory, finder);
+    places.learn_locators(membership.locators.clone());
     let networks = Networks::default();
     let routes = Routes::new(places.clone(), networks.clone());
     let table = Table::new(routes.clone(), data_plane.clone());

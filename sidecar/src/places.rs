@@ -13,6 +13,7 @@ use anyhow::bail;
 use directory_api::{
     ApiError, CapsuleRecord, CapsuleState, Change, Client, ClientError, HostRecord, LookupKey, Rule, RuleId,
 };
+use ipnet::IpNet;
 use overlay_proto::{CapsuleId, CapsuleName, HostName};
 use tokio::sync::watch;
 
@@ -37,6 +38,8 @@ struct Inner {
     asking: Asking,
     directory: Client,
     finder: Finder,
+    /// The networks of all locators; empty while they are not known.
+    locators: RwLock<Vec<IpNet>>,
 }
 
 /// Told of every capsule whose record changed.
@@ -122,6 +125,7 @@ impl Places {
             asking,
             directory,
             finder,
+            locators: RwLock::default(),
         }))
     }
 
@@ -369,6 +373,24 @@ impl Places {
     /// The resolver can't be made; the old servers stay.
     pub fn learn_dns(&self, servers: &[SocketAddr]) -> anyhow::Result<()> {
         self.0.finder.learn_servers(servers)
+    }
+
+    /// Notes what addresses capsules have or may get.
+    pub fn learn_locators(&self, networks: Vec<IpNet>) {
+        *self.0.locators.write().expect("no panics under this lock") = networks;
+    }
+
+    /// The networks of all locators; empty while they are not known.
+    pub fn locators(&self) -> Vec<IpNet> {
+        self.0.locators.read().expect("no panics under this lock").clone()
+    }
+
+    /// Whether an address is a capsule's or may become one's, or this host does not know that.
+    pub fn may_be_locator(&self, address: &IpAddr) -> bool {
+        let networks = self.0.locators.read().expect("no panics under this lock");
+        networks.is_empty()
+            || networks.iter().any(|network| network.contains(address))
+            || self.known_at(address).is_some()
     }
 
     /// The directory's own client, for the person whose verb is being carried out, if it is one.

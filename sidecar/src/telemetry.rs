@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use directory_api::{ApiError, DirectoryAddresses, HeldCapsule, LeaseRequest, Membership};
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
@@ -248,6 +249,9 @@ pub async fn renew(sidecar: Arc<Sidecar>, mut membership: Membership) {
                 if let Err(error) = learn_directories(&sidecar, &mut membership, &lease.directories) {
                     tracing::warn!(error = format!("{error:#}"), "the directories are not noted");
                 }
+                if let Err(error) = learn_locators(&sidecar, &mut membership, lease.locators) {
+                    tracing::warn!(error = format!("{error:#}"), "the addresses of capsules are not noted");
+                }
                 if restoring.is_some() { RESTORE_LOOK } else { lease.duration / 3 }
             }
             Err(error) => {
@@ -303,6 +307,16 @@ fn learn_directories(
     }
     if api || dns {
         tracing::info!(api = ?membership.api, dns = ?membership.dns, "the directories of the mesh");
+        membership.save_addresses(&sidecar.data.join("identity"))?;
+    }
+    Ok(())
+}
+
+/// Notes what addresses capsules have, on disk too: no other address is one of the mesh.
+fn learn_locators(sidecar: &Sidecar, membership: &mut Membership, told: Vec<IpNet>) -> anyhow::Result<()> {
+    if !told.is_empty() && told != membership.locators {
+        sidecar.places.learn_locators(told.clone());
+        membership.locators = told;
         membership.save_addresses(&sidecar.data.join("identity"))?;
     }
     Ok(())

@@ -46,7 +46,7 @@ fn joined() -> Scratch {
     signed.params = certificate_parameters(&zone, &subject).expect("a sound host");
     let chain = vec![signed.signed_by(&ca).expect("a sound host").der().clone()];
     let identity = Identity::new(request.key_pem(), chain, ca.der().clone()).expect("a sound host");
-    let membership = Membership { host, zone, identity, api: vec![], dns: vec![] };
+    let membership = Membership { host, zone, identity, api: vec![], dns: vec![], locators: vec![] };
     membership.save(&scratch.0.join("identity")).expect("a sound host");
     scratch
 }

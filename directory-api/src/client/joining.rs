@@ -53,6 +53,7 @@ pub async fn join_any(directories: &[SocketAddr], token: &str) -> Result<Members
         identity,
         api: reachable(issued.api, directory),
         dns: reachable(issued.dns, directory),
+        locators: Vec::new(),
     })
 }
 

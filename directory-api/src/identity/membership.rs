@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use overlay_proto::HostName;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,8 @@ pub struct Membership {
     pub api: Vec<SocketAddr>,
     /// Where the directory answers DNS.
     pub dns: Vec<SocketAddr>,
+    /// All addresses that capsules have or may get; empty while that is not known.
+    pub locators: Vec<IpNet>,
 }
 
 /// Why a membership cannot be read or written.
@@ -66,6 +69,8 @@ struct JoinFile {
     zone: String,
     api: Vec<SocketAddr>,
     dns: Vec<SocketAddr>,
+    #[serde(default)]
+    locators: Vec<IpNet>,
 }
 
 const VERSION: u32 = 1;
@@ -83,7 +88,7 @@ impl Membership {
         self.save_addresses(directory)
     }
 
-    /// Writes alone where the directories are.
+    /// Writes alone where the directories are, and what addresses capsules have.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -95,6 +100,7 @@ impl Membership {
             zone: self.zone.to_string(),
             api: self.api.clone(),
             dns: self.dns.clone(),
+            locators: self.locators.clone(),
         };
         let text = serde_json::to_string_pretty(&file).map_err(|error| failed(error.into()))?;
         write(directory, "join.json", &text)
@@ -136,7 +142,7 @@ impl Membership {
         if identity.host() != Some(&file.host) || *identity.zone() != zone {
             return Err(content(format!("names {}, but the certificate is {identity:?}", file.host)));
         }
-        Ok(Self { host: file.host, zone, identity, api: file.api, dns: file.dns })
+        Ok(Self { host: file.host, zone, identity, api: file.api, dns: file.dns, locators: file.locators })
     }
 }
 

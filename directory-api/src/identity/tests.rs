@@ -149,6 +149,7 @@ fn a_membership_is_read_back() {
         identity: ca.identity("a"),
         api: vec!["192.0.2.1:4400".parse().unwrap()],
         dns: vec!["[2001:db8::1]:53".parse().unwrap()],
+        locators: vec!["10.88.0.0/16".parse().unwrap()],
     };
     assert!(matches!(Membership::load(&directory), Err(MembershipError::None(_))));
     membership.save(&directory).unwrap();
@@ -162,8 +163,8 @@ fn a_membership_is_read_back() {
     assert_eq!(both.credentials(), membership.identity.credentials());
     assert_ne!(both.credentials(), read.identity.credentials());
     assert_eq!(
-        (read.host, read.zone, read.api, read.dns),
-        (membership.host, membership.zone, membership.api, membership.dns)
+        (read.host, read.zone, read.api, read.dns, read.locators),
+        (membership.host, membership.zone, membership.api, membership.dns, membership.locators)
     );
     assert_eq!(read.identity.chain(), membership.identity.chain());
     assert_eq!(read.identity.ca(), ca.der());

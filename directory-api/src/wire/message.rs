@@ -374,6 +374,9 @@ pub(super) struct Lease {
     pub api: Vec<String>,
     #[prost(string, repeated, tag = "5")]
     pub dns: Vec<String>,
+    /// Networks, by prefix.
+    #[prost(string, repeated, tag = "6")]
+    pub locators: Vec<String>,
     /// Empty from directories that do not say.
     #[prost(bytes = "vec", tag = "50")]
     pub credentials: Vec<u8>,

@@ -34,6 +34,7 @@ pub(super) fn to_wire(response: &Response) -> wire::Response {
             restoring: lease.restoring.as_ref().map(assertion::restoring_to_wire),
             api: texts(&lease.directories.api),
             dns: texts(&lease.directories.dns),
+            locators: lease.locators.iter().map(ToString::to_string).collect(),
         }),
         Response::Capsule(record) => Kind::Capsule(capsule_to_wire(record)),
         Response::Capsules(records) => {
@@ -69,6 +70,11 @@ pub(super) fn from_wire(response: wire::Response) -> Result<Response, WireError>
                 api: addresses(&lease.api, "api")?,
                 dns: addresses(&lease.dns, "dns")?,
             },
+            locators: lease
+                .locators
+                .iter()
+                .map(|network| parsed(network, "locators"))
+                .collect::<Result<_, _>>()?,
         }),
         Kind::Capsule(record) => Response::Capsule(Box::new(capsule_from_wire(record)?)),
         Kind::Capsules(records) => {

@@ -201,6 +201,7 @@ fn responses_are_read_back() {
         credentials: Some([5; 32]),
         restoring: None,
         directories,
+        locators: vec!["10.88.0.0/16".parse().unwrap(), "fd88::/64".parse().unwrap()],
     };
     let restoring = Restoring {
         id: RestoreId::from_bytes([4; 16]),

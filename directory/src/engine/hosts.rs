@@ -87,6 +87,7 @@ impl Engine {
             credentials: None,
             restoring,
             directories: DirectoryAddresses::default(),
+            locators: self.rules.pools.networks().to_vec(),
         }))
     }
 

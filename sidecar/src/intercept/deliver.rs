@@ -148,9 +148,9 @@ async fn dial(
     Some(OpenOutcome::Accepted { generation })
 }
 
-/// Whether a gateway lets capsules reach an address, and no capsule has it.
+/// Whether a gateway lets capsules reach an address that is none of a capsule.
 fn is_outside(around: &Surroundings, reach: &Reach, address: IpAddr) -> bool {
-    reach.contains(address) && around.places.known_at(&address).is_none()
+    reach.contains(address) && !around.places.may_be_locator(&address)
 }
 
 /// Dials; when the last connection between these addresses is still there, its program has given it up for this one.

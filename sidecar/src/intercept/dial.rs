@@ -27,9 +27,10 @@ impl Surroundings {
         if let Some(capsule) = self.places.at(address).await? {
             return Ok(Some(capsule));
         }
-        let Some(via) = self.outside_via.as_ref().filter(|_| outside::is_of_one_machine(address)) else {
+        if !outside::is_of_one_machine(address) || self.places.may_be_locator(&address) {
             return Ok(None);
-        };
+        }
+        let Some(via) = &self.outside_via else { return Ok(None) };
         let Ok(name) = outside::name_at(via) else { return Ok(None) };
         let gateway = self.places.of_name(&name).await?;
         Ok(gateway.filter(|record| record.is_outside() && record.host == *via))
