@@ -8,12 +8,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::limits::{INJECT_FRAGMENT_BYTES, INJECT_WHOLE_BYTES_MAX};
+use crate::limits::{INJECT_FRAGMENT_BYTES, INJECT_WHOLE_BYTES_MAX, OUTSIDE_PACKET_BYTES};
 
 const HOPS: u8 = 64;
 const TCP_HEADER_BYTES: usize = 20;
 const UDP_HEADER_BYTES: usize = 8;
 const V6_FRAGMENT_HEADER: u8 = 44;
+const V6_FRAGMENT_BYTES: usize = 8;
+const V6_HEADER_BYTES: usize = 40;
 const MORE_FRAGMENTS: u16 = 1;
 /// No TCP flag combination is needed but these.
 pub(crate) const FIN_ACK: u8 = 0x11;
@@ -36,6 +38,16 @@ pub(crate) struct Segment {
 pub(crate) struct Injector {
     v4: Socket,
     v6: Socket,
+    fragments: Fragments,
+}
+
+/// How large packets may be where they go.
+#[derive(Clone, Copy, Debug)]
+struct Fragments {
+    /// Bytes behind the IP header that go in one packet.
+    whole_bytes_max: usize,
+    /// Bytes of each fragment but the last, where they don't; a multiple of 8.
+    bytes: usize,
 }
 
 impl Injector {
@@ -47,7 +59,15 @@ impl Injector {
             socket.set_mark(mark)?;
             io::Result::Ok(socket)
         };
-        Ok(Injector { v4: raw(Domain::IPV4)?, v6: raw(Domain::IPV6)? })
+        let fragments = Fragments { whole_bytes_max: INJECT_WHOLE_BYTES_MAX, bytes: INJECT_FRAGMENT_BYTES };
+        Ok(Injector { v4: raw(Domain::IPV4)?, v6: raw(Domain::IPV6)?, fragments })
+    }
+
+    /// One for packets that leave the host.
+    pub(crate) fn open_outside() -> io::Result<Injector> {
+        let whole_bytes_max = OUTSIDE_PACKET_BYTES - V6_HEADER_BYTES;
+        let bytes = (whole_bytes_max - V6_FRAGMENT_BYTES) / 8 * 8;
+        Ok(Injector { fragments: Fragments { whole_bytes_max, bytes }, ..Injector::open(0)? })
     }
 
     pub(crate) fn send_segment(&self, segment: &Segment) -> io::Result<()> {
@@ -68,13 +88,14 @@ impl Injector {
 
     /// Says that the host a packet was for can't be reached. `packet` begins with its IP header.
     pub(crate) fn send_unreachable(&self, host: IpAddr, sender: IpAddr, packet: &[u8]) -> io::Result<()> {
-        let (protocol, kind, code) = match host {
-            IpAddr::V4(_) => (libc::IPPROTO_ICMP, 3, 1),
-            IpAddr::V6(_) => (libc::IPPROTO_ICMPV6, 1, 3),
+        let (kind, code) = match host {
+            IpAddr::V4(_) => (3, 1),
+            IpAddr::V6(_) => (1, 3),
         };
         let mut icmp = vec![kind, code, 0, 0, 0, 0, 0, 0];
         icmp.extend_from_slice(packet);
-        self.send_icmp(host, sender, protocol as u8, icmp)
+        // What it quotes is short.
+        self.send_icmp(host, sender, icmp, 0)
     }
 
     /// An ICMP message, from its type on; its checksum is worked out here.
@@ -82,19 +103,21 @@ impl Injector {
         &self,
         source: IpAddr,
         destination: IpAddr,
-        protocol: u8,
         mut message: Vec<u8>,
+        identification: u32,
     ) -> io::Result<()> {
+        let protocol = if source.is_ipv6() { libc::IPPROTO_ICMPV6 } else { libc::IPPROTO_ICMP } as u8;
         let Some(field) = message.get_mut(2..4) else { return Err(io::ErrorKind::InvalidInput.into()) };
         field.fill(0);
         let v6 = source.is_ipv6();
         let sum = if v6 { pseudo_sum(source, destination, protocol, message.len()) } else { 0 };
         let sum = checksum(&message, sum).to_be_bytes();
         message[2..4].copy_from_slice(&sum);
-        self.send(source, destination, protocol, &message)
+        let packets = Packets { source, destination, protocol, traffic_class: 0 };
+        self.send_whole(&packets, &message, identification)
     }
 
-    /// A datagram from any address and port; what is larger than a packet may be on `lo` goes in two fragments.
+    /// A datagram from any address and port; what is larger than a packet may be goes in fragments.
     pub(crate) fn send_datagram(
         &self,
         source: SocketAddr,
@@ -110,14 +133,22 @@ impl Injector {
             protocol: libc::IPPROTO_UDP as u8,
             traffic_class,
         };
-        if datagram.len() <= INJECT_WHOLE_BYTES_MAX {
-            return self.send_packet(&packets, None, &datagram);
+        self.send_whole(&packets, &datagram, identification)
+    }
+
+    /// Sends what stands behind an IP header, in as many packets as it takes.
+    fn send_whole(&self, packets: &Packets, payload: &[u8], identification: u32) -> io::Result<()> {
+        if payload.len() <= self.fragments.whole_bytes_max {
+            return self.send_packet(packets, None, payload);
         }
-        let (first, rest) = datagram.split_at(INJECT_FRAGMENT_BYTES);
-        let fragment = Fragment { identification, offset: 0, more: true };
-        self.send_packet(&packets, Some(fragment), first)?;
-        let offset = INJECT_FRAGMENT_BYTES as u16;
-        self.send_packet(&packets, Some(Fragment { identification, offset, more: false }), rest)
+        let mut offset = 0;
+        for part in payload.chunks(self.fragments.bytes) {
+            let end = usize::from(offset) + part.len();
+            let fragment = Fragment { identification, offset, more: end < payload.len() };
+            self.send_packet(packets, Some(fragment), part)?;
+            offset = u16::try_from(end).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        }
+        Ok(())
     }
 
     fn send(&self, source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> io::Result<()> {

@@ -26,6 +26,14 @@ pub const INTERCEPT_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
 /// Mark of the packets that pass the lock: CRIU's `SOCCR_MARK`, which this crate's own injected segments carry too.
 pub const PASS_LOCK_MARK: u32 = 0xC114;
 
+/// Mark of what machines outside sent to locators, by which their host takes it for its own; also the number of the
+/// routing table that says so. Next to [`PASS_LOCK_MARK`], and used by no other software that is known.
+pub const ROUTED_MARK: u32 = 0xC115;
+
+/// Numbers of the queues of SYNs and of ICMP in a gateway's own network, where others may have queues too: low numbers are
+/// what firewalls and intrusion detection use.
+pub const ROUTED_QUEUES: [u16; 2] = [0xC114, 0xC115];
+
 /// Connections waiting for `accept` on the TPROXY listener; the kernel caps it at `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
@@ -81,6 +89,9 @@ pub const INJECT_WHOLE_BYTES_MAX: usize = 65_000;
 
 /// Bytes of the first of two fragments; a multiple of 8, about half of the largest datagram.
 pub const INJECT_FRAGMENT_BYTES: usize = 32_768;
+
+/// Bytes of a packet that gets through on all networks: the least that IPv6 asks of a link (RFC 8200, section 5).
+pub const OUTSIDE_PACKET_BYTES: usize = 1280;
 
 /// ICMP messages that wait for the sidecar in one namespace. They are read at once; more is a flood.
 pub const ICMP_HELD_MAX: u32 = 4096;

@@ -18,6 +18,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::netlink::Refused;
@@ -46,6 +47,47 @@ pub struct Interception {
     pub queue: u16,
     /// Number of the ICMP queue, unique in this namespace.
     pub icmp_queue: u16,
+}
+
+/// What machines outside reach by this host, into whose network they send what is for locators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// Networks whose machines may.
+    pub machines: Vec<IpNet>,
+    /// Networks of all locators.
+    pub locators: Vec<IpNet>,
+    /// Port of the TPROXY listener.
+    pub tcp_port: u16,
+    /// Port of the TPROXY socket for datagrams.
+    pub udp_port: u16,
+    /// Number of the SYN queue.
+    pub queue: u16,
+    /// Number of the ICMP queue.
+    pub icmp_queue: u16,
+}
+
+/// Takes what machines outside send to locators out of the calling thread's namespace, where programs and other rules may
+/// be. What an earlier call said is replaced at once. False if the kernel has no queues: nothing of it is served then.
+///
+/// # Errors
+/// Names the first thing that the kernel refused.
+pub fn route_in(routed: &Routed) -> Result<bool, RulesError> {
+    if !table::create_routed(routed)? {
+        route_in_no_more()?;
+        return Ok(false);
+    }
+    route::take_marked()?;
+    Ok(true)
+}
+
+/// Takes back what [`route_in`] did, if anything.
+///
+/// # Errors
+/// As for it.
+pub fn route_in_no_more() -> Result<(), RulesError> {
+    table::remove_routed()?;
+    route::leave_marked()?;
+    Ok(())
 }
 
 /// Why a namespace could not be set up, locked or unlocked.

@@ -41,6 +41,17 @@ pub fn listen(v6: bool, port: u16) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Opens the TPROXY listener of one family for what machines outside send to locators: a machine that is gone without a word
+/// is found out.
+///
+/// # Errors
+/// As for [`listen`].
+pub fn listen_routed(v6: bool, port: u16) -> io::Result<OwnedFd> {
+    let listener = listen(v6, port)?;
+    ask_when_quiet(&SockRef::from(&listener))?;
+    Ok(listener)
+}
+
 /// Opens a listener for machines outside, in the namespace of the calling thread.
 ///
 /// # Errors
@@ -337,12 +348,17 @@ fn outside_socket(family_of: IpAddr) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.set_out_of_band_inline(true)?;
+    ask_when_quiet(&SockRef::from(&socket))?;
+    Ok(socket)
+}
+
+/// Has the kernel ask a machine outside whether it is still there.
+fn ask_when_quiet(socket: &SockRef<'_>) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(OUTSIDE_QUIET)
         .with_interval(OUTSIDE_PROBE_PAUSE)
         .with_retries(OUTSIDE_PROBES);
-    socket.set_tcp_keepalive(&keepalive)?;
-    Ok(socket)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// Switches repair mode.

@@ -201,6 +201,15 @@ impl Deliverer {
         Ok(Deliverer { injector: Injector::open(0)?, identification: AtomicU32::new(1) })
     }
 
+    /// Opens it in the namespace of the calling thread, for what leaves the host from there: machines outside get it, in
+    /// packets that every network carries.
+    ///
+    /// # Errors
+    /// As for [`Deliverer::open`].
+    pub fn open_outside() -> io::Result<Deliverer> {
+        Ok(Deliverer { injector: Injector::open_outside()?, identification: AtomicU32::new(1) })
+    }
+
     /// Delivers a datagram. When this returns it is in the receive queue of a socket, or the namespace's kernel has
     /// answered that there is none, or there was no room.
     ///
@@ -222,8 +231,8 @@ impl Deliverer {
     /// # Errors
     /// It is no message, or its addresses are of two families.
     pub fn icmp(&self, source: IpAddr, destination: IpAddr, message: &[u8]) -> io::Result<()> {
-        let protocol = if source.is_ipv6() { libc::IPPROTO_ICMPV6 } else { libc::IPPROTO_ICMP };
-        self.injector.send_icmp(source, destination, protocol as u8, message.to_vec())
+        let identification = self.identification.fetch_add(1, Ordering::Relaxed);
+        self.injector.send_icmp(source, destination, message.to_vec(), identification)
     }
 
     /// Tells a program that the host which it sent a datagram to can't be reached.

@@ -206,7 +206,12 @@ async fn assemble(
     });
     routes.set_budget(config.buffer_limits(memory_bytes()?));
     let opens = Opens::default();
-    let datagrams = Forwarder::new(places.clone(), routes.clone(), networks.clone());
+    let datagrams = Forwarder::new(
+        (membership.host.clone(), config.gateway_routed.clone()),
+        places.clone(),
+        routes.clone(),
+        networks.clone(),
+    );
     let (outside_via, table_of) = (config.outside_via.clone(), table.clone());
     let holding = Arc::new(Holding::new(&config));
     let around = Surroundings {

@@ -71,6 +71,8 @@ pub struct Config {
     pub gateway: bool,
     /// Of a gateway: networks outside that capsules may reach by it, where the policy allows it too.
     pub gateway_reach: Vec<IpNet>,
+    /// Of a gateway: networks outside whose machines may route locators to it, and reach by that what the policy lets them.
+    pub gateway_routed: Vec<IpNet>,
     /// Of a gateway: connections that one machine outside may have at once.
     pub gateway_machine_max: usize,
     /// The gateway by which capsules of this host reach machines outside; without one they don't.
@@ -136,6 +138,7 @@ impl Default for Config {
             buffer_host_bytes: 0,
             gateway: false,
             gateway_reach: Vec::new(),
+            gateway_routed: Vec::new(),
             gateway_machine_max: GATEWAY_MACHINE_CONNECTIONS,
             outside_via: None,
             log: LogFormat::Text,

@@ -19,6 +19,7 @@ mod flows;
 mod gate;
 mod incoming;
 mod intercept;
+mod machines;
 mod outgoing;
 mod waiting;
 
@@ -26,8 +27,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use kernel::udp::Deliverer;
-use overlay_proto::{Datagram, DatagramBody, DatagramTag, HostName};
+use overlay_proto::{Datagram, DatagramBody, DatagramTag, HostName, Locators};
 use tokio::sync::Semaphore;
 
 use crate::capsule::network::{Network, Networks};
@@ -37,6 +39,7 @@ use crate::session::Routes;
 
 use flows::Flows;
 use gate::{Gate, Passed};
+use machines::Machines;
 use waiting::Waiting;
 
 pub use counts::{Counts, Lost};
@@ -57,14 +60,26 @@ struct Parts {
     key: [u8; 32],
     /// Permits for datagrams that wait for the directory's word.
     checks: Arc<Semaphore>,
+    /// Who this host is.
+    me: HostName,
+    /// Of a gateway: the networks of machines that may be seen under their own addresses.
+    routed: Vec<IpNet>,
+    machines: Machines,
 }
 
 impl Forwarder {
-    /// Of a host with these capsules.
-    pub fn new(places: Places, routes: Arc<Routes>, networks: Networks) -> Self {
+    /// Of a host of this name with these capsules, which lets machines of some networks be seen under their own addresses if it
+    /// is a gateway.
+    pub fn new(
+        (me, routed): (HostName, Vec<IpNet>),
+        places: Places,
+        routes: Arc<Routes>,
+        networks: Networks,
+    ) -> Self {
         let checks = Arc::new(Semaphore::new(DATAGRAM_CHECKS));
         let (counts, key) = (Counts::default(), crate::random::bytes());
-        Self(Arc::new(Parts { places, routes, networks, counts, key, checks }))
+        let machines = Machines::default();
+        Self(Arc::new(Parts { places, routes, networks, counts, key, checks, me, routed, machines }))
     }
 
     /// What became of datagrams on this host since its sidecar started.
@@ -129,12 +144,15 @@ pub struct Datagrams {
     waiting: Mutex<Waiting>,
     counts: Counts,
     since: Instant,
-    /// Of a gateway: where datagrams for machines outside go.
+    /// Of a gateway: where datagrams for its locators go.
     outlet: OnceLock<Outlet>,
 }
 
-/// Takes datagrams that go out of the mesh.
-type Outlet = Box<dyn Fn(Datagram) + Send + Sync>;
+/// Takes the datagrams for a gateway's locators, which stand for machines outside.
+struct Outlet {
+    locators: Locators,
+    let_out: Box<dyn Fn(Datagram) + Send + Sync>,
+}
 
 impl Datagrams {
     /// Opens what delivers into the namespace of the calling thread. An arriving capsule takes nothing yet.
@@ -142,15 +160,27 @@ impl Datagrams {
     /// # Errors
     /// The kernel refuses the sockets.
     pub fn open(arriving: bool) -> std::io::Result<Self> {
-        Ok(Self {
-            deliverer: Deliverer::open()?,
+        Ok(Self::by(Deliverer::open()?, arriving))
+    }
+
+    /// The same of a gateway, whose namespace is the host's own: what is delivered goes out to other machines.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_outside() -> std::io::Result<Self> {
+        Ok(Self::by(Deliverer::open_outside()?, false))
+    }
+
+    fn by(deliverer: Deliverer, arriving: bool) -> Self {
+        Self {
+            deliverer,
             flows: Mutex::default(),
             gate: Gate::new(arriving),
             waiting: Mutex::default(),
             counts: Counts::default(),
             since: Instant::now(),
             outlet: OnceLock::new(),
-        })
+        }
     }
 
     /// What became of datagrams of the capsule since it came to this host, or the sidecar here started.
@@ -158,9 +188,9 @@ impl Datagrams {
         &self.counts
     }
 
-    /// Has all that is delivered go out of the mesh, rather than into the namespace.
-    pub(crate) fn let_out(&self, outlet: impl Fn(Datagram) + Send + Sync + 'static) {
-        let _ = self.outlet.set(Box::new(outlet));
+    /// Has what is for these locators go there, rather than into the namespace.
+    pub(crate) fn let_out(&self, locators: Locators, outlet: impl Fn(Datagram) + Send + Sync + 'static) {
+        let _ = self.outlet.set(Outlet { locators, let_out: Box::new(outlet) });
     }
 
     /// From here on what arrives waits.
@@ -212,14 +242,18 @@ impl Datagrams {
         self.waiting.lock().expect("no panics under this lock")
     }
 
+    fn outlet_at(&self, address: IpAddr) -> Option<&Outlet> {
+        self.outlet.get().filter(|outlet| outlet.locators.contains(address))
+    }
+
     fn inject(&self, datagram: Datagram) {
-        if let Some(outlet) = self.outlet.get() {
+        if let Some(outlet) = self.outlet_at(datagram.destination.ip()) {
             if let DatagramBody::Udp(payload) = &datagram.body {
                 let key = FlowKey { local: datagram.destination, remote: datagram.source };
                 let mut flows = self.flows.lock().expect("no panics under this lock");
                 flows.received(Instant::now(), key, payload.len());
             }
-            outlet(datagram);
+            (outlet.let_out)(datagram);
             return;
         }
         let Datagram { source, destination, traffic_class, body, .. } = datagram;
@@ -250,7 +284,7 @@ impl Datagrams {
 
     /// Tells the program that nobody is where it sent something.
     fn tell_unreachable(&self, datagram: &Datagram) {
-        if self.outlet.get().is_some() {
+        if self.outlet_at(datagram.source.ip()).is_some() {
             return;
         }
         let Datagram { source, destination, body, .. } = datagram;

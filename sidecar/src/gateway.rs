@@ -3,26 +3,28 @@
 //! ```text
 //!  machine ─TCP→ listener ─ half ══ link ══ half ─TCP→ program       what is published, to whoever can reach the host
 //!  machine ─UDP→  socket ─ flow ══ link ══ injected ─→ program       the same
+//!  machine ─TCP→ held SYN ─ half ══ link ══ half ─TCP→ program       what is routed, to `gateway_routed`, by policy
+//!  machine ─UDP→   TPROXY ─ flow ══ link ══ injected ─→ program       the same
 //!  machine ←TCP─    dial ─ half ══ link ══ half ←TCP─ program       the networks of `gateway_reach`, by policy
 //! ```
 //!
 //! To the mesh a gateway is one more capsule, `gateway-HOST` of the owner `outside`, which stays on its host for good: it
 //! has locators, the policy judges it, sessions attach, hold and are parked as any. Its network is the host's own, and a
 //! shim of its own holds the sockets, so that connections outlive this sidecar as those of capsules do. Only what is
-//! outside differs: a connection that comes in gets a locator of the gateway as its source (`session::Ways`), and one that
-//! goes out gets an address of the host.
+//! outside differs: a connection that comes in at a published port gets a locator of the gateway as its source, one that is
+//! routed in keeps its machine's address (`session::Ways`), and one that goes out gets an address of the host.
 
 mod bringing;
 mod datagrams;
 mod flows;
 mod outside;
 mod publications;
+mod routed;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
 use directory_api::RuleId;
@@ -47,7 +49,6 @@ pub struct Gateway {
     network: Arc<Network>,
     ways: Arc<Ways>,
     machine_max: usize,
-    refused: AtomicU64,
     around: Surroundings,
     directory: PathBuf,
     data_plane: tokio::runtime::Handle,
@@ -97,7 +98,6 @@ impl Gateway {
         let gateway = Arc::new(Self {
             ways: Arc::default(),
             machine_max: sidecar.config.gateway_machine_max,
-            refused: AtomicU64::new(0),
             around: sidecar.around.clone(),
             directory: directory_of(&sidecar.data),
             data_plane: sidecar.data_plane.clone(),
@@ -107,12 +107,12 @@ impl Gateway {
         });
         let outlets = gateway.outlets.clone();
         let out = move |datagram| datagrams::let_out(&outlets, &datagram);
-        gateway.network.datagrams().let_out(out);
+        gateway.network.datagrams().let_out(gateway.network.locators(), out);
         left.find_ways(&gateway.ways);
         sidecar.networks.add(gateway.network.clone());
-        let inherited = left.inherited();
+        let mut inherited = left.inherited();
         // Before anything new comes in: what these go under is in use.
-        let brought = inherited.brought.into_iter().map(|(slot, record, held)| {
+        let brought = std::mem::take(&mut inherited.brought).into_iter().map(|(slot, record, held)| {
             let way = gateway.ways.found(record.outside, record.source, record.destination);
             Brought::found(slot, record, held, way)
         });
@@ -132,7 +132,12 @@ impl Gateway {
         for name in listeners.into_keys() {
             gateway.network.keeper().release(name);
         }
-        gateway.go_on(brought, inherited.accepted).await;
+        let places = sidecar.places.clone();
+        let is_routed = |connection: &mut Connection| places.may_be_locator(&connection.local.ip());
+        let routed = inherited.accepted.extract_if(.., is_routed).collect();
+        let accepted = std::mem::replace(&mut inherited.accepted, routed);
+        gateway.go_on(brought, accepted).await;
+        tokio::spawn(routed::serve(gateway.clone(), sidecar.config.gateway_routed.clone(), inherited));
         tracing::info!(gateway = %gateway.network.name(), "serving machines outside");
         let _ = sidecar.gateway.set(gateway);
         Ok(())
@@ -156,7 +161,7 @@ impl Gateway {
 
     /// Connections from outside that were refused since the sidecar's start: their machines had as many as they may.
     pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+        self.ways.refused()
     }
 
     fn outlets(&self) -> std::sync::MutexGuard<'_, Vec<Arc<datagrams::Outlet>>> {
@@ -164,7 +169,7 @@ impl Gateway {
     }
 
     fn refuse_one(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.ways.refuse_one();
     }
 
     /// Who it is to the mesh.

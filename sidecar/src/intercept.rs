@@ -7,4 +7,5 @@ pub mod accepted;
 pub mod connect;
 pub mod deliver;
 pub(crate) mod dial;
+pub(crate) mod door;
 pub mod opens;

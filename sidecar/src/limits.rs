@@ -274,6 +274,10 @@ pub const FLOWS_MAX: usize = 16_384;
 /// default).
 pub const FLOW_IDLE: Duration = Duration::from_secs(300);
 
+/// Machines outside that are seen under their own addresses, of which a host knows by which gateway they came; the one that
+/// was not heard for the longest makes room for another.
+pub const MACHINES_MAX: u64 = 65_536;
+
 /// Pause between looks for flows that are to be forgotten.
 pub const FLOW_LOOK: Duration = Duration::from_secs(5);
 

@@ -6,13 +6,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::limits::PASS_LOCK_MARK;
+use crate::limits::{PASS_LOCK_MARK, ROUTED_MARK};
 use crate::netlink::{ACK, Attributes, CREATE, EXCLUSIVE, Refused, Request, Socket};
 
 const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
+const DELETE_ROUTE: u16 = 25;
 const NEW_RULE: u16 = 32;
+const DELETE_RULE: u16 = 33;
 
 /// Index of `lo`: the first device of every namespace.
 const LOOPBACK: u32 = 1;
@@ -39,6 +41,7 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
+const RTA_TABLE: u16 = 15;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
@@ -93,6 +96,75 @@ pub(super) fn refresh_segment_sizes() -> Result<(), Refused> {
     });
     let mut socket = Socket::open(None).map_err(Refused::of("open a route netlink socket"))?;
     socket.transact(&request)
+}
+
+/// Where both rules of a gateway stand: before the main table, behind what a host may have of its own.
+const RULE_PRIORITY_MARKED: u32 = 32_000;
+
+/// Has what carries the mark of a gateway be for this host.
+pub(super) fn take_marked() -> Result<(), Refused> {
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        marked("take what is marked", [NEW_ROUTE, NEW_RULE], ACK | CREATE | EXCLUSIVE, family, libc::EEXIST)?;
+    }
+    Ok(())
+}
+
+/// Takes that back.
+pub(super) fn leave_marked() -> Result<(), Refused> {
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for kind in [DELETE_ROUTE, DELETE_RULE] {
+            marked("leave what is marked", [kind], ACK, family, libc::ENOENT)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds or removes the route of everything in the table of the mark, and the rule that leads there, one by one: each may be
+/// as it should be already, which is the error `fine`.
+fn marked<const N: usize>(
+    name: &'static str,
+    kinds: [u16; N],
+    flags: u16,
+    family: i32,
+    fine: i32,
+) -> Result<(), Refused> {
+    let family = family as u8;
+    let mut socket = Socket::open(None).map_err(Refused::of("open a route netlink socket"))?;
+    for kind in kinds {
+        let mut request = Request::default();
+        match kind {
+            NEW_ROUTE | DELETE_ROUTE => {
+                let header = route_header(family, 0, SCOPE_HOST, TYPE_LOCAL);
+                request.message(name, kind, flags, &header, |route| {
+                    route.put(RTA_TABLE, &ROUTED_MARK.to_ne_bytes());
+                    route.put(RTA_OIF, &LOOPBACK.to_ne_bytes());
+                });
+            }
+            _ => {
+                let header = [family, 0, 0, 0, 0, 0, 0, RULE_TO_TABLE, 0, 0, 0, 0];
+                request.message(name, kind, flags, &header, |rule| {
+                    rule.put(FRA_PRIORITY, &RULE_PRIORITY_MARKED.to_ne_bytes());
+                    rule.put(FRA_TABLE, &ROUTED_MARK.to_ne_bytes());
+                    rule.put(FRA_FWMARK, &ROUTED_MARK.to_ne_bytes());
+                    rule.put(FRA_FWMASK, &u32::MAX.to_ne_bytes());
+                });
+            }
+        }
+        match socket.transact(&request) {
+            Err(refused) if is_fine(&refused, fine) => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether that is how it should be. ESRCH is what the kernel says of a route that is not there, ENOENT of a rule, and
+/// EAFNOSUPPORT of a family that it lacks.
+fn is_fine(refused: &Refused, fine: i32) -> bool {
+    let number = refused.source.raw_os_error();
+    number == Some(fine)
+        || number == Some(libc::EAFNOSUPPORT)
+        || fine == libc::ENOENT && number == Some(libc::ESRCH)
 }
 
 fn link_up(request: &mut Request) {

@@ -18,13 +18,16 @@ use crate::limits::{INTERCEPT_V4, INTERCEPT_V6, MISSED_PORT_TIMEOUT_MS, PASS_LOC
 use crate::netlink::{ACK, APPEND, Attributes, CREATE, EXCLUSIVE, Refused, Request, Socket};
 
 mod expression;
+mod routed;
 
 use expression::Expressions;
+pub(super) use routed::{create_routed, remove_routed};
 
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const SUBSYSTEM: u16 = 10 << 8;
 const NEW_TABLE: u16 = SUBSYSTEM;
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 const NEW_RULE: u16 = SUBSYSTEM | 6;
 const NEW_SET: u16 = SUBSYSTEM | 9;
@@ -82,21 +85,40 @@ enum QueueBy {
     Nothing,
 }
 
-/// Makes the table in one transaction.
+/// Hands what a rule matches to a queue.
+type HandOver = fn(&mut Expressions<'_, '_>, u16);
+
+impl QueueBy {
+    fn queue(self) -> Option<HandOver> {
+        match self {
+            QueueBy::Nft => Some(|rule, number| rule.queue(number)),
+            QueueBy::Xtables => Some(|rule, number| rule.xtables_nfqueue(number)),
+            QueueBy::Nothing => None,
+        }
+    }
+}
+
+/// Makes the table of a capsule in one transaction.
 pub(super) fn create(interception: &Interception, locked: bool) -> Result<(), Refused> {
-    static KNOWN: OnceLock<QueueBy> = OnceLock::new();
     if !interception.hold {
         return transact(&whole_table(interception, locked, QueueBy::Nothing));
     }
+    with_queues(|by| whole_table(interception, locked, by)).map(drop)
+}
+
+/// Makes what `build` says in one transaction, with whichever way to hand packets to a queue this kernel has; false if it
+/// has none.
+fn with_queues(build: impl Fn(QueueBy) -> Request) -> Result<bool, Refused> {
+    static KNOWN: OnceLock<QueueBy> = OnceLock::new();
     if let Some(&by) = KNOWN.get() {
-        return transact(&whole_table(interception, locked, by));
+        return transact(&build(by)).map(|()| by != QueueBy::Nothing);
     }
     for by in [QueueBy::Nft, QueueBy::Xtables, QueueBy::Nothing] {
-        match transact(&whole_table(interception, locked, by)) {
+        match transact(&build(by)) {
             Ok(()) => {
                 // Another thread may have found out the same meanwhile.
                 let _ = KNOWN.set(by);
-                return Ok(());
+                return Ok(by != QueueBy::Nothing);
             }
             Err(refused) if refused.what == QUEUE_RULE && is_unknown(&refused.source) => {}
             Err(refused) => return Err(refused),
@@ -163,28 +185,99 @@ fn is_unknown(error: &io::Error) -> bool {
 fn whole_table(interception: &Interception, locked: bool, by: QueueBy) -> Request {
     let &Interception { v4, v6, tcp_port, udp_port, .. } = interception;
     batch(|request| {
-        request.message("create nft table", NEW_TABLE, ACK | CREATE | EXCLUSIVE, &family_header(), |table| {
-            table.text(TABLE_NAME, TABLE);
-        });
-        base_chain(request, LOCK, INPUT, PRIORITY_LOCK, if locked { POLICY_DROP } else { POLICY_ACCEPT });
-        base_chain(request, INTERCEPT, PREROUTING, PRIORITY_MANGLE, POLICY_ACCEPT);
-        base_chain(request, GATE, OUTPUT, PRIORITY_GATE, POLICY_ACCEPT);
+        let mut table = Table::create(request, TABLE);
+        table.base_chain(LOCK, INPUT, PRIORITY_LOCK, if locked { POLICY_DROP } else { POLICY_ACCEPT });
+        table.base_chain(INTERCEPT, PREROUTING, PRIORITY_MANGLE, POLICY_ACCEPT);
+        table.base_chain(GATE, OUTPUT, PRIORITY_GATE, POLICY_ACCEPT);
 
-        rule(request, "rule for the lock's mark", LOCK, |rule| {
+        table.rule("rule for the lock's mark", LOCK, |rule| {
             rule.mark_is(PASS_LOCK_MARK);
             rule.accept();
         });
 
-        remembered_ports(request);
-        accept_own(request, INTERCEPT, v4.into(), v6.into());
+        table.remember_ports();
+        table.accept_own(INTERCEPT, v4.into(), v6.into());
+        table.intercept(INTERCEPT, tcp_port, udp_port);
+
+        table.rule("rule for TCP connections", GATE, |rule| {
+            rule.is_tcp_but_no_syn();
+            rule.accept();
+        });
+        table.accept_own(GATE, v4.into(), v6.into());
+        for protocol in [libc::IPPROTO_UDP, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
+            table.rule("rule for what is no connection", GATE, |rule| {
+                rule.protocol_is(protocol);
+                rule.accept();
+            });
+        }
+        let Some(queue) = by.queue() else { return };
+        table.base_chain(HOLD, OUTPUT, PRIORITY_MANGLE, POLICY_ACCEPT);
+        table.accept_own(HOLD, v4.into(), v6.into());
+        table.rule(QUEUE_RULE, HOLD, |rule| {
+            rule.is_syn();
+            queue(rule, interception.queue);
+        });
+        for protocol in [libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
+            table.rule("rule that takes ICMP", HOLD, |rule| {
+                rule.protocol_is(protocol);
+                queue(rule, interception.icmp_queue);
+            });
+        }
+    })
+}
+
+/// A table that is being made.
+struct Table<'a> {
+    request: &'a mut Request,
+    name: &'static str,
+}
+
+impl<'a> Table<'a> {
+    fn create(request: &'a mut Request, name: &'static str) -> Self {
+        request.message("create nft table", NEW_TABLE, ACK | CREATE | EXCLUSIVE, &family_header(), |table| {
+            table.text(TABLE_NAME, name);
+        });
+        Table { request, name }
+    }
+
+    /// Takes the place of a table of this name, if there is one.
+    fn replace(request: &'a mut Request, name: &'static str) -> Self {
+        for (kind, flags) in [(NEW_TABLE, ACK | CREATE), (DELETE_TABLE, ACK)] {
+            request.message("replace nft table", kind, flags, &family_header(), |table| {
+                table.text(TABLE_NAME, name);
+            });
+        }
+        Table::create(request, name)
+    }
+
+    /// What goes to loopback or to a locator is none of the table's business.
+    fn accept_own(&mut self, chain: &str, v4: IpAddr, v6: IpAddr) {
+        self.rule("rule for IPv4 loopback", chain, |rule| {
+            rule.destination_starts_with(&[127], libc::NFPROTO_IPV4);
+            rule.accept();
+        });
+        self.rule("rule for IPv6 loopback", chain, |rule| {
+            rule.destination_is(std::net::Ipv6Addr::LOCALHOST.into());
+            rule.accept();
+        });
+        for locator in [v4, v6] {
+            self.rule("rule for a locator", chain, |rule| {
+                rule.destination_is(locator);
+                rule.accept();
+            });
+        }
+    }
+
+    /// Gives TCP and UDP to the TPROXY sockets, and drops the rest.
+    fn intercept(&mut self, chain: &str, tcp_port: u16, udp_port: u16) {
         // Nobody listens there: of these only what belongs to a connection is taken.
         for listener in [IpAddr::from(INTERCEPT_V4), INTERCEPT_V6.into()] {
-            rule(request, "rule for TCP connections", INTERCEPT, |rule| {
+            self.rule("rule for TCP connections", chain, |rule| {
                 rule.is_tcp_but_no_syn();
                 rule.tproxy(listener, libc::IPPROTO_TCP, UNUSED_TCP_PORT);
             });
         }
-        rule(request, "rule for a connection that was not found", INTERCEPT, |rule| {
+        self.rule("rule for a connection that was not found", chain, |rule| {
             rule.is_tcp_but_no_syn();
             rule.source_port_is_new_in(MISSED);
             rule.drop_packet();
@@ -195,101 +288,64 @@ fn whole_table(interception: &Interception, locked: bool, by: QueueBy) -> Reques
             (INTERCEPT_V4.into(), libc::IPPROTO_UDP, udp_port),
             (INTERCEPT_V6.into(), libc::IPPROTO_UDP, udp_port),
         ] {
-            rule(request, "tproxy rule", INTERCEPT, |rule| rule.tproxy(listener, protocol, port));
+            self.rule("tproxy rule", chain, |rule| rule.tproxy(listener, protocol, port));
         }
-        rule(request, "drop rule", INTERCEPT, |rule| rule.drop_packet());
+        self.rule("drop rule", chain, |rule| rule.drop_packet());
+    }
 
-        rule(request, "rule for TCP connections", GATE, |rule| {
-            rule.is_tcp_but_no_syn();
-            rule.accept();
+    /// Source ports of TCP packets whose connection was not found.
+    ///
+    /// While the kernel puts a connection in the place of its half-open one, and a closing one in the place of the open
+    /// one, another processor finds neither (`inet_ehash_insert` of Linux before 6.19 takes the old one out first). What it
+    /// then has in hand is the program's first bytes as a rule, since the SYN was let through on another processor; the
+    /// listener would answer them with a reset. One packet is dropped instead, and TCP sends it again. A second one has no
+    /// connection.
+    fn remember_ports(&mut self) {
+        let name = self.name;
+        let flags = ACK | CREATE | EXCLUSIVE;
+        self.request.message("create nft set", NEW_SET, flags, &family_header(), |set| {
+            set.text(SET_TABLE, name);
+            set.text(SET_NAME, MISSED);
+            set.be32(SET_FLAGS, FLAG_TIMEOUT | FLAG_EVAL);
+            set.be32(SET_KEY_TYPE, TYPE_PORT);
+            set.be32(SET_KEY_LENGTH, 2);
+            set.nest(SET_DESCRIPTION, |description| description.be32(DESCRIPTION_SIZE, 1 << 16));
+            set.be32(SET_ID, 1);
+            set.put(SET_TIMEOUT, &MISSED_PORT_TIMEOUT_MS.to_be_bytes());
         });
-        accept_own(request, GATE, v4.into(), v6.into());
-        for protocol in [libc::IPPROTO_UDP, libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
-            rule(request, "rule for what is no connection", GATE, |rule| {
-                rule.protocol_is(protocol);
-                rule.accept();
+    }
+
+    /// A chain that is reached by jumps only.
+    fn chain(&mut self, name: &str) {
+        let (table, flags) = (self.name, ACK | CREATE | EXCLUSIVE);
+        self.request.message("create nft chain", NEW_CHAIN, flags, &family_header(), |chain| {
+            chain.text(CHAIN_TABLE, table);
+            chain.text(CHAIN_NAME, name);
+        });
+    }
+
+    fn base_chain(&mut self, name: &str, hook: u32, priority: i32, policy: u32) {
+        let (table, flags) = (self.name, ACK | CREATE | EXCLUSIVE);
+        self.request.message("create nft chain", NEW_CHAIN, flags, &family_header(), |chain| {
+            chain.text(CHAIN_TABLE, table);
+            chain.text(CHAIN_NAME, name);
+            chain.nest(CHAIN_HOOK, |attributes| {
+                attributes.be32(HOOK_NUMBER, hook);
+                attributes.be32(HOOK_PRIORITY, priority.cast_unsigned());
             });
-        }
-        match by {
-            QueueBy::Nft => hold(request, interception, |rule, number| rule.queue(number)),
-            QueueBy::Xtables => hold(request, interception, |rule, number| rule.xtables_nfqueue(number)),
-            QueueBy::Nothing => {}
-        }
-    })
-}
-
-/// The chain whose packets wait in queues.
-fn hold(request: &mut Request, interception: &Interception, queue: fn(&mut Expressions<'_, '_>, u16)) {
-    base_chain(request, HOLD, OUTPUT, PRIORITY_MANGLE, POLICY_ACCEPT);
-    accept_own(request, HOLD, interception.v4.into(), interception.v6.into());
-    rule(request, QUEUE_RULE, HOLD, |rule| {
-        rule.is_syn();
-        queue(rule, interception.queue);
-    });
-    for protocol in [libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
-        rule(request, "rule that takes ICMP", HOLD, |rule| {
-            rule.protocol_is(protocol);
-            queue(rule, interception.icmp_queue);
+            chain.be32(CHAIN_POLICY, policy);
+            chain.text(CHAIN_TYPE, "filter");
         });
     }
-}
 
-/// What goes to loopback or to a locator is none of the table's business.
-fn accept_own(request: &mut Request, chain: &str, v4: IpAddr, v6: IpAddr) {
-    rule(request, "rule for IPv4 loopback", chain, |rule| {
-        rule.destination_starts_with(&[127], libc::NFPROTO_IPV4);
-        rule.accept();
-    });
-    rule(request, "rule for IPv6 loopback", chain, |rule| {
-        rule.destination_is(std::net::Ipv6Addr::LOCALHOST.into());
-        rule.accept();
-    });
-    for locator in [v4, v6] {
-        rule(request, "rule for a locator", chain, |rule| {
-            rule.destination_is(locator);
-            rule.accept();
+    fn rule(&mut self, name: &'static str, chain: &str, body: impl FnOnce(&mut Expressions<'_, '_>)) {
+        let (table, flags) = (self.name, ACK | CREATE | APPEND);
+        self.request.message(name, NEW_RULE, flags, &family_header(), |rule: &mut Attributes<'_>| {
+            rule.text(RULE_TABLE, table);
+            rule.text(RULE_CHAIN, chain);
+            rule.nest(RULE_EXPRESSIONS, |list| body(&mut Expressions::new(list)));
         });
     }
-}
-
-/// Source ports of TCP packets whose connection was not found.
-///
-/// While the kernel puts a connection in the place of its half-open one, and a closing one in the place of the open one,
-/// another processor finds neither (`inet_ehash_insert` of Linux before 6.19 takes the old one out first). What it then
-/// has in hand is the program's first bytes as a rule, since the SYN was let through on another processor; the listener
-/// would answer them with a reset. One packet is dropped instead, and TCP sends it again. A second one has no connection.
-fn remembered_ports(request: &mut Request) {
-    request.message("create nft set", NEW_SET, ACK | CREATE | EXCLUSIVE, &family_header(), |set| {
-        set.text(SET_TABLE, TABLE);
-        set.text(SET_NAME, MISSED);
-        set.be32(SET_FLAGS, FLAG_TIMEOUT | FLAG_EVAL);
-        set.be32(SET_KEY_TYPE, TYPE_PORT);
-        set.be32(SET_KEY_LENGTH, 2);
-        set.nest(SET_DESCRIPTION, |description| description.be32(DESCRIPTION_SIZE, 1 << 16));
-        set.be32(SET_ID, 1);
-        set.put(SET_TIMEOUT, &MISSED_PORT_TIMEOUT_MS.to_be_bytes());
-    });
-}
-
-fn base_chain(request: &mut Request, name: &str, hook: u32, priority: i32, policy: u32) {
-    request.message("create nft chain", NEW_CHAIN, ACK | CREATE | EXCLUSIVE, &family_header(), |chain| {
-        chain.text(CHAIN_TABLE, TABLE);
-        chain.text(CHAIN_NAME, name);
-        chain.nest(CHAIN_HOOK, |attributes| {
-            attributes.be32(HOOK_NUMBER, hook);
-            attributes.be32(HOOK_PRIORITY, priority.cast_unsigned());
-        });
-        chain.be32(CHAIN_POLICY, policy);
-        chain.text(CHAIN_TYPE, "filter");
-    });
-}
-
-fn rule(request: &mut Request, name: &'static str, chain: &str, body: impl FnOnce(&mut Expressions<'_, '_>)) {
-    request.message(name, NEW_RULE, ACK | CREATE | APPEND, &family_header(), |rule: &mut Attributes<'_>| {
-        rule.text(RULE_TABLE, TABLE);
-        rule.text(RULE_CHAIN, chain);
-        rule.nest(RULE_EXPRESSIONS, |list| body(&mut Expressions::new(list)));
-    });
 }
 
 fn batch(body: impl FnOnce(&mut Request)) -> Request {

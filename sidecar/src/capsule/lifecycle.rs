@@ -15,12 +15,13 @@ use kernel::netns::Netns;
 use overlay_proto::{CapsuleName, Owner};
 
 use super::file::CapsuleFile;
-use super::network::{Identity, Namespace, Network};
+use super::network::{ICMP_QUEUE, Identity, Namespace, Network};
 use super::resolver::{self, Upstreams};
 use super::{Capsule, Stage, engine};
 use crate::assertion::Decided;
 use crate::datagram;
 use crate::intercept::connect::{Connector, Inherited};
+use crate::intercept::door::Door;
 use crate::moving::journal::Entry;
 use crate::session::Records;
 use crate::sidecar::Sidecar;
@@ -223,8 +224,11 @@ pub(crate) async fn intercept(
     let upstreams = Upstreams::new(zone, directories, sidecar.host_resolver.clone(), sidecar.places.clone());
     let serving = sidecar.data_plane.spawn(async move {
         let forwarder = around.datagrams.clone();
-        datagram::intercept(opened.clone(), forwarder, datagrams).await.context("intercepting datagrams")?;
-        let connector = Connector::open(opened.clone(), around, inherited);
+        let icmp = opened.holds().then_some(ICMP_QUEUE);
+        let intercepted = datagram::intercept(opened.clone(), forwarder, datagrams, icmp);
+        intercepted.await.context("intercepting datagrams")?;
+        let door = Door::of_programs(&opened);
+        let connector = Connector::open(opened.clone(), around, door, inherited);
         tokio::spawn(connector.await.context("intercepting connections")?.run());
         resolver::start(&opened, upstreams, resolver).await
     });

@@ -137,8 +137,9 @@ impl Network {
     /// The shim does not answer, or the kernel refuses a part of it.
     pub fn outside(who: &Identity, shim: &Path, reach: Reach) -> anyhow::Result<(Arc<Self>, Records)> {
         let worker = Worker::start(&Netns::of_this_thread()?).context("entering this host's network")?;
-        let (sockets, datagrams) = worker
-            .run(|| -> anyhow::Result<(Diag, Datagrams)> { Ok((Diag::open()?, Datagrams::open(false)?)) })?;
+        let (sockets, datagrams) = worker.run(|| -> anyhow::Result<(Diag, Datagrams)> {
+            Ok((Diag::open()?, Datagrams::open_outside()?))
+        })?;
         Self::make(who, worker, (sockets, datagrams, false), false, shim, Some(reach))
     }
 

@@ -37,8 +37,7 @@ impl Forwarder {
     }
 
     fn arrive_once(&self, link: &Arc<Link>, datagram: Datagram, asked: bool) {
-        let places = &self.0.places;
-        let Some(to) = places.known_at(&datagram.destination.ip()) else {
+        let Some(to) = self.known_at(datagram.destination.ip(), &self.0.me) else {
             match asked {
                 true => self.give_back(link, datagram, ReturnReason::NotHere),
                 false => self.ask(link, datagram),
@@ -49,12 +48,20 @@ impl Forwarder {
             self.give_back(link, datagram, ReturnReason::NotHere);
             return;
         };
-        let obstacle = match places.known_at(&datagram.source.ip()) {
-            Some(from) if from.host == link.host => self.judge(&from, &to, &datagram, &network),
+        let source = datagram.source.ip();
+        let judged = match self.known_at(source, &link.host) {
+            Some(from) if from.host == link.host => {
+                self.judge(&from, &to, &datagram, &network).map(|()| from)
+            }
             _ => Err(Obstacle::Outdated(Lost::Misplaced)),
         };
-        match obstacle {
-            Ok(()) => match network.datagrams().deliver(&link.host, datagram) {
+        if let Ok(from) = &judged
+            && !from.locators.contains(source)
+        {
+            self.heard_by(to.id, source, from.id);
+        }
+        match judged {
+            Ok(_) => match network.datagrams().deliver(&link.host, datagram) {
                 Ok(()) => {
                     network.datagrams().counts.add_received();
                     self.0.counts.add_received();
@@ -69,7 +76,7 @@ impl Forwarder {
             }
             Err(Obstacle::Denied(judgement)) => {
                 self.lost(&network, Lost::Denied, &datagram);
-                self.note_denial(&network, &datagram, judgement);
+                self.note_denial(link, &network, &datagram, judgement);
                 self.give_back(link, datagram, ReturnReason::Denied);
             }
             Err(Obstacle::Forged) => self.lost(&network, Lost::Misplaced, &datagram),
@@ -119,8 +126,8 @@ impl Forwarder {
         let (forwarder, link) = (self.clone(), link.clone());
         tokio::spawn(async move {
             let places = &forwarder.0.places;
-            let from = places.by_locator(datagram.source.ip()).await;
-            let to = places.by_locator(datagram.destination.ip()).await;
+            let from = forwarder.found_at(datagram.source.ip(), &link.host).await;
+            let to = forwarder.found_at(datagram.destination.ip(), &forwarder.0.me).await;
             if let Some(from) = from.as_ref().filter(|from| from.host != link.host) {
                 let _ = places.refresh(&from.id).await;
             }
@@ -136,11 +143,12 @@ impl Forwarder {
         });
     }
 
-    fn note_denial(&self, network: &Network, datagram: &Datagram, judgement: Judgement) {
-        let at = |address: std::net::SocketAddr| self.0.places.known_at(&address.ip());
-        let (Some(from), Some(to)) = (at(datagram.source), at(datagram.destination)) else { return };
-        let port = datagram.destination.port();
-        let denial = Denial { from: from.id, to: to.id, port, at: SystemTime::now(), judgement };
+    fn note_denial(&self, link: &Link, network: &Network, datagram: &Datagram, judgement: Judgement) {
+        let Datagram { source, destination, .. } = datagram;
+        let (from, to) = (self.known_at(source.ip(), &link.host), network.id());
+        let Some(from) = from else { return };
+        let port = destination.port();
+        let denial = Denial { from: from.id, to, port, at: SystemTime::now(), judgement };
         network.policed().denied_in(denial.clone());
         self.0.places.policy().totals().denied_in(denial);
     }

@@ -14,13 +14,13 @@ use overlay_proto::{Datagram, DatagramBody, DatagramTag};
 
 use super::Forwarder;
 use crate::capsule::keeper::{DATAGRAMS4, DATAGRAMS6};
-use crate::capsule::network::{ICMP_QUEUE, Network};
+use crate::capsule::network::Network;
 use crate::limits::{DATAGRAMS_AT_ONCE, FLOW_LOOK};
 use crate::watched::{self, Watched, watch};
 
 /// Opens the capsule's TPROXY sockets, or takes those that an earlier sidecar left, and forwards what they get until
 /// the network closes; must be called on the data plane's runtime. The shim holds them: what is sent while no sidecar
-/// serves waits in them.
+/// serves waits in them. `icmp` is the number of the queue of ICMP messages, if the kernel has queues.
 ///
 /// # Errors
 /// The kernel refuses one of them.
@@ -28,6 +28,7 @@ pub async fn intercept(
     network: Arc<Network>,
     forwarder: Forwarder,
     left: Option<[OwnedFd; 2]>,
+    icmp: Option<u16>,
 ) -> anyhow::Result<()> {
     let [v4, v6] = match left {
         Some(sockets) => sockets,
@@ -41,14 +42,14 @@ pub async fn intercept(
             [v4, v6]
         }
     };
-    let icmp = match network.holds() {
-        true => {
-            let queue =
-                network.worker().run(|| IcmpQueue::open(ICMP_QUEUE)).context("opening the ICMP queue")?;
+    let icmp = match icmp {
+        Some(number) => {
+            let opened = network.worker().run(move || IcmpQueue::open(number));
+            let queue = opened.context("opening the ICMP queue")?;
             let ready = watch(queue.as_fd().try_clone_to_owned()?)?;
             Some((queue, ready))
         }
-        false => None,
+        None => None,
     };
     let interceptor =
         Interceptor { sockets: [watch(v4)?, watch(v6)?], dropped: [0; 2], icmp, network, forwarder };

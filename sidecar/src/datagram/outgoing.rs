@@ -30,7 +30,7 @@ impl Forwarder {
     pub(crate) fn send(&self, network: &Arc<Network>, mut datagram: Datagram) {
         let Datagram { source, destination, .. } = datagram;
         // A program may have bound loopback; nobody else could answer that, nor groups, which do not reach beyond a host.
-        if !network.locators().contains(source.ip()) || !is_one_host(destination.ip()) {
+        if !self.may_send_from(network, source.ip()) || !is_one_host(destination.ip()) {
             self.lost(network, Lost::Nowhere, &datagram);
             return;
         }
@@ -49,7 +49,7 @@ impl Forwarder {
             self.wait(network, datagram, false);
             return;
         }
-        match self.way_now(&to) {
+        match self.way_now(network, &to) {
             Some(link) => self.send_over(network, &link, datagram),
             None => self.wait(network, datagram, false),
         }
@@ -72,7 +72,7 @@ impl Forwarder {
 
     /// A datagram of a capsule here came back.
     pub(super) fn came_back(&self, link: &Link, mut datagram: Datagram, reason: ReturnReason) {
-        let sender = self.0.places.known_at(&datagram.source.ip());
+        let sender = self.known_at(datagram.source.ip(), &self.0.me);
         let Some(network) = sender.and_then(|record| self.0.networks.of(&record.id)) else {
             self.lost_here(Lost::TooLate, &datagram);
             return;
@@ -90,7 +90,7 @@ impl Forwarder {
                 }
             }
             ReturnReason::Denied => {
-                let peer = self.0.places.known_at(&datagram.destination.ip());
+                let peer = self.known_at(datagram.destination.ip(), &link.host);
                 let may_say = peer.is_some_and(|record| record.host == link.host);
                 let (local, remote) = (datagram.source, datagram.destination);
                 if may_say && network.datagrams().may_have_asked(local, remote) {
@@ -119,12 +119,12 @@ impl Forwarder {
     async fn seek(self, network: Arc<Network>, to: IpAddr, ask: bool) {
         let closed = network.closed();
         let (began, mut pause) = (Instant::now(), RETRY_FIRST);
-        if ask && let Some(record) = self.0.places.known_at(&to) {
+        if ask && let Some(record) = self.known_to(&network, &to) {
             let (host, generation) = (record.host, record.generation);
             if let Err(error) = self.0.places.refresh(&record.id).await {
                 tracing::debug!(%to, error = format!("{error:#}"), "the directory was asked in vain");
             }
-            let now = self.0.places.known_at(&to);
+            let now = self.known_to(&network, &to);
             if now.is_some_and(|now| now.host == host && now.generation == generation) {
                 // The host where it is placed does not have it yet, or any more.
                 self.0.places.changed_or(RETRY_FIRST).await;
@@ -137,7 +137,7 @@ impl Forwarder {
             if network.datagrams().waiting().is_empty(&to) {
                 break;
             }
-            match self.way(&to).await {
+            match self.way(&network, &to).await {
                 Way::Link(link) => {
                     // More may come until the queue is gone.
                     while let Some(datagram) = pop(&network, &to) {
@@ -168,16 +168,22 @@ impl Forwarder {
     }
 
     /// The way, if it takes no waiting.
-    fn way_now(&self, to: &IpAddr) -> Option<Arc<Link>> {
-        let record = self.0.places.known_at(to)?;
+    fn way_now(&self, network: &Network, to: &IpAddr) -> Option<Arc<Link>> {
+        let record = self.known_to(network, to)?;
         if record.suspension.is_some() || can_never_answer(&record) {
             return None;
         }
         self.0.routes.existing_link(&record.host)
     }
 
-    async fn way(&self, to: &IpAddr) -> Way {
-        let Some(record) = self.0.places.by_locator(*to).await else { return Way::None };
+    async fn way(&self, network: &Network, to: &IpAddr) -> Way {
+        let record = match self.known_to(network, to) {
+            Some(record) => record,
+            None => match self.0.places.by_locator(*to).await {
+                Some(record) => record,
+                None => return Way::None,
+            },
+        };
         if can_never_answer(&record) {
             return Way::Stopped;
         }
@@ -186,7 +192,7 @@ impl Forwarder {
         }
         match self.0.routes.link(record.id, &record.host).await {
             // It may have left while the link came up.
-            Ok(link) => match self.0.places.known_at(to) {
+            Ok(link) => match self.known_to(network, to) {
                 Some(now) if now.host == record.host => Way::Link(link),
                 _ => Way::NotYet,
             },

@@ -153,6 +153,9 @@ fn read(directory: &Path) -> anyhow::Result<Option<GatewayFile>> {
 fn abandon(sidecar: &Arc<Sidecar>, directory: &Path, file: GatewayFile) {
     tracing::warn!("this host is a gateway no more: connections from outside end, and nothing is published");
     let all = publications::read(directory).unwrap_or_default();
+    if let Err(error) = kernel::rules::route_in_no_more() {
+        tracing::warn!(%error, "rules of the gateway were left behind");
+    }
     if let Ok(mut shim) = shim::Client::connect(&shim::place::socket(directory)) {
         let _ = shim.ask(&shim::Request::Quit, &[]);
     }

@@ -9,21 +9,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::syn::{HeldSyn, SynQueue, Verdict, WhenFull};
-use kernel::tcp;
 use overlay_proto::{CapsuleId, HostName, SessionId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::accepted::{self, AcceptedFirst, Holding};
 use super::dial::{Dial, Opened};
+use super::door::{Door, Machines};
 use super::opens::Opens;
 use crate::capsule::keeper::{Connection, LISTENER4, LISTENER6};
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;
 use crate::datagram::Forwarder;
-use crate::limits::{ACCEPT_TIMEOUT, GATE_SETTLE, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT};
+use crate::limits::{ACCEPT_TIMEOUT, GATE_SETTLE, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT, SUSPENDED_CONNECT};
 use crate::places::Places;
-use crate::session::{AcceptedRecord, BroughtRecord, OpenedRecord, Routes, Slot, Table};
+use crate::session::{AcceptedRecord, BroughtRecord, OpenedRecord, Routes, Slot, Table, Way};
 use crate::watched::{self, Watched, watch};
 
 /// What connects need of the sidecar.
@@ -51,11 +51,20 @@ type Pair = (SocketAddr, SocketAddr);
 struct Dialling {
     held: HeldSyn,
     cancel: CancellationToken,
+    way: Option<Way>,
+    since: Instant,
 }
 
 type Outcome = (Pair, u32, Result<Opened, Verdict>);
 
-/// The connects of one capsule.
+/// A connect that was let through, whose connection is not there yet.
+struct Answered {
+    sequence: u32,
+    opened: Opened,
+    way: Option<Way>,
+}
+
+/// The connects of one capsule, or of the machines that route locators to a gateway.
 pub struct Connector {
     network: Arc<Network>,
     around: Surroundings,
@@ -64,10 +73,12 @@ pub struct Connector {
     /// None where no connection is accepted unless somebody was asked.
     first: Option<AcceptedFirst>,
     listeners: [Watched; 2],
+    /// None for a capsule.
+    machines: Option<Machines>,
     dialling: HashMap<Pair, Dialling>,
     /// SYNs that came, or whose dials were given up, while it is quiet.
     waiting: Vec<HeldSyn>,
-    opened: HashMap<Pair, (u32, Opened)>,
+    opened: HashMap<Pair, Answered>,
     outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
 }
 
@@ -95,34 +106,38 @@ impl Connector {
     ///
     /// # Errors
     /// The kernel refuses one of them.
-    pub async fn open(
+    pub(crate) async fn open(
         network: Arc<Network>,
         around: Surroundings,
+        door: Door,
         inherited: Inherited,
     ) -> anyhow::Result<Self> {
+        let Door { queue, listen, machines } = door;
         let had = inherited.listeners.is_some();
         let [listener4, listener6] = match inherited.listeners {
             Some(listeners) => listeners,
-            None => network.worker().run(|| {
+            None => network.worker().run(move || {
                 let port = crate::capsule::network::INTERCEPT_PORT;
-                Ok::<_, io::Error>([tcp::listen(false, port)?, tcp::listen(true, port)?])
+                Ok::<_, io::Error>([listen(false, port)?, listen(true, port)?])
             })?,
         };
         if !had {
             network.keeper().hold(LISTENER4, listener4.as_fd()).await?;
             network.keeper().hold(LISTENER6, listener6.as_fd()).await?;
         }
-        let first = AcceptedFirst::open(network.clone(), around.clone()).await;
-        let queue = match network.holds() {
-            true => {
+        let first = match machines {
+            None => AcceptedFirst::open(network.clone(), around.clone()).await,
+            Some(_) => None,
+        };
+        let queue = match queue {
+            Some(number) => {
                 let when_full = if first.is_some() { around.holding.when_full } else { WhenFull::Drop };
                 let held_max = around.holding.held_max;
-                let number = crate::capsule::network::SYN_QUEUE;
                 let queue = network.worker().run(move || SynQueue::open(number, held_max, when_full))?;
                 let ready = watch(queue.as_fd().try_clone_to_owned()?)?;
                 Some((queue, ready))
             }
-            false => None,
+            None => None,
         };
         let listeners = [watch(listener4)?, watch(listener6)?];
         let mut connector = Self {
@@ -131,6 +146,7 @@ impl Connector {
             queue,
             first,
             listeners,
+            machines,
             dialling: HashMap::new(),
             waiting: Vec::new(),
             opened: HashMap::new(),
@@ -138,7 +154,8 @@ impl Connector {
         };
         for (slot, record) in inherited.opened {
             let pair = (record.source, record.destination);
-            connector.opened.insert(pair, (record.sequence, Opened::again(slot, record)));
+            let (sequence, way) = (record.sequence, connector.machines.as_ref().map(|it| it.found(pair)));
+            connector.opened.insert(pair, Answered { sequence, opened: Opened::again(slot, record), way });
         }
         for connection in inherited.accepted {
             connector.on_accept(connection);
@@ -182,9 +199,7 @@ impl Connector {
         for (_, dialling) in self.dialling.drain() {
             dialling.cancel.cancel();
         }
-        for (_, (_, opened)) in self.opened.drain() {
-            opened.give_up(&self.around);
-        }
+        self.give_up_opened();
     }
 
     fn on_queue(&mut self) {
@@ -204,7 +219,7 @@ impl Connector {
     /// A SYN comes again after a second with the same number; another number is another connect.
     fn on_syn(&mut self, syn: HeldSyn) {
         let pair = (syn.source, syn.destination);
-        if self.opened.get(&pair).is_some_and(|(sequence, _)| *sequence == syn.sequence) {
+        if self.opened.get(&pair).is_some_and(|answered| answered.sequence == syn.sequence) {
             self.decide(syn, Verdict::Deliver);
             return;
         }
@@ -217,20 +232,25 @@ impl Connector {
             self.waiting.push(syn);
             return;
         }
-        if let Some((_, opened)) = self.opened.remove(&pair) {
+        if let Some(Answered { opened, .. }) = self.opened.remove(&pair) {
             opened.give_up(&self.around);
         }
         if let Some(old) = self.dialling.remove(&pair) {
             old.cancel.cancel();
             self.decide(old.held, Verdict::Drop);
         }
+        let way = match self.machines.as_ref().map(|machines| machines.admit(pair)).transpose() {
+            Ok(way) => way,
+            Err(verdict) => return self.decide(syn, verdict),
+        };
         let cancel = CancellationToken::new();
         let session = session_of(self.network.id(), &syn);
         let (network, around) = (self.network.clone(), self.around.clone());
         let dial = Dial::new(network, around, pair, syn.sequence, session);
+        let dial = if way.is_some() { dial.from_elsewhere() } else { dial };
         let outcomes = self.outcomes.0.clone();
         let (sequence, cancelled) = (syn.sequence, cancel.clone());
-        self.dialling.insert(pair, Dialling { held: syn, cancel });
+        self.dialling.insert(pair, Dialling { held: syn, cancel, way, since: Instant::now() });
         tokio::spawn(async move {
             if let Some(outcome) = cancelled.run_until_cancelled_owned(dial.run()).await {
                 let _ = outcomes.send((pair, sequence, outcome)).await;
@@ -254,7 +274,7 @@ impl Connector {
                 // On record before the program hears of it.
                 opened.keep_in(self.network.slots().take());
                 opened.note(pair, sequence);
-                self.opened.insert(pair, (sequence, opened));
+                self.opened.insert(pair, Answered { sequence, opened, way: dialling.way });
                 Verdict::Deliver
             }
             Err(verdict) => verdict,
@@ -290,9 +310,9 @@ impl Connector {
         // it can be told from that of a new connection.
         self.on_queue();
         let pair = (connection.peer, connection.local);
-        if let Some((_, opened)) = self.opened.remove(&pair) {
+        if let Some(Answered { opened, way, .. }) = self.opened.remove(&pair) {
             let Connection { name, fd, .. } = connection;
-            opened.begin(&self.around, &self.network, (name, fd), pair, None);
+            opened.begin(&self.around, &self.network, (name, fd), pair, way.map(Arc::new));
             return;
         }
         // Its SYN was held once, and found the queue full when it was sent again.
@@ -366,14 +386,28 @@ impl Connector {
             }
             tokio::time::sleep(HANDSHAKE_LOOK).await;
         }
-        for (_, (_, opened)) in self.opened.drain() {
+        self.give_up_opened();
+    }
+
+    fn give_up_opened(&mut self) {
+        for (_, Answered { opened, .. }) in self.opened.drain() {
             opened.give_up(&self.around);
         }
     }
 
     fn sweep(&mut self) {
-        let late = self.opened.extract_if(|_, (_, opened)| opened.age() >= ACCEPT_TIMEOUT);
-        late.for_each(|(_, (_, opened))| opened.give_up(&self.around));
+        let late = self.opened.extract_if(|_, answered| answered.opened.age() >= ACCEPT_TIMEOUT);
+        late.for_each(|(_, answered)| answered.opened.give_up(&self.around));
+        if self.machines.is_none() {
+            return;
+        }
+        // Nothing here tells that a machine outside has given up; its kernel has by then.
+        let is_late = |dialling: &mut Dialling| dialling.since.elapsed() >= SUSPENDED_CONNECT;
+        let late: Vec<_> = self.dialling.extract_if(|_, dialling| is_late(dialling)).collect();
+        for (_, dialling) in late {
+            dialling.cancel.cancel();
+            self.decide(dialling.held, Verdict::Drop);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use directory_api::outside;
 use kernel::tcp;
 use overlay_proto::{Answer, Frame, Half, Open, OpenOutcome, Role};
 
@@ -163,7 +164,7 @@ async fn dial_superseding(around: &Surroundings, network: &Network, open: &Open)
                     && began.elapsed() < SUPERSEDE_TIMEOUT
                     && !around.table.has(&(open.session, Role::Acceptor)) =>
             {
-                around.table.supersede(open.session, open.destination, open.source);
+                around.table.supersede(open.session, open.opener, open.destination, open.source);
                 tokio::time::sleep(SUPERSEDE_TIMEOUT / 20).await;
             }
             dialled => return dialled,
@@ -175,13 +176,20 @@ fn is_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
 }
 
-/// A host may open sessions only for capsules that the directory places there, from their own locator (D8).
+/// Whether a machine outside can have an address: its gateway says whose it is.
+fn is_of_machine(around: &Surroundings, address: IpAddr) -> bool {
+    outside::is_of_one_machine(address) && !around.places.may_be_locator(&address)
+}
+
+/// A host may open sessions only for capsules that the directory places there, from their own locator (D8); a gateway also
+/// for machines outside.
 async fn may_open(around: &Surroundings, link: &Link, open: &Open) -> bool {
     let placed = || {
         around.places.capsule(&open.opener).is_some_and(|record| {
             record.host == link.host
                 && record.generation == open.opener_generation
-                && record.locators.contains(open.source.ip())
+                && (record.locators.contains(open.source.ip())
+                    || record.is_outside() && is_of_machine(around, open.source.ip()))
         })
     };
     if placed() {

@@ -153,8 +153,8 @@ pub(crate) struct Dial {
     asked: Option<Arc<Link>>,
     /// It may have gone out before, and may have been answered.
     repeated: bool,
-    /// The connection is there: who has it sees whether it was given up.
-    accepted: bool,
+    /// The opener's socket is not in the capsule's network, or is there already: it does not tell whether it gave up.
+    unseen: bool,
 }
 
 impl Dial {
@@ -175,14 +175,19 @@ impl Dial {
             session,
             asked: None,
             repeated: false,
-            accepted: false,
+            unseen: false,
         }
     }
 
-    /// The same, whose connection was accepted already.
+    /// The same, whose connection was accepted already: who has it sees whether it was given up.
     pub(crate) fn accepted(mut self) -> Self {
-        self.accepted = true;
+        self.unseen = true;
         self
+    }
+
+    /// The same, of a machine outside.
+    pub(crate) fn from_elsewhere(self) -> Self {
+        self.accepted()
     }
 
     /// The same, asked for by an earlier sidecar, perhaps.
@@ -290,7 +295,7 @@ impl Dial {
     /// nothing would come of it.
     async fn was_given_up(&self, began: Instant) -> bool {
         let (local, peer) = (self.source, self.destination);
-        !self.accepted
+        !self.unseen
             && began.elapsed() > GIVEN_UP_LOOK
             && matches!(self.network.sockets(move |sockets| sockets.find(local, peer)).await, Ok(None))
     }

@@ -292,10 +292,12 @@ impl Table {
         }
     }
 
-    /// Ends what is left of an earlier connection between these addresses: its program has begun a new one.
-    pub fn supersede(&self, session: SessionId, local: SocketAddr, remote: SocketAddr) {
+    /// Ends what is left of an earlier connection of `peer` between these addresses: its program has begun a new one. Of
+    /// another peer, two gateways with machines of one address, it has not.
+    pub fn supersede(&self, session: SessionId, peer: CapsuleId, local: SocketAddr, remote: SocketAddr) {
         for (key, entry) in &self.entries().halves {
-            if key.0 != session && key.1 == Role::Acceptor && (entry.local, entry.remote) == (local, remote) {
+            let is_of_these = (entry.peer, entry.local, entry.remote) == (peer, local, remote);
+            if key.0 != session && key.1 == Role::Acceptor && is_of_these {
                 let _ = entry.mailbox.try_send(Event::Superseded);
             }
         }

@@ -1,11 +1,13 @@
 //! Connections from machines without a sidecar: under which addresses their sessions go, and how many each machine has.
 //! Pure.
 //!
-//! The mesh sees such a connection under a locator of the gateway with a port that is chosen here, so that no two
-//! sessions to one address are ever the same.
+//! The mesh sees a connection that comes in at a published port under a locator of the gateway, with a port that is chosen
+//! here, so that no two sessions to one address are ever the same. One that is routed in it sees under the machine's own
+//! address.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use thiserror::Error;
@@ -27,7 +29,10 @@ pub enum Begin {
 
 /// All ways of one gateway.
 #[derive(Debug, Default)]
-pub struct Ways(Mutex<Taken>);
+pub struct Ways {
+    taken: Mutex<Taken>,
+    refused: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -62,7 +67,17 @@ pub enum NoWay {
 
 impl Ways {
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().expect("no panics under this lock")
+        self.taken.lock().expect("no panics under this lock")
+    }
+
+    /// What was refused since these were made: machines that had as many as they may, and ports that ran out.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a machine was refused something.
+    pub fn refuse_one(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A way for a connection of `outside` to `destination`, under the address `locator`, if its machine has less than
@@ -99,20 +114,43 @@ impl Ways {
         Err(NoWay::NoPort)
     }
 
+    /// A way for a connection of `outside` to `destination` under its own address, if it has less than `machine_max`. It
+    /// may have one of the same ends already, which it has given up then.
+    ///
+    /// # Errors
+    /// There is none, which is counted.
+    pub fn open_own(
+        self: &Arc<Self>,
+        outside: SocketAddr,
+        destination: SocketAddr,
+        machine_max: usize,
+    ) -> Result<Way, NoWay> {
+        let mut taken = self.taken();
+        let count = taken.by_machine.entry(outside.ip()).or_default();
+        if *count >= machine_max {
+            self.refuse_one();
+            return Err(NoWay::TooMany);
+        }
+        *count += 1;
+        Ok(Way { outside, source: outside, destination, ways: self.clone() })
+    }
+
     /// The way of a connection that has one already: an earlier sidecar opened it.
     pub fn found(self: &Arc<Self>, outside: SocketAddr, source: SocketAddr, destination: SocketAddr) -> Way {
         let mut taken = self.taken();
-        taken.ends.insert((source, destination));
+        if source != outside {
+            taken.ends.insert((source, destination));
+        }
         *taken.by_machine.entry(outside.ip()).or_default() += 1;
         Way { outside, source, destination, ways: self.clone() }
     }
 
     /// How many connections there are.
     pub fn count(&self) -> usize {
-        self.taken().ends.len()
+        self.taken().by_machine.values().sum()
     }
 
-    /// How many go to these addresses.
+    /// How many that came in at published ports go to these addresses.
     pub fn count_to(&self, destinations: &[SocketAddr]) -> usize {
         self.taken().ends.iter().filter(|(_, to)| destinations.contains(to)).count()
     }
@@ -121,7 +159,9 @@ impl Ways {
 impl Drop for Way {
     fn drop(&mut self) {
         let mut taken = self.ways.taken();
-        taken.ends.remove(&(self.source, self.destination));
+        if self.source != self.outside {
+            taken.ends.remove(&(self.source, self.destination));
+        }
         if let Some(count) = taken.by_machine.get_mut(&self.outside.ip()) {
             *count -= 1;
             if *count == 0 {
@@ -173,5 +213,19 @@ mod tests {
         assert_eq!(ways.count(), 3);
         drop((two, other, three));
         assert_eq!(ways.count(), 0);
+    }
+
+    #[test]
+    fn own_addresses_are_counted_and_take_no_ports() {
+        let ways = Arc::new(Ways::default());
+        let (machine, db) = (at("192.0.2.1:5000"), at("10.88.0.2:5432"));
+        let one = ways.open_own(machine, db, 2).unwrap();
+        let two = ways.found(machine, machine, db);
+        assert_eq!((one.source, ways.count(), ways.count_to(&[db])), (machine, 2, 0));
+        assert_eq!((ways.open_own(machine, db, 2).unwrap_err(), ways.refused()), (NoWay::TooMany, 1));
+        drop(one);
+        let three = ways.open_own(machine, db, 2).unwrap();
+        drop((two, three));
+        assert!(ways.taken().by_machine.is_empty());
     }
 }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::netlink::Attributes;
 
 const LIST_ELEMENT: u16 = 1;
@@ -10,10 +12,12 @@ const EXPRESSION_DATA: u16 = 2;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
 const IMMEDIATE_REGISTER: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
 const META_REGISTER: u16 = 1;
 const META_KEY: u16 = 2;
+const META_SOURCE: u16 = 3;
 const COMPARE_REGISTER: u16 = 1;
 const COMPARE_OPERATION: u16 = 2;
 const COMPARE_DATA: u16 = 3;
@@ -55,10 +59,14 @@ const LOOKUP_INVERTED: u32 = 1;
 const DYNSET_ADD: u32 = 0;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
+const NFT_JUMP: u32 = (-3_i32).cast_unsigned();
 
+const V4_SOURCE: u32 = 12;
+const V6_SOURCE: u32 = 8;
 const V4_DESTINATION: u32 = 16;
 const V6_DESTINATION: u32 = 24;
 const TCP_SOURCE_PORT: u32 = 0;
+const ICMP_TYPE: u32 = 0;
 const TCP_FLAGS: u32 = 13;
 const FIN_SYN_RST_ACK: u8 = 0x17;
 const SYN: u8 = 0x02;
@@ -92,6 +100,61 @@ impl<'a, 'b> Expressions<'a, 'b> {
         self.compare(prefix);
     }
 
+    pub(super) fn source_is_in(&mut self, network: IpNet) {
+        self.address_is_in(network, V4_SOURCE, V6_SOURCE);
+    }
+
+    pub(super) fn destination_is_in(&mut self, network: IpNet) {
+        self.address_is_in(network, V4_DESTINATION, V6_DESTINATION);
+    }
+
+    fn address_is_in(&mut self, network: IpNet, v4_offset: u32, v6_offset: u32) {
+        let (family, offset, address, mask) = match network {
+            IpNet::V4(v4) => (
+                libc::NFPROTO_IPV4,
+                v4_offset,
+                v4.network().octets().to_vec(),
+                v4.netmask().octets().to_vec(),
+            ),
+            IpNet::V6(v6) => (
+                libc::NFPROTO_IPV6,
+                v6_offset,
+                v6.network().octets().to_vec(),
+                v6.netmask().octets().to_vec(),
+            ),
+        };
+        self.family_is(family);
+        self.payload(BASE_NETWORK, offset, mask.len() as u32);
+        self.masked(&mask);
+        self.compare(&address);
+    }
+
+    pub(super) fn icmp_is(&mut self, protocol: i32, kind: u8) {
+        self.protocol_is(protocol);
+        self.payload(BASE_TRANSPORT, ICMP_TYPE, 1);
+        self.compare(&[kind]);
+    }
+
+    pub(super) fn set_mark(&mut self, mark: u32) {
+        self.load(REGISTER, &mark.to_ne_bytes());
+        self.expression("meta", |data| {
+            data.be32(META_KEY, META_MARK);
+            data.be32(META_SOURCE, REGISTER);
+        });
+    }
+
+    pub(super) fn jump(&mut self, chain: &str) {
+        self.expression("immediate", |data| {
+            data.be32(IMMEDIATE_REGISTER, VERDICT);
+            data.nest(IMMEDIATE_DATA, |operand| {
+                operand.nest(DATA_VERDICT, |verdict| {
+                    verdict.be32(VERDICT_CODE, NFT_JUMP);
+                    verdict.text(VERDICT_CHAIN, chain);
+                });
+            });
+        });
+    }
+
     pub(super) fn is_syn(&mut self) {
         self.tcp_flags();
         self.compare(&[SYN]);
@@ -105,12 +168,16 @@ impl<'a, 'b> Expressions<'a, 'b> {
     fn tcp_flags(&mut self) {
         self.protocol_is(libc::IPPROTO_TCP);
         self.payload(BASE_TRANSPORT, TCP_FLAGS, 1);
+        self.masked(&[FIN_SYN_RST_ACK]);
+    }
+
+    fn masked(&mut self, bits: &[u8]) {
         self.expression("bitwise", |data| {
             data.be32(BITWISE_SOURCE, REGISTER);
             data.be32(BITWISE_REGISTER, REGISTER);
-            data.be32(BITWISE_LENGTH, 1);
-            data.nest(BITWISE_MASK, |mask| mask.put(DATA_VALUE, &[FIN_SYN_RST_ACK]));
-            data.nest(BITWISE_XOR, |xor| xor.put(DATA_VALUE, &[0]));
+            data.be32(BITWISE_LENGTH, bits.len() as u32);
+            data.nest(BITWISE_MASK, |mask| mask.put(DATA_VALUE, bits));
+            data.nest(BITWISE_XOR, |xor| xor.put(DATA_VALUE, &vec![0; bits.len()]));
         });
     }
 
