@@ -247,7 +247,7 @@ impl Connector {
         let session = session_of(self.network.id(), &syn);
         let (network, around) = (self.network.clone(), self.around.clone());
         let dial = Dial::new(network, around, pair, syn.sequence, session);
-        let dial = if way.is_some() { dial.from_elsewhere() } else { dial };
+        let dial = if way.is_some() { dial.of_machine() } else { dial };
         let outcomes = self.outcomes.0.clone();
         let (sequence, cancelled) = (syn.sequence, cancel.clone());
         self.dialling.insert(pair, Dialling { held: syn, cancel, way, since: Instant::now() });

@@ -186,7 +186,7 @@ impl Dial {
     }
 
     /// The same, of a machine outside.
-    pub(crate) fn from_elsewhere(self) -> Self {
+    pub(crate) fn of_machine(self) -> Self {
         self.accepted()
     }
 
