@@ -16,7 +16,7 @@ use crate::capsule::Capsules;
 use crate::capsule::network::Networks;
 use crate::command::{Command, Join, Serve, Verb};
 use crate::config::Config;
-use crate::datagram::Forwarder;
+use crate::datagram::{Forwarder, Outside};
 use crate::finder::Finder;
 use crate::intercept::accepted::Holding;
 use crate::intercept::connect::Surroundings;
@@ -206,12 +206,10 @@ async fn assemble(
     });
     routes.set_budget(config.buffer_limits(memory_bytes()?));
     let opens = Opens::default();
-    let datagrams = Forwarder::new(
-        (membership.host.clone(), config.gateway_routed.clone()),
-        places.clone(),
-        routes.clone(),
-        networks.clone(),
-    );
+    let own = config.gateway_routed.iter().chain(&config.gateway_reach).copied().collect();
+    let outside = Outside { own, via: config.outside_via.clone() };
+    let datagrams =
+        Forwarder::new(membership.host.clone(), outside, places.clone(), routes.clone(), networks.clone());
     let (outside_via, table_of) = (config.outside_via.clone(), table.clone());
     let holding = Arc::new(Holding::new(&config));
     let around = Surroundings {

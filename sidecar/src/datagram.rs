@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use kernel::udp::Deliverer;
-use overlay_proto::{Datagram, DatagramBody, DatagramTag, HostName, Locators};
+use overlay_proto::{Datagram, DatagramBody, DatagramTag, HostName};
 use tokio::sync::Semaphore;
 
 use crate::capsule::network::{Network, Networks};
@@ -45,6 +45,7 @@ use waiting::Waiting;
 pub use counts::{Counts, Lost};
 pub use flows::{Flow, FlowKey};
 pub use intercept::intercept;
+pub use machines::Outside;
 
 /// Carries datagrams between the capsules of this host and all others.
 #[derive(Clone)]
@@ -62,24 +63,22 @@ struct Parts {
     checks: Arc<Semaphore>,
     /// Who this host is.
     me: HostName,
-    /// Of a gateway: the networks of machines that may be seen under their own addresses.
-    routed: Vec<IpNet>,
     machines: Machines,
 }
 
 impl Forwarder {
-    /// Of a host of this name with these capsules, which lets machines of some networks be seen under their own addresses if it
-    /// is a gateway.
+    /// Of a host of this name with these capsules.
     pub fn new(
-        (me, routed): (HostName, Vec<IpNet>),
+        me: HostName,
+        outside: Outside,
         places: Places,
         routes: Arc<Routes>,
         networks: Networks,
     ) -> Self {
         let checks = Arc::new(Semaphore::new(DATAGRAM_CHECKS));
         let (counts, key) = (Counts::default(), crate::random::bytes());
-        let machines = Machines::default();
-        Self(Arc::new(Parts { places, routes, networks, counts, key, checks, me, routed, machines }))
+        let machines = Machines::new(outside);
+        Self(Arc::new(Parts { places, routes, networks, counts, key, checks, me, machines }))
     }
 
     /// What became of datagrams on this host since its sidecar started.
@@ -144,13 +143,14 @@ pub struct Datagrams {
     waiting: Mutex<Waiting>,
     counts: Counts,
     since: Instant,
-    /// Of a gateway: where datagrams for its locators go.
+    /// Of a gateway: where datagrams for machines outside go.
     outlet: OnceLock<Outlet>,
 }
 
-/// Takes the datagrams for a gateway's locators, which stand for machines outside.
+/// Takes the datagrams for machines outside that don't route locators here: those that a gateway's locators stand for, and
+/// those that capsules send to.
 struct Outlet {
-    locators: Locators,
+    routed: Vec<IpNet>,
     let_out: Box<dyn Fn(Datagram) + Send + Sync>,
 }
 
@@ -188,9 +188,15 @@ impl Datagrams {
         &self.counts
     }
 
-    /// Has what is for these locators go there, rather than into the namespace.
-    pub(crate) fn let_out(&self, locators: Locators, outlet: impl Fn(Datagram) + Send + Sync + 'static) {
-        let _ = self.outlet.set(Outlet { locators, let_out: Box::new(outlet) });
+    /// Has all that is delivered go there, rather than as it is into the namespace, but for what is for machines of these
+    /// networks.
+    pub(crate) fn let_out(&self, routed: Vec<IpNet>, outlet: impl Fn(Datagram) + Send + Sync + 'static) {
+        let _ = self.outlet.set(Outlet { routed, let_out: Box::new(outlet) });
+    }
+
+    /// Whether anything was for the one at `flow.local` from the other, a short while ago.
+    pub(crate) fn has_received(&self, flow: FlowKey) -> bool {
+        self.flows.lock().expect("no panics under this lock").has_received(Instant::now(), &flow)
     }
 
     /// From here on what arrives waits.
@@ -243,7 +249,7 @@ impl Datagrams {
     }
 
     fn outlet_at(&self, address: IpAddr) -> Option<&Outlet> {
-        self.outlet.get().filter(|outlet| outlet.locators.contains(address))
+        self.outlet.get().filter(|outlet| !outlet.routed.iter().any(|network| network.contains(&address)))
     }
 
     fn inject(&self, datagram: Datagram) {

@@ -6,6 +6,7 @@
 //!  machine ─TCP→ held SYN ─ half ══ link ══ half ─TCP→ program       what is routed, to `gateway_routed`, by policy
 //!  machine ─UDP→   TPROXY ─ flow ══ link ══ injected ─→ program       the same
 //!  machine ←TCP─    dial ─ half ══ link ══ half ←TCP─ program       the networks of `gateway_reach`, by policy
+//!  machine ←UDP─   socket ─ exit ══ link ══ TPROXY ←UDP─ program      the same
 //! ```
 //!
 //! To the mesh a gateway is one more capsule, `gateway-HOST` of the owner `outside`, which stays on its host for good: it
@@ -16,6 +17,7 @@
 
 mod bringing;
 mod datagrams;
+mod exits;
 mod flows;
 mod outside;
 mod publications;
@@ -28,7 +30,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use directory_api::RuleId;
-use overlay_proto::CapsuleId;
+use overlay_proto::{CapsuleId, Datagram};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +43,7 @@ use crate::session::Ways;
 use crate::sidecar::Sidecar;
 
 use bringing::Brought;
+use exits::Exits;
 pub(crate) use outside::{establish, recognize};
 pub(crate) use publications::{Protocol, Publication};
 
@@ -106,8 +109,20 @@ impl Gateway {
             network,
         });
         let outlets = gateway.outlets.clone();
-        let out = move |datagram| datagrams::let_out(&outlets, &datagram);
-        gateway.network.datagrams().let_out(gateway.network.locators(), out);
+        let left_exits = listeners.extract_if(|name, _| name.starts_with(exits::HELD));
+        let left_exits = left_exits.filter_map(|(name, socket)| Some((exits::program_of(&name)?, socket)));
+        let exits = Exits::new(
+            &gateway.network,
+            sidecar.around.datagrams.clone(),
+            sidecar.data_plane.clone(),
+            left_exits.collect(),
+        );
+        let own = gateway.network.locators();
+        let out = move |datagram: Datagram| match own.contains(datagram.destination.ip()) {
+            true => datagrams::let_out(&outlets, &datagram),
+            false => exits.send(&datagram),
+        };
+        gateway.network.datagrams().let_out(sidecar.config.gateway_routed.clone(), out);
         left.find_ways(&gateway.ways);
         sidecar.networks.add(gateway.network.clone());
         let mut inherited = left.inherited();

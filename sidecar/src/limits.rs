@@ -278,6 +278,12 @@ pub const FLOW_IDLE: Duration = Duration::from_secs(300);
 /// was not heard for the longest makes room for another.
 pub const MACHINES_MAX: u64 = 65_536;
 
+/// Ports of a host from which datagrams of capsules go outside, at once: each has a socket here, watched, and in the shim.
+pub const EXITS_MAX: usize = 8192;
+
+/// The same of one capsule.
+pub const EXITS_OF_CAPSULE_MAX: usize = 1024;
+
 /// Pause between looks for flows that are to be forgotten.
 pub const FLOW_LOOK: Duration = Duration::from_secs(5);
 

@@ -412,3 +412,62 @@ fn what_was_published_is_served_again_when_its_port_is_free() {
     assert_eq!(published(&a).len(), 1);
     end(mesh);
 }
+
+/// Datagrams of any size go out from a port of the gateway's host, the same for all that one port of a program sends, through
+/// moves and kills; nobody is heard who was not sent anything.
+#[test]
+fn datagrams_of_capsules_reach_machines_outside() {
+    const SECONDS: u64 = 8;
+    let reach = "gateway_reach = [\"0.0.0.0/0\", \"::/0\"]";
+    let (mesh, outsider) = mesh_configured("gw-udp-out", reach);
+    let (a, g) = (mesh.host("a"), mesh.host("g"));
+    let other = mesh.host("other");
+    let echoes = [&outsider, &other].map(|host| host.spawn([tool("udp").as_str(), "echo", "[::]:7000"]));
+    let places = [format!("{}:7000", outsider.address()), format!("[{}]:7000", outsider.address6())];
+    run(&a, "probe", &[], &["sleep", "1000"]);
+    let udp = |words: &[&str]| exec(&a, "probe", &[&[tool("udp").as_str()], words].concat());
+    assert_eq!(udp(&["once", &places[0]]).json()["outcome"], "EHOSTUNREACH", "the policy does not allow it");
+    a.capsule(["policy", "allow", "root/*", "outside/*", "7000"]).ok();
+    wait_until(Duration::from_secs(10), "an answer", || {
+        udp(&["once", &places[0]]).json()["outcome"] == "answered"
+    });
+    let sizes = ["sizes", &places[0], &places[1], "--sizes", "0,1,1200,1500,9000,65507", "--from", "7000"];
+    assert_eq!(udp(&sizes).ok().json()["exchanged"], 12);
+    // To another machine from the same port; to nobody but these two it is there.
+    let second = format!("{}:7000", other.address());
+    assert_eq!(udp(&["sizes", &second, "--sizes", "100", "--from", "7000"]).ok().json()["exchanged"], 1);
+    let seen_at = |echo: &Process| {
+        let log = echo.stdout() + &echo.stderr();
+        let from = format!("[::ffff:{}]:", g.address());
+        let at = log.rfind(&from).unwrap_or_else(|| panic!("{from} is not in {log}"));
+        let port: String = log[at + from.len()..].chars().take_while(char::is_ascii_digit).collect();
+        port
+    };
+    let port = seen_at(&echoes[1]);
+    let stranger = mesh.host("stranger");
+    let there = format!("{}:{port}", g.address());
+    let said = stranger.run([tool("udp").as_str(), "once", &there]).ok().json();
+    assert_eq!(said["outcome"], "nothing", "{said}");
+    // A game whose player is a capsule.
+    let players = places.map(|place| {
+        let name = if place.starts_with('[') { "six" } else { "four" };
+        start(&a, name, &[&tool("udp"), "flow", &place, "--seconds", &SECONDS.to_string()]);
+        name
+    });
+    for (to, then) in [("b", "g"), ("a", "b"), ("b", "g")] {
+        std::thread::sleep(Duration::from_millis(500));
+        players.iter().for_each(|player| drop(move_to(&a, player, to)));
+        replace_sidecar(&mesh.host(then));
+    }
+    for player in players {
+        let seen = ended(&mesh.host("b"), player, Duration::from_secs(30));
+        let last = seen.stdout.lines().last().unwrap_or_default();
+        let seen: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {seen:?}"));
+        eprintln!("three moves and three kills: {seen}");
+        let number = |name: &str| seen[name].as_u64().unwrap_or_else(|| panic!("no {name} in {seen}"));
+        assert_eq!((number("damaged"), number("repeated")), (0, 0), "{seen}");
+        assert!(number("sent") > SECONDS * 45, "{seen}");
+        assert!(number("lost") <= 60, "{seen}");
+    }
+    end(mesh);
+}

@@ -66,6 +66,12 @@ impl Flows {
         flow.is_some_and(|flow| flow.datagrams_out > 0)
     }
 
+    /// Whether anything was for the program in this flow.
+    pub(super) fn has_received(&self, now: Instant, key: &FlowKey) -> bool {
+        let flow = self.known.get(key).filter(|flow| !flow.is_over(now));
+        flow.is_some_and(|flow| flow.datagrams_in > 0)
+    }
+
     /// Forgets what has been quiet for too long.
     pub(super) fn sweep(&mut self, now: Instant) {
         while self.round.front().is_some_and(|(looked, _)| now.duration_since(*looked) >= FLOW_IDLE) {

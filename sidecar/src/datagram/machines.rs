@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use directory_api::{CapsuleRecord, outside};
+use directory_api::outside::{self, is_of_one_machine};
+use directory_api::{CapsuleRecord, ClientError};
+use ipnet::IpNet;
 use moka::sync::Cache;
 use overlay_proto::{CapsuleId, CapsuleName, HostName};
 
@@ -10,12 +12,26 @@ use super::{Forwarder, Parts};
 use crate::capsule::network::Network;
 use crate::limits::{FLOW_IDLE, MACHINES_MAX};
 
-/// By which gateway each machine was heard last, for each capsule here.
-pub(super) struct Machines(Cache<(CapsuleId, IpAddr), CapsuleId>);
+/// What this host has to do with machines outside.
+#[derive(Debug, Clone, Default)]
+pub struct Outside {
+    /// Of a gateway: the networks of machines that it stands for.
+    pub own: Vec<IpNet>,
+    /// The gateway by which capsules of this host reach others.
+    pub via: Option<HostName>,
+}
 
-impl Default for Machines {
-    fn default() -> Self {
-        Self(Cache::builder().max_capacity(MACHINES_MAX).time_to_idle(FLOW_IDLE).build())
+/// Which machines there are.
+pub(super) struct Machines {
+    outside: Outside,
+    /// By which gateway each was heard or spoken to last, for each capsule here.
+    gateways: Cache<(CapsuleId, IpAddr), CapsuleId>,
+}
+
+impl Machines {
+    pub(super) fn new(outside: Outside) -> Self {
+        let gateways = Cache::builder().max_capacity(MACHINES_MAX).time_to_idle(FLOW_IDLE).build();
+        Self { outside, gateways }
     }
 }
 
@@ -39,12 +55,15 @@ impl Forwarder {
         places.by_locator(address).await
     }
 
-    /// The name that a gateway at this host has, if the address is one outside.
+    /// The name that a gateway at this host has, if the address is of a machine that it may stand for.
     fn gateway_for(&self, address: IpAddr, host: &HostName) -> Option<CapsuleName> {
-        let Parts { places, me, routed, .. } = &*self.0;
-        let is_outside = outside::is_of_one_machine(address) && !places.may_be_locator(&address);
-        let may_be_here = host != me || routed.iter().any(|network| network.contains(&address));
-        (is_outside && may_be_here).then(|| outside::name_at(host).ok()).flatten()
+        let Parts { me, machines, .. } = &*self.0;
+        let may_be = host != me || machines.outside.own.iter().any(|network| network.contains(&address));
+        (may_be && self.is_outside(address)).then(|| outside::name_at(host).ok()).flatten()
+    }
+
+    fn is_outside(&self, address: IpAddr) -> bool {
+        is_of_one_machine(address) && !self.0.places.may_be_locator(&address)
     }
 
     /// Whether a datagram may come out of this network from an address.
@@ -55,14 +74,38 @@ impl Forwarder {
 
     /// A machine outside was heard by a gateway.
     pub(super) fn heard_by(&self, to: CapsuleId, machine: IpAddr, gateway: CapsuleId) {
-        self.0.machines.0.insert((to, machine), gateway);
+        self.0.machines.gateways.insert((to, machine), gateway);
     }
 
     /// Who is at an address that a capsule here sends to: the capsule that has it, or the gateway by which the machine
-    /// there was heard last.
+    /// there was heard or spoken to last.
     pub(super) fn known_to(&self, network: &Network, address: &IpAddr) -> Option<CapsuleRecord> {
         let places = &self.0.places;
-        let by_gateway = || places.capsule(&self.0.machines.0.get(&(network.id(), *address))?);
+        let by_gateway = || places.capsule(&self.0.machines.gateways.get(&(network.id(), *address))?);
         places.known_at(address).or_else(by_gateway)
+    }
+
+    /// The same; asks the directory what this host does not know, and finds the gateway to a machine that was not spoken to.
+    ///
+    /// # Errors
+    /// The directory can't be reached.
+    pub(super) async fn found_for(
+        &self,
+        network: &Network,
+        address: IpAddr,
+    ) -> Result<Option<CapsuleRecord>, ClientError> {
+        if let Some(record) = self.known_to(network, &address) {
+            return Ok(Some(record));
+        }
+        let (places, via) = (&self.0.places, &self.0.machines.outside.via);
+        if !self.is_outside(address) {
+            return places.at(address).await;
+        }
+        let Some(name) = via.as_ref().and_then(|via| outside::name_at(via).ok()) else { return Ok(None) };
+        let gateway = places.of_name(&name).await?.filter(CapsuleRecord::is_outside);
+        if let Some(gateway) = &gateway {
+            self.heard_by(network.id(), address, gateway.id);
+        }
+        Ok(gateway)
     }
 }

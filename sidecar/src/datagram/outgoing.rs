@@ -177,13 +177,8 @@ impl Forwarder {
     }
 
     async fn way(&self, network: &Network, to: &IpAddr) -> Way {
-        let record = match self.known_to(network, to) {
-            Some(record) => record,
-            None => match self.0.places.by_locator(*to).await {
-                Some(record) => record,
-                None => return Way::None,
-            },
-        };
+        // Without a word of the directory nobody is there.
+        let Ok(Some(record)) = self.found_for(network, *to).await else { return Way::None };
         if can_never_answer(&record) {
             return Way::Stopped;
         }

@@ -15,7 +15,7 @@ use kernel::{tcp, udp};
 use overlay_proto::{CapsuleId, CapsuleName, Generation, Locators};
 use serde::{Deserialize, Serialize};
 
-use super::{Gateway, Protocol, Publication, directory_of, publications};
+use super::{Gateway, Protocol, Publication, directory_of, exits, publications};
 use crate::capsule::engine;
 use crate::capsule::network::{Identity, Network, Reach};
 use crate::capsule::takeover::Left;
@@ -55,7 +55,8 @@ pub(crate) async fn recognize(sidecar: &Arc<Sidecar>, renew_shim: bool) -> anyho
     let of = sidecar.clone();
     let (network, records, held) =
         tokio::task::spawn_blocking(move || open(&of, &directory, file, renew_shim)).await??;
-    let (listeners, held) = held.into_iter().partition(|(name, _)| name.starts_with("published"));
+    let is_own = |name: &str| name.starts_with("published") || name.starts_with(exits::HELD);
+    let (listeners, held) = held.into_iter().partition(|(name, _)| is_own(name));
     let left = Left::recognized(sidecar, &network, held, records);
     Ok(Some(Found { network, listeners, left }))
 }
