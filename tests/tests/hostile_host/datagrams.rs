@@ -51,8 +51,8 @@ fn it_sends_datagrams_only_as_its_own_capsules() {
     // Its own capsule may.
     send(&evil, &wire, &datagram(&format!("{bait}:5000"), &to_server, "hello"));
     wait_logged(&a, "server", &format!("[::ffff:{bait}]:5000"));
-    // Another's may not, nor a capsule of the very host that it is sent to.
-    for source in [format!("{client}:5000"), to_server.clone()] {
+    // Another's may not, nor a capsule of the very host that it is sent to, nor a machine outside: it is no gateway.
+    for source in [format!("{client}:5000"), to_server.clone(), "203.0.113.9:5000".to_owned()] {
         let before = count(&a, "server", "lost_misplaced");
         send(&evil, &wire, &datagram(&source, &to_server, "forged"));
         misplaced(&a, "server", before + 1);

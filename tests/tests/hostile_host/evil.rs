@@ -47,9 +47,16 @@ impl Evil {
     /// Joins with a token that gives no operator rights; the other hosts know it when this returns.
     #[track_caller]
     pub(crate) fn join(mesh: &Mesh, others: &[&Host]) -> Evil {
+        Evil::join_as(mesh, others, &[])
+    }
+
+    /// The same with a token that was made with these flags too.
+    #[track_caller]
+    pub(crate) fn join_as(mesh: &Mesh, others: &[&Host], flags: &[&str]) -> Evil {
         let (directory, host) = (mesh.directory(), mesh.host("evil"));
         let data = directory.host().data().display().to_string();
-        let token = directory.command(&["token", "--data", &data, "--host", "evil", "--no-operator"]).ok();
+        let words = ["token", "--data", &data, "--host", "evil", "--no-operator"];
+        let token = directory.command(&[&words, flags].concat()).ok();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         // Sockets are opened here and belong to the host's network from then on.
@@ -85,7 +92,13 @@ impl Evil {
     #[track_caller]
     pub(crate) fn register(&self, name: &str) -> CapsuleRecord {
         // The owner of the others' capsules: nothing may be refused for the policy's sake.
-        let (name, owner) = (name.parse::<CapsuleName>().expect("a name"), "root".parse().expect("an owner"));
+        self.register_of(name, "root")
+    }
+
+    /// The same of an owner.
+    #[track_caller]
+    pub(crate) fn register_of(&self, name: &str, owner: &str) -> CapsuleRecord {
+        let (name, owner) = (name.parse::<CapsuleName>().expect("a name"), owner.parse().expect("an owner"));
         self.run(self.directory.register(name, owner)).expect("a member may")
     }
 

@@ -73,6 +73,71 @@ fn sessions_are_opened_only_for_capsules_that_are_there() {
     end(mesh);
 }
 
+/// What the policy lets machines outside reach, a gateway may reach in the name of any; not in that of capsules, of those to
+/// come, or of what is another machine everywhere.
+#[test]
+fn a_gateway_speaks_for_what_is_outside_and_nothing_else() {
+    let mesh = Mesh::running("evil-gate", &["a", "b"]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    start_redis(&a, "redis");
+    start(&b, "client", &["sleep", "600"]);
+    let evil = Evil::join_as(&mesh, &[&a, &b], &["--gateway"]);
+    let gateway = evil.register_of("gateway-evil", "outside");
+    let redis: CapsuleId = capsule_id(&a, "redis").parse().expect("an id");
+    let (redis4, redis6) = locators(&a, "redis");
+    let (client4, client6) = locators(&b, "client");
+    let acceptor_generation = Generation::new(place(&a, "redis").generation);
+    let mut wire = evil.link(&a);
+    let mut number = 0;
+    let mut dials = |source: &str| {
+        number += 1;
+        let source: SocketAddr = source.parse().expect("an address");
+        let locator = if source.is_ipv4() { &redis4 } else { &redis6 };
+        let open = Open {
+            session: fresh_session(number),
+            source,
+            destination: SocketAddr::new(locator.parse().expect("a locator"), 6379),
+            sequence: 7,
+            opener: gateway.id,
+            opener_generation: gateway.generation,
+            acceptor: redis,
+            acceptor_generation,
+        };
+        outcome(&evil, &mut wire, open)
+    };
+    assert_eq!(dials("203.0.113.9:40000"), OpenOutcome::Denied, "no rule allows it");
+    a.capsule(["policy", "allow", "outside/*", "root/redis", "6379"]).ok();
+    let own = gateway.locators;
+    let good = [
+        "203.0.113.9:40001",
+        "[2001:db8::9]:40002",
+        &format!("{}:40003", own.v4),
+        &format!("[{}]:40004", own.v6),
+    ];
+    for source in good {
+        assert!(matches!(dials(source), OpenOutcome::Accepted { .. }), "{source}");
+    }
+    let seen: Vec<String> = redis_clients(&a, "redis").into_iter().map(|client| client.address).collect();
+    assert!(good.iter().all(|source| seen.iter().any(|address| address == source)), "{seen:?}");
+    let bad = [
+        format!("{client4}:40005"),
+        format!("[{client6}]:40006"),
+        format!("{redis4}:40007"),
+        "10.88.200.200:40008".to_owned(),
+        "[fd88::dead]:40009".to_owned(),
+        "127.0.0.1:40010".to_owned(),
+        "[::1]:40011".to_owned(),
+        "169.254.169.254:40012".to_owned(),
+        "224.0.0.1:40013".to_owned(),
+        "[fe80::1]:40014".to_owned(),
+    ];
+    for source in bad {
+        assert_eq!(dials(&source), OpenOutcome::Denied, "{source}");
+    }
+    is_well(&a);
+    end(mesh);
+}
+
 /// Every frame about a session, from a host that has neither end of it.
 fn forged(session: Session, to: Role) -> Vec<Vec<Frame>> {
     let id = session.id;
