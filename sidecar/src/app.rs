@@ -208,8 +208,8 @@ async fn assemble(
     let opens = Opens::default();
     let own = config.gateway_routed.iter().chain(&config.gateway_reach).copied().collect();
     let outside = Outside { own, via: config.outside_via.clone() };
-    let datagrams =
-        Forwarder::new(membership.host.clone(), outside, places.clone(), routes.clone(), networks.clone());
+    let (me, wait) = (membership.host.clone(), Duration::from_millis(config.datagram_wait_ms));
+    let datagrams = Forwarder::new(me, outside, wait, places.clone(), routes.clone(), networks.clone());
     let (outside_via, table_of) = (config.outside_via.clone(), table.clone());
     let holding = Arc::new(Holding::new(&config));
     let around = Surroundings {

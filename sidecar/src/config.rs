@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::capsule::resolver::NameServer;
 use crate::command::Serve;
 use crate::limits::{
-    BUFFER_BYTES_MIN, BUFFER_CAPSULE_PART, BUFFER_HOST_PART, BUFFER_SESSION_BYTES,
+    BUFFER_BYTES_MIN, BUFFER_CAPSULE_PART, BUFFER_HOST_PART, BUFFER_SESSION_BYTES, DATAGRAM_WAIT_MS,
     GATEWAY_MACHINE_CONNECTIONS, UPSTREAM_SERVERS,
 };
 use crate::session::BufferLimits;
@@ -48,6 +48,8 @@ pub struct Config {
     /// Seconds that a session waits at most for a peer that is away, suspended or unreachable; then its program's
     /// connection is reset. 0: for as long as it takes.
     pub hold_max_s: u64,
+    /// Milliseconds that a datagram waits for a capsule that is on the move, in a file or unreachable; 0: it is dropped.
+    pub datagram_wait_ms: u64,
     /// What becomes of new connections to a suspended capsule.
     pub suspended_connects: SuspendedConnects,
     /// Whether a connect waits until the far program answered; otherwise, and where the kernel has no queues, it is
@@ -128,6 +130,7 @@ impl Default for Config {
             link_idle_s: 8,
             hold_ms_max: 2000,
             hold_max_s: 0,
+            datagram_wait_ms: DATAGRAM_WAIT_MS,
             suspended_connects: SuspendedConnects::default(),
             hold_connects: true,
             held_connects_max: SYN_HELD_MAX,

@@ -64,13 +64,16 @@ struct Parts {
     /// Who this host is.
     me: HostName,
     machines: Machines,
+    /// How long a datagram waits for a capsule that is away.
+    wait: Duration,
 }
 
 impl Forwarder {
-    /// Of a host of this name with these capsules.
+    /// Of a host of this name with these capsules, on which a datagram for one that is away waits for as long as `wait`.
     pub fn new(
         me: HostName,
         outside: Outside,
+        wait: Duration,
         places: Places,
         routes: Arc<Routes>,
         networks: Networks,
@@ -78,7 +81,7 @@ impl Forwarder {
         let checks = Arc::new(Semaphore::new(DATAGRAM_CHECKS));
         let (counts, key) = (Counts::default(), crate::random::bytes());
         let machines = Machines::new(outside);
-        Self(Arc::new(Parts { places, routes, networks, counts, key, checks, me, machines }))
+        Self(Arc::new(Parts { places, routes, networks, counts, key, checks, me, machines, wait }))
     }
 
     /// What became of datagrams on this host since its sidecar started.
@@ -89,7 +92,7 @@ impl Forwarder {
     /// Delivers what waits for a capsule here, and what comes.
     pub fn release(&self, network: &Network) {
         let datagrams = network.datagrams();
-        let late = datagrams.gate.open(Instant::now(), |datagram| datagrams.inject(datagram));
+        let late = datagrams.gate.open(Instant::now(), self.0.wait, |datagram| datagrams.inject(datagram));
         datagrams.counts.lost(Lost::TooLate, late);
         self.0.counts.lost(Lost::TooLate, late);
     }

@@ -294,8 +294,9 @@ pub const DATAGRAMS_WAITING_BYTES: usize = 4 << 20;
 /// What a waiting datagram costs beside its payload.
 pub const DATAGRAM_OVERHEAD_BYTES: usize = 256;
 
-/// Time that a datagram waits: longer than the pause of all but the largest moves, and than a program waits for an answer.
-pub const DATAGRAM_WAIT: Duration = Duration::from_secs(30);
+/// Milliseconds that a datagram waits unless configured: longer than the pause of all but the largest moves, and than a program
+/// waits for an answer.
+pub const DATAGRAM_WAIT_MS: u64 = 30_000;
 
 /// Destinations for which datagrams of one capsule wait at once.
 pub const DATAGRAM_DESTINATIONS: usize = 1024;

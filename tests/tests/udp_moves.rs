@@ -204,3 +204,29 @@ fn what_is_not_read_and_what_has_no_room_is_counted() {
     assert_eq!(metrics(&b)["_waiting_bytes"], 0);
     end(mesh);
 }
+
+/// Where datagrams are not to wait, those for a capsule in a file are dropped; the first one of all, for which the link has
+/// to come up, is not, and a move goes by as ever.
+#[test]
+fn what_is_for_one_that_is_away_is_dropped_if_so_set() {
+    let mesh = Mesh::new("udp-drop");
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    [&a, &b].iter().for_each(|host| host.configure("datagram_wait_ms = 0"));
+    mesh.start(&["a", "b"]);
+    echo(&a, "game");
+    start(&b, "shell", &["sleep", "600"]);
+    let place = format!("{}:7000", locators(&a, "game").0);
+    let once = || exec(&b, "shell", &[&tool("udp"), "once", &place]).ok().json()["outcome"].clone();
+    assert_eq!(once(), "answered");
+    let file = capsule_file(&a, "game");
+    suspend(&a, "game", &file, &[]);
+    exec(&b, "shell", &[&tool("udp"), "send", &place, "--count", "20", "--size", "1000"]).ok();
+    wait_until(SOON, "all to be dropped", || metrics(&b)["s_lost_total{reason=\"too_late\"}"] == 20);
+    assert_eq!(metrics(&b)["_waiting_bytes"], 0);
+    resume(&a, &file, &[]);
+    assert_eq!(once(), "answered");
+    assert_eq!(metrics(&b)["s_lost_total{reason=\"too_late\"}"], 20);
+    move_to(&a, "game", "b");
+    assert_eq!(once(), "answered");
+    end(mesh);
+}

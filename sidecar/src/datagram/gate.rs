@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use overlay_proto::{Datagram, HostName};
 
-use crate::limits::{DATAGRAM_OVERHEAD_BYTES, DATAGRAM_WAIT, DATAGRAMS_WAITING_BYTES};
+use crate::limits::{DATAGRAM_OVERHEAD_BYTES, DATAGRAMS_WAITING_BYTES};
 
 /// Lets datagrams through, keeps them, or gives them back.
 #[derive(Debug)]
@@ -45,13 +45,13 @@ impl Gate {
         }
     }
 
-    /// Gives out what was kept, in its order, before anything that comes; returns how many waited too long.
-    pub(super) fn open(&self, now: Instant, mut deliver: impl FnMut(Datagram)) -> u64 {
+    /// Gives out what was kept, in its order, before anything that comes; returns how many waited for longer than `wait`.
+    pub(super) fn open(&self, now: Instant, wait: Duration, mut deliver: impl FnMut(Datagram)) -> u64 {
         let mut state = self.0.lock().expect("no panics under this lock");
         let State::Held { datagrams, .. } = &mut *state else { return 0 };
         let mut late = 0;
         for (since, _, datagram) in datagrams.drain(..) {
-            match now.duration_since(since) <= DATAGRAM_WAIT {
+            match now.duration_since(since) <= wait {
                 true => deliver(datagram),
                 false => late += 1,
             }
@@ -108,6 +108,8 @@ impl State {
 mod tests {
     use overlay_proto::DatagramBody;
 
+    const WAIT: Duration = Duration::from_secs(7);
+
     use super::*;
     use crate::testing::host;
 
@@ -133,7 +135,7 @@ mod tests {
         }
         gate.hold();
         let mut out = Vec::new();
-        assert_eq!(gate.open(now, |datagram| out.push(datagram)), 0);
+        assert_eq!(gate.open(now, WAIT, |datagram| out.push(datagram)), 0);
         assert_eq!(out, (2..5).map(|number| datagram(number, 1)).collect::<Vec<_>>());
         assert_eq!(gate.pass(now, &a, datagram(5, 1)), Passed::Deliver(datagram(5, 1)));
         assert_eq!(gate.bytes(), 0);
@@ -145,8 +147,8 @@ mod tests {
         let kept = (0..1000).filter(|number| gate.pass(now, &a, datagram(*number, 60_000)) == Passed::Kept);
         assert_eq!(kept.count(), DATAGRAMS_WAITING_BYTES / (60_000 + DATAGRAM_OVERHEAD_BYTES));
         assert!(gate.bytes() <= DATAGRAMS_WAITING_BYTES);
-        let (mut out, later) = (0, now + DATAGRAM_WAIT * 2);
-        assert_eq!(gate.open(later, |_| out += 1), 69);
+        let (mut out, later) = (0, now + WAIT * 2);
+        assert_eq!(gate.open(later, WAIT, |_| out += 1), 69);
         assert_eq!(out, 0);
     }
 
@@ -159,7 +161,7 @@ mod tests {
         assert_eq!(gate.pass(now, &host("a"), datagram(3, 1)), Passed::Closed(datagram(3, 1)));
         // For good.
         gate.hold();
-        assert_eq!(gate.open(now, |_| panic!("nothing is kept")), 0);
+        assert_eq!(gate.open(now, WAIT, |_| panic!("nothing is kept")), 0);
         assert_eq!(gate.pass(now, &host("a"), datagram(4, 1)), Passed::Closed(datagram(4, 1)));
     }
 }

@@ -130,10 +130,13 @@ impl Forwarder {
                 self.0.places.changed_or(RETRY_FIRST).await;
             }
         }
+        // To look once takes no longer than a link takes to come up, which everything waits for.
+        let mut looked = false;
         while !closed.is_cancelled() {
-            while let Some(late) = pop_late(&network, &to) {
+            while looked && let Some(late) = self.pop_late(&network, &to) {
                 self.lost(&network, Lost::TooLate, &late);
             }
+            looked = true;
             if network.datagrams().waiting().is_empty(&to) {
                 break;
             }
@@ -165,6 +168,10 @@ impl Forwarder {
         while let Some(datagram) = pop(&network, &to) {
             self.lost(&network, Lost::TooLate, &datagram);
         }
+    }
+
+    fn pop_late(&self, network: &Network, to: &IpAddr) -> Option<Datagram> {
+        network.datagrams().waiting().pop_late(Instant::now(), self.0.wait, to)
     }
 
     /// The way, if it takes no waiting.
@@ -227,10 +234,6 @@ impl Forwarder {
 
 fn pop(network: &Network, to: &IpAddr) -> Option<Datagram> {
     network.datagrams().waiting().pop(to)
-}
-
-fn pop_late(network: &Network, to: &IpAddr) -> Option<Datagram> {
-    network.datagrams().waiting().pop_late(Instant::now(), to)
 }
 
 /// Bytes of what was denied that go back: as much as an ICMP error quotes.

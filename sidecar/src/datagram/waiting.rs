@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use overlay_proto::Datagram;
 
-use crate::limits::{DATAGRAM_DESTINATIONS, DATAGRAM_OVERHEAD_BYTES, DATAGRAM_WAIT, DATAGRAMS_WAITING_BYTES};
+use crate::limits::{DATAGRAM_DESTINATIONS, DATAGRAM_OVERHEAD_BYTES, DATAGRAMS_WAITING_BYTES};
 
 /// A queue for each destination; one budget for all.
 #[derive(Debug, Default)]
@@ -59,10 +59,15 @@ impl Waiting {
         }
     }
 
-    /// Takes the next datagram for a destination that waited too long.
-    pub(super) fn pop_late(&mut self, now: Instant, destination: &IpAddr) -> Option<Datagram> {
+    /// Takes the next datagram for a destination that waited for longer than `wait`.
+    pub(super) fn pop_late(
+        &mut self,
+        now: Instant,
+        wait: Duration,
+        destination: &IpAddr,
+    ) -> Option<Datagram> {
         let (since, _) = self.queues.get(destination)?.front()?;
-        if now.duration_since(*since) <= DATAGRAM_WAIT {
+        if now.duration_since(*since) <= wait {
             return None;
         }
         self.pop(destination)
@@ -128,8 +133,9 @@ mod tests {
         }
         assert_eq!(kept, DATAGRAMS_WAITING_BYTES / (60_000 + DATAGRAM_OVERHEAD_BYTES));
         let to = datagram(1, 0, 0).destination.ip();
-        assert_eq!(waiting.pop_late(now + DATAGRAM_WAIT, &to), None);
-        while waiting.pop_late(now + DATAGRAM_WAIT * 2, &to).is_some() {
+        let wait = Duration::from_secs(7);
+        assert_eq!(waiting.pop_late(now + wait, wait, &to), None);
+        while waiting.pop_late(now + wait * 2, wait, &to).is_some() {
             kept -= 1;
         }
         assert_eq!((kept, waiting.bytes()), (0, 0));
