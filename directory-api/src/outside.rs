@@ -1,7 +1,10 @@
-//! What gateways bring in from machines without a sidecar, as the directory and the hosts see it. Pure.
+//! What hosts have of machines without a sidecar, as the directory and the hosts see it. Pure.
 //!
 //! Each gateway registers one record that looks like a capsule's: it is placed on the gateway for good, and every
 //! session from outside has it as its opener. Its owner is [`OUTSIDE`], so that rules of the policy can name it.
+//!
+//! Each host whose capsules reach machines outside by themselves registers another one, its *outlet*, which is the server
+//! of those sessions. Its owner is [`HOST`].
 
 use std::net::IpAddr;
 
@@ -11,6 +14,9 @@ use crate::CapsuleRecord;
 
 /// The owner of what gateways bring in.
 pub const OUTSIDE: &str = "outside";
+
+/// The owner of outlets.
+pub const HOST: &str = "host";
 
 /// The owner [`OUTSIDE`].
 ///
@@ -28,15 +34,45 @@ pub fn name_at(host: &HostName) -> Result<CapsuleName, NameError> {
     format!("gateway-{host}").parse()
 }
 
-/// Whether something of this name and owner may be registered at a host: of [`OUTSIDE`] only its gateway.
+/// The owner [`HOST`].
+///
+/// # Panics
+/// Never: it is a sound name.
+pub fn outlet_owner() -> Owner {
+    HOST.parse().expect("a sound name")
+}
+
+/// The name of the record of a host's outlet.
+///
+/// # Errors
+/// The host's name is too long for it.
+pub fn outlet_at(host: &HostName) -> Result<CapsuleName, NameError> {
+    format!("outlet-{host}").parse()
+}
+
+/// Whether an owner has nothing that anybody runs: [`OUTSIDE`] and [`HOST`].
+pub fn is_reserved(owner: &Owner) -> bool {
+    [OUTSIDE, HOST].contains(&owner.as_str())
+}
+
+/// Whether something of this name and owner may be registered at a host: of [`OUTSIDE`] only its gateway, of [`HOST`] only
+/// its outlet.
 pub fn may_be_called(name: &CapsuleName, owner: &Owner, host: &HostName) -> bool {
-    owner.as_str() != OUTSIDE || name_at(host).is_ok_and(|gateway| gateway == *name)
+    let only = match owner.as_str() {
+        OUTSIDE => name_at(host),
+        HOST => outlet_at(host),
+        _ => return true,
+    };
+    only.is_ok_and(|only| only == *name)
 }
 
 /// Whether a host whose token named these owners may have capsules of `owner` by its own will. No owners are anybody, but
 /// [`OUTSIDE`] only for a host with operator rights, which could allow itself everything anyway; beside it the others mean
-/// what they mean without it.
+/// what they mean without it. An outlet gives a host nothing that it has not got: any may have its own.
 pub fn may_own(named: &[Owner], operator: bool, owner: &Owner) -> bool {
+    if owner.as_str() == HOST {
+        return true;
+    }
     if owner.as_str() == OUTSIDE {
         return named.contains(owner) || named.is_empty() && operator;
     }
@@ -48,6 +84,16 @@ impl CapsuleRecord {
     /// Whether this stands for what a gateway brings in.
     pub fn is_outside(&self) -> bool {
         self.owner.as_str() == OUTSIDE
+    }
+
+    /// Whether this stands for what capsules reach from a host without a gateway.
+    pub fn is_outlet(&self) -> bool {
+        self.owner.as_str() == HOST
+    }
+
+    /// Whether this stands for a host's own network, as its gateway or its outlet: it never leaves that host.
+    pub fn is_of_its_host(&self) -> bool {
+        is_reserved(&self.owner)
     }
 }
 
@@ -82,6 +128,7 @@ mod tests {
             (&["bob", "outside"], false, true, false),
         ] {
             let may = |owner| may_own(&owners(named), operator, owner);
+            assert!(may_own(&owners(named), operator, &outlet_owner()), "{named:?} {operator}");
             assert_eq!((may(&owner()), may(&ann)), (outside, anns), "{named:?} {operator}");
         }
     }
@@ -109,8 +156,17 @@ mod tests {
     }
 
     #[test]
-    fn a_gateways_record_is_named_after_its_host() {
-        assert_eq!(name_at(&"b".parse().unwrap()).unwrap().as_str(), "gateway-b");
+    fn the_records_of_a_host_are_named_after_it() {
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let (gateway, outlet) = (name_at(&b).unwrap(), outlet_at(&b).unwrap());
+        assert_eq!((gateway.as_str(), outlet.as_str()), ("gateway-b", "outlet-b"));
         assert!(name_at(&"h".repeat(60).parse().unwrap()).is_err());
+        assert!(outlet_at(&"h".repeat(60).parse().unwrap()).is_err());
+        for (name, owner) in [(&gateway, owner()), (&outlet, outlet_owner())] {
+            assert!(may_be_called(name, &owner, &b) && is_reserved(&owner));
+            assert!(!may_be_called(name, &owner, &a), "of another host");
+        }
+        assert!(!may_be_called(&gateway, &outlet_owner(), &b) && !may_be_called(&outlet, &owner(), &b));
+        assert!(may_be_called(&outlet, &"ann".parse().unwrap(), &a));
     }
 }

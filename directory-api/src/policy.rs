@@ -4,6 +4,7 @@
 //!  a deny rule fits ──► denied
 //!  else an allow rule fits ──► allowed
 //!  else the owners are the same ──► allowed
+//!  else it goes to a host's outlet ──► allowed: which capsules it takes is that host's matter
 //!  else ──► denied
 //! ```
 //!
@@ -16,7 +17,7 @@ use std::time::SystemTime;
 use overlay_proto::limits::NAME_BYTES_MAX;
 use overlay_proto::{CapsuleName, HostName, Owner};
 
-use crate::CapsuleRecord;
+use crate::{CapsuleRecord, outside};
 
 /// All rules of a mesh.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,6 +98,8 @@ pub enum Judgement {
     AllowedByRule(RuleId),
     /// No rule fits, and the owners are the same.
     AllowedWithinOwner,
+    /// No rule fits, and it goes to the outlet of a host.
+    AllowedToOutlet,
     /// A rule denies it.
     DeniedByRule(RuleId),
     /// No rule fits, and the owners differ.
@@ -153,6 +156,8 @@ impl Policy {
             Judgement::AllowedByRule(rule.id)
         } else if from.owner == to.owner {
             Judgement::AllowedWithinOwner
+        } else if to.owner.as_str() == outside::HOST {
+            Judgement::AllowedToOutlet
         } else {
             Judgement::DeniedAcrossOwners
         }
@@ -223,14 +228,14 @@ impl Ports {
 impl Judgement {
     /// Whether the connect may be.
     pub fn is_allowed(self) -> bool {
-        matches!(self, Self::AllowedByRule(_) | Self::AllowedWithinOwner)
+        matches!(self, Self::AllowedByRule(_) | Self::AllowedWithinOwner | Self::AllowedToOutlet)
     }
 
     /// The rule that decided.
     pub fn rule(self) -> Option<RuleId> {
         match self {
             Self::AllowedByRule(id) | Self::DeniedByRule(id) => Some(id),
-            Self::AllowedWithinOwner | Self::DeniedAcrossOwners => None,
+            Self::AllowedWithinOwner | Self::AllowedToOutlet | Self::DeniedAcrossOwners => None,
         }
     }
 }
@@ -345,6 +350,9 @@ impl fmt::Display for Judgement {
             Self::AllowedByRule(id) => write!(f, "allowed by rule {id}"),
             Self::AllowedWithinOwner => {
                 f.write_str("allowed: the owners are the same, and no rule denies it")
+            }
+            Self::AllowedToOutlet => {
+                f.write_str("allowed from capsules on that host: it is an outlet, and no rule denies it")
             }
             Self::DeniedByRule(id) => write!(f, "denied by rule {id}"),
             Self::DeniedAcrossOwners => f.write_str("denied: the owners differ, and no rule allows it"),

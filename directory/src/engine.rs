@@ -166,7 +166,7 @@ impl Engine {
             Command::TakeOver { caller, capsule, takeover } => self.take_over(&caller, capsule, &takeover),
             Command::Register { caller, registration } => self.register(&caller, registration, now),
             Command::Offer { caller, capsule, offer } => {
-                self.check_not_outside(capsule)?;
+                self.check_may_leave(capsule)?;
                 if self.working.host(&offer.target).and_then(HostEntry::shown).is_none() {
                     return Err(ApiError::UnknownHost { name: offer.target.to_string() });
                 }
@@ -179,7 +179,7 @@ impl Engine {
                 self.place(&caller, capsule, |record| placement::revoke(record, &caller, offer))
             }
             Command::Suspend { caller, capsule, suspension } => {
-                self.check_not_outside(capsule)?;
+                self.check_may_leave(capsule)?;
                 self.place(&caller, capsule, |record| {
                     placement::suspension::suspend(record, &caller, &suspension, now.wall)
                 })
@@ -239,10 +239,13 @@ impl Engine {
         check_name(&new.name)?;
         self.check_owner(caller, &new.owner)?;
         if !outside::may_be_called(&new.name, &new.owner, caller) {
-            let reason = format!("the owner {} is that of gateways: choose another owner", new.owner);
+            let whose = if new.owner.as_str() == outside::HOST { "hosts' outlets" } else { "gateways" };
+            let reason = format!("the owner {} is that of {whose}: choose another owner", new.owner);
             return Err(ApiError::Denied { reason });
         }
-        if self.working.owned_by(&new.owner) >= self.rules.owner_capsules_max {
+        // Of outlets there is one for each host, however many hosts there are.
+        let counted = new.owner.as_str() != outside::HOST;
+        if counted && self.working.owned_by(&new.owner) >= self.rules.owner_capsules_max {
             let limit = u64::try_from(self.rules.owner_capsules_max).unwrap_or(u64::MAX);
             return Err(ApiError::QuotaExceeded { owner: new.owner.to_string(), limit });
         }

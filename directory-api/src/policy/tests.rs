@@ -32,6 +32,22 @@ fn without_rules_owners_keep_to_themselves() {
 }
 
 #[test]
+fn outlets_take_what_no_rule_denies() {
+    let deny = rule(2, Effect::Deny, "bob/*", "host/outlet-*", "25");
+    for (policy, port, bob) in [
+        (Policy::default(), 25, Judgement::AllowedToOutlet),
+        (Policy::new(vec![deny.clone()]), 443, Judgement::AllowedToOutlet),
+        (Policy::new(vec![deny]), 25, Judgement::DeniedByRule(RuleId::new(2))),
+    ] {
+        assert_eq!(judge(&policy, "bob/web", "host/outlet-a", port), bob);
+        assert_eq!(judge(&policy, "ann/web", "host/outlet-a", port), Judgement::AllowedToOutlet);
+        // They open nothing, and what is outside comes in by gateways.
+        assert_eq!(judge(&policy, "host/outlet-a", "ann/db", port), Judgement::DeniedAcrossOwners);
+        assert_eq!(judge(&policy, "ann/web", "outside/gateway-g", port), Judgement::DeniedAcrossOwners);
+    }
+}
+
+#[test]
 fn an_allow_rule_opens_what_it_names_and_no_more() {
     let policy = Policy::new(vec![rule(4, Effect::Allow, "bob/web-*", "ann/db", "5432")]);
     assert_eq!(judge(&policy, "bob/web-1", "ann/db", 5432), Judgement::AllowedByRule(RuleId::new(4)));

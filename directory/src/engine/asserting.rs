@@ -86,11 +86,13 @@ impl Engine {
         now: Now,
     ) -> Result<Response, ApiError> {
         self.check_caller(caller)?;
-        // Nobody becomes a gateway by saying so.
+        // Nobody becomes a gateway by saying so, nor another host's gateway or outlet.
         let named = self.working.host_owners(caller).unwrap_or_default();
         let operator = self.working.host(caller).is_some_and(|host| host.operator);
         assertion.capsules.retain(|held| {
-            held.owner.as_str() != outside::OUTSIDE || outside::may_own(named, operator, &held.owner)
+            !outside::is_reserved(&held.owner)
+                || outside::may_own(named, operator, &held.owner)
+                    && outside::may_be_called(&held.name, &held.owner, caller)
         });
         let Some(asserting) = self.working.asserting.clone() else { return Ok(Response::Done) };
         if assertion.restore != asserting.restored.id {

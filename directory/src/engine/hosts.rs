@@ -156,11 +156,11 @@ impl Engine {
         self.working.remove_host(name);
         self.working.revision += 1;
         self.batch.host_removed(self.working.revision, name.clone());
-        // Nobody else can ever be that gateway.
-        let outside = self.working.capsules_at(name).filter(|record| record.is_outside());
-        let outside: Vec<_> = outside.map(|record| (record.id, record.name.clone())).collect();
-        for (id, gateway) in outside {
-            self.drop_capsule(id, gateway);
+        // Nobody else can ever be that gateway, or that outlet.
+        let its = self.working.capsules_at(name).filter(|record| record.is_of_its_host());
+        let its: Vec<_> = its.map(|record| (record.id, record.name.clone())).collect();
+        for (id, name) in its {
+            self.drop_capsule(id, name);
         }
         self.show_anew(name);
         self.give_up_on(name, now);
@@ -174,7 +174,7 @@ impl Engine {
         takeover: &Takeover,
     ) -> Result<Response, ApiError> {
         self.check_operator(caller)?;
-        self.check_not_outside(capsule)?;
+        self.check_may_leave(capsule)?;
         if let Some(record) = self.working.capsule(capsule) {
             self.check_owner(caller, &record.owner)?;
         }
@@ -206,11 +206,12 @@ impl Engine {
         Err(ApiError::Denied { reason })
     }
 
-    /// What a gateway brings in is nowhere but there: it neither moves nor lies in a file.
-    pub(super) fn check_not_outside(&self, capsule: CapsuleId) -> Result<(), ApiError> {
+    /// What stands for a host's own network is nowhere but there: it neither moves nor lies in a file.
+    pub(super) fn check_may_leave(&self, capsule: CapsuleId) -> Result<(), ApiError> {
         match self.working.capsule(capsule) {
-            Some(record) if record.is_outside() => {
-                let reason = format!("{} stands for a gateway, and stays there", record.name);
+            Some(record) if record.is_of_its_host() => {
+                let what = if record.is_outside() { "a gateway" } else { "the network of its host" };
+                let reason = format!("{} stands for {what}, and stays there", record.name);
                 Err(ApiError::Denied { reason })
             }
             _ => Ok(()),

@@ -473,6 +473,42 @@ fn only_a_gateway_has_what_is_outside_and_keeps_it() {
 }
 
 #[test]
+fn any_host_has_one_outlet_and_keeps_it() {
+    let mut desk = Desk::new(1);
+    desk.run(desk.spend("b", 3, 3)).unwrap();
+    desk.run(desk.spend("a", 4, 4)).unwrap();
+    for host in ["a", "b"] {
+        desk.lease(host, &[]);
+    }
+    let outlet = |host: &str, of: &str, number: u8| Command::Register {
+        caller: name(host),
+        registration: Registration {
+            id: CapsuleId::from_bytes([number; 16]),
+            name: outside::outlet_at(&name(of)).unwrap(),
+            owner: outside::outlet_owner(),
+            nonce: [number; 16],
+        },
+    };
+    let refused = desk.run(outlet("a", "b", 70));
+    assert!(
+        matches!(&refused, Err(ApiError::Denied { reason }) if reason.contains("hosts' outlets")),
+        "{refused:?}"
+    );
+    // However few capsules an owner may have, each host has its own.
+    let record = desk.capsule(outlet("a", "a", 71)).unwrap();
+    desk.capsule(outlet("b", "b", 72)).unwrap();
+    assert!(record.is_outlet() && record.is_of_its_host() && !record.is_outside());
+    let refused = desk.run(take_over("b", &record, 9, true));
+    assert!(
+        matches!(&refused, Err(ApiError::Denied { reason }) if reason.contains("stays there")),
+        "{refused:?}"
+    );
+    desk.run(remove("b", "a", true)).unwrap();
+    let left: Vec<_> = desk.engine.registry().capsules().map(|record| record.name.as_str()).collect();
+    assert_eq!(left, ["outlet-b"]);
+}
+
+#[test]
 fn a_commit_that_fails_leaves_hosts_as_they_were_shown() {
     let mut desk = Desk::with_hosts();
     let alive = |desk: &Desk, host: &str| desk.engine.registry().host(&name(host)).unwrap().alive;
