@@ -148,6 +148,9 @@ pub enum Request {
         /// How its memory goes.
         #[serde(default)]
         memory: Memory,
+        /// The host that it leaves carries connections to machines outside on that are bound to it; otherwise they end.
+        #[serde(default)]
+        keep_anchored: bool,
         /// Only say what would happen.
         #[serde(default)]
         dry_run: bool,

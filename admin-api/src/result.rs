@@ -24,7 +24,9 @@ pub use moves::{MoveBytes, MoveResult, Phases};
 pub use policy::{
     DenialView, PolicyCounts, PolicyResult, PolicyTestResult, RemoveRuleResult, RuleResult, RuleView,
 };
-pub use sessions::{DatagramCounts, Direction, SessionKind, SessionState, SessionView, SessionsResult};
+pub use sessions::{
+    AnchoredView, DatagramCounts, Direction, SessionKind, SessionState, SessionView, SessionsResult,
+};
 pub use suspends::{ResumeResult, SuspendResult};
 pub use taps::TapResult;
 

@@ -131,14 +131,14 @@ async fn dispatch(
             Body::of(&lifecycle::remove(sidecar, &local(sidecar, &name)?, force).await?)
         }
         Request::Preflight { name, to } => {
-            Body::of(&preflight::check_all(sidecar, name.as_deref(), to.as_deref()).await?)
+            Body::of(&preflight::check_all(sidecar, name.as_deref(), to.as_deref(), false).await?)
         }
-        Request::Move { name, to, dry_run: true, .. } => {
-            Body::of(&preflight::check_all(sidecar, Some(&name), Some(&to)).await?)
+        Request::Move { name, to, keep_anchored, dry_run: true, .. } => {
+            Body::of(&preflight::check_all(sidecar, Some(&name), Some(&to), keep_anchored).await?)
         }
-        Request::Move { name, to, memory, dry_run: false } => {
-            let result =
-                moving::command(sidecar, &local(sidecar, &name)?, &to, memory, input, output).await?;
+        Request::Move { name, to, memory, keep_anchored, dry_run: false } => {
+            let (capsule, how) = (local(sidecar, &name)?, moving::How { memory, keep_anchored });
+            let result = moving::command(sidecar, &capsule, &to, how, input, output).await?;
             Body::of(&result)
         }
         Request::Suspend { name } => {
@@ -233,6 +233,12 @@ fn is_on_no_host(sidecar: &Sidecar, record: &CapsuleRecord) -> bool {
 /// The capsule of this name on this host.
 fn local(sidecar: &Sidecar, name: &str) -> Result<Arc<crate::capsule::Capsule>, ErrorView> {
     let record = record(sidecar, name)?;
+    if record.is_outlet() {
+        return Err(ErrorView::new("capsule/outlet", format!("{name} is no capsule")).why(format!(
+            "by it capsules on host {} reach machines outside; it ends with that host",
+            record.host
+        )));
+    }
     if record.is_outside() {
         return Err(ErrorView::new("capsule/gateway", format!("{name} is a gateway, not a capsule")).why(
             format!("host {} serves it; it ends when that host serves without --gateway", record.host),

@@ -13,11 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assertion::Assertions;
 use crate::capsule::Capsules;
-use crate::capsule::network::Networks;
+use crate::capsule::network::{Networks, Reach};
 use crate::command::{Command, Join, Serve, Verb};
 use crate::config::Config;
 use crate::datagram::{Forwarder, Outside};
 use crate::finder::Finder;
+use crate::gateway::Outlet;
 use crate::intercept::accepted::Holding;
 use crate::intercept::connect::Surroundings;
 use crate::intercept::opens::Opens;
@@ -219,6 +220,7 @@ async fn assemble(
         opens,
         datagrams,
         outside_via,
+        outlet: Outlet::new(Reach::new(config.outside_reach.clone()).of_this_host(), places.clone()),
         holding,
     };
     let sidecar = Arc::new_cyclic(|own| Sidecar {
@@ -242,6 +244,7 @@ async fn assemble(
         data_plane,
         own: own.clone(),
     });
+    around.outlet.complete(Arc::downgrade(&sidecar), tokio::runtime::Handle::current());
     let own = Arc::downgrade(&sidecar);
     around.routes.set_processes(Box::new(move |id| {
         let capsule = own.upgrade().and_then(|sidecar| sidecar.capsules.get(id));
@@ -268,8 +271,16 @@ async fn assemble(
         tracing::error!(error = format!("{error:#}"), "the gateway of an earlier sidecar was not recognized");
         None
     });
+    let outlet = gateway::recognize_outlet(&sidecar, renew_shims).await.unwrap_or_else(|error| {
+        tracing::error!(error = format!("{error:#}"), "the outlet of an earlier sidecar was not recognized");
+        None
+    });
     sidecar.links.admit();
     look_at_kernel().await;
+    // Before the capsules: of one that has left some connections may have to end.
+    if let Some(outlet) = outlet {
+        sidecar.around.outlet.take_up(&sidecar, outlet).await;
+    }
     if sidecar.config.gateway {
         tokio::spawn(gateway::establish(sidecar.clone(), gateway));
     }

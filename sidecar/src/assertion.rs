@@ -96,10 +96,11 @@ fn collected(sidecar: &Sidecar, restore: RestoreId) -> Assertion {
         word_for(&sidecar.me, &kept)
     };
     let gateway = sidecar.gateway.get().map(|gateway| gateway.asserted());
+    let own = gateway.into_iter().chain(sidecar.around.outlet.asserted());
     Assertion {
         restore,
         revision: sidecar.places.revision(),
         hosts: sidecar.places.hosts().into_iter().map(|host| host.name).collect(),
-        capsules: sidecar.capsules.all().iter().filter_map(word).chain(gateway).collect(),
+        capsules: sidecar.capsules.all().iter().filter_map(word).chain(own).collect(),
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use kernel::limits::SYN_HELD_MAX;
 use overlay_proto::HostName;
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,9 @@ pub struct Config {
     pub gateway_routed: Vec<IpNet>,
     /// Of a gateway: connections that one machine outside may have at once.
     pub gateway_machine_max: usize,
-    /// The gateway by which capsules of this host reach machines outside; without one they don't.
+    /// Networks outside that capsules of this host reach from it, without a gateway.
+    pub outside_reach: Vec<IpNet>,
+    /// The gateway by which capsules of this host reach machines outside instead.
     pub outside_via: Option<HostName>,
     /// Logs as `text` or `json`.
     pub log: LogFormat,
@@ -143,6 +145,7 @@ impl Default for Config {
             gateway_reach: Vec::new(),
             gateway_routed: Vec::new(),
             gateway_machine_max: GATEWAY_MACHINE_CONNECTIONS,
+            outside_reach: vec![Ipv4Net::default().into(), Ipv6Net::default().into()],
             outside_via: None,
             log: LogFormat::Text,
         }

@@ -1,4 +1,5 @@
-//! The gateway, a role of any sidecar: machines without a sidecar reach capsules by it, and capsules reach them.
+//! Machines without a sidecar: the gateway, a role of any sidecar, by which they reach capsules, and capsules reach them;
+//! and the [`Outlet`] by which capsules reach them from the host where they are.
 //!
 //! ```text
 //!  machine ─TCP→ listener ─ half ══ link ══ half ─TCP→ program       what is published, to whoever can reach the host
@@ -13,19 +14,22 @@
 //! has locators, the policy judges it, sessions attach, hold and are parked as any. Its network is the host's own, and a
 //! shim of its own holds the sockets, so that connections outlive this sidecar as those of capsules do. Only what is
 //! outside differs: a connection that comes in at a published port gets a locator of the gateway as its source, one that is
-//! routed in keeps its machine's address (`session::Ways`), and one that goes out gets an address of the host.
+//! routed in keeps its machine's address (`session::Ways`), and one that goes out gets an address of the host. An outlet is
+//! the same, without what comes in.
 
 mod bringing;
 mod datagrams;
 mod exits;
 mod flows;
+mod outlet;
 mod outside;
+mod own;
 mod publications;
 mod routed;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -44,7 +48,10 @@ use crate::sidecar::Sidecar;
 
 use bringing::Brought;
 use exits::Exits;
+pub use outlet::Outlet;
+pub(crate) use outlet::recognize as recognize_outlet;
 pub(crate) use outside::{establish, recognize};
+use own::Role;
 pub(crate) use publications::{Protocol, Publication};
 
 /// The gateway of this host.
@@ -56,7 +63,7 @@ pub struct Gateway {
     directory: PathBuf,
     data_plane: tokio::runtime::Handle,
     served: Mutex<Served>,
-    outlets: Arc<datagrams::Outlets>,
+    ports: Arc<datagrams::Ports>,
 }
 
 /// What is published.
@@ -102,13 +109,13 @@ impl Gateway {
             ways: Arc::default(),
             machine_max: sidecar.config.gateway_machine_max,
             around: sidecar.around.clone(),
-            directory: directory_of(&sidecar.data),
+            directory: Role::Gateway.directory(&sidecar.data),
             data_plane: sidecar.data_plane.clone(),
             served: Mutex::default(),
-            outlets: Arc::default(),
+            ports: Arc::default(),
             network,
         });
-        let outlets = gateway.outlets.clone();
+        let ports = gateway.ports.clone();
         let left_exits = listeners.extract_if(|name, _| name.starts_with(exits::HELD));
         let left_exits = left_exits.filter_map(|(name, socket)| Some((exits::program_of(&name)?, socket)));
         let exits = Exits::new(
@@ -119,7 +126,7 @@ impl Gateway {
         );
         let own = gateway.network.locators();
         let out = move |datagram: Datagram| match own.contains(datagram.destination.ip()) {
-            true => datagrams::let_out(&outlets, &datagram),
+            true => datagrams::let_out(&ports, &datagram),
             false => exits.send(&datagram),
         };
         gateway.network.datagrams().let_out(sidecar.config.gateway_routed.clone(), out);
@@ -179,8 +186,8 @@ impl Gateway {
         self.ways.refused()
     }
 
-    fn outlets(&self) -> std::sync::MutexGuard<'_, Vec<Arc<datagrams::Outlet>>> {
-        self.outlets.lock().expect("no panics under this lock")
+    fn ports(&self) -> std::sync::MutexGuard<'_, Vec<Arc<datagrams::Port>>> {
+        self.ports.lock().expect("no panics under this lock")
     }
 
     fn refuse_one(&self) {
@@ -320,9 +327,4 @@ impl Gateway {
             }
         }
     }
-}
-
-/// Where everything of the gateway lies.
-fn directory_of(data: &Path) -> PathBuf {
-    data.join("gateway")
 }

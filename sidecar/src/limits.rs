@@ -17,6 +17,9 @@ pub const OUTSIDE_FLOWS_MAX: usize = 16_384;
 /// datagrams fills the table for no longer than this. (As netfilter's `nf_conntrack_udp_timeout`.)
 pub const OUTSIDE_FLOW_UNANSWERED: Duration = Duration::from_secs(30);
 
+/// Time after which this host's outlet is tried to be made again: connects that come meanwhile wait, and ask nobody.
+pub const OUTLET_RETRY: Duration = Duration::from_secs(1);
+
 /// Time between tries to register a gateway while the directory does not answer.
 pub const GATEWAY_RETRY: Duration = Duration::from_secs(2);
 

@@ -17,6 +17,7 @@
 //! Guarantees. Source: on success nothing of the capsule is left here; on failure it runs on here. Target: on
 //! success the capsule runs here and its sessions attach; on failure nothing of it is left here.
 
+pub(crate) mod anchored;
 pub(crate) mod claimed;
 pub(crate) mod conversation;
 pub mod examine;
@@ -35,7 +36,7 @@ pub(crate) mod verdict;
 
 pub use phases::Phase;
 pub(crate) use sockets::Arriving;
-pub use source::{command, preflight};
+pub use source::{How, command, preflight};
 pub use target::Arrivals;
 
 /// Removes what an earlier sidecar left of moves under way: their conversations ended with it.

@@ -281,10 +281,11 @@ pub async fn renew(sidecar: Arc<Sidecar>, mut membership: Membership) {
     }
 }
 
-/// What this host holds: capsules, and its own gateway.
+/// What this host holds: capsules, its own gateway, and its outlet.
 fn held(sidecar: &Sidecar) -> Vec<HeldCapsule> {
     let mut held = sidecar.capsules.held();
     held.extend(sidecar.gateway.get().map(|gateway| gateway.held()));
+    held.extend(sidecar.around.outlet.held());
     held
 }
 

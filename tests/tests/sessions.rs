@@ -64,8 +64,12 @@ fn redis_over_both_families_by_name_and_locator() {
 
 #[test]
 fn a_connect_tells_the_truth_at_once() {
-    let mesh = Mesh::running("connect", &["a", "b"]);
+    let mesh = Mesh::new("connect");
     let (a, b) = (mesh.host("a"), mesh.host("b"));
+    for host in [&a, &b] {
+        host.configure("outside_reach = []");
+    }
+    mesh.start(&["a", "b"]);
     start_redis(&a, "redis");
     start(&b, "shell", &["sleep", "600"]);
     start(&a, "neighbour", &["sleep", "600"]);

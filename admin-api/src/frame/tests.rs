@@ -14,6 +14,7 @@ fn samples() -> Vec<Frame> {
             name: "db".into(),
             to: "b".into(),
             memory: Memory::Precopy,
+            keep_anchored: true,
             dry_run: true,
         })),
         Frame::Stdin(Bytes::from_static(b"\0\xff")),

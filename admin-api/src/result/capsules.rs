@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatagramCounts, PolicyCounts, moves::MoveResult, words};
+use super::{AnchoredView, DatagramCounts, PolicyCounts, moves::MoveResult, words};
 use crate::{
     request::{EnvVar, Volume},
     timestamp::Timestamp,
@@ -156,6 +156,9 @@ pub struct InspectResult {
     /// The budget that this is taken from; more sessions than it has room for have the least that works each.
     #[serde(default)]
     pub buffer_limit_bytes: Option<u64>,
+    /// Its connections to machines outside that are bound to a host.
+    #[serde(default)]
+    pub anchored: Vec<AnchoredView>,
     /// What became of its datagrams on its host.
     #[serde(default)]
     pub datagrams: Option<DatagramCounts>,

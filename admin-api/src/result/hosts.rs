@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::words;
+use super::{AnchoredView, words};
 use crate::timestamp::Timestamp;
 
 words! {
@@ -158,6 +158,9 @@ pub struct PreflightResult {
     /// Private files that would go.
     #[serde(default)]
     pub files_bytes: Option<u64>,
+    /// Connections to machines outside that are bound to the host it is on.
+    #[serde(default)]
+    pub anchored: Vec<AnchoredView>,
     /// Grouped; groups in the order in which they were looked at.
     pub checks: Vec<CheckView>,
 }

@@ -31,6 +31,12 @@ pub struct MoveResult {
     /// Sessions there were before.
     #[serde(default)]
     pub sessions_before: u64,
+    /// Connections to machines outside that were bound to the host it left.
+    #[serde(default)]
+    pub anchored: u64,
+    /// That host carries them on; otherwise they ended.
+    #[serde(default)]
+    pub anchored_kept: bool,
     /// What was sent.
     pub bytes: MoveBytes,
     /// How memory went: `full`, `precopy`, `lazy`.

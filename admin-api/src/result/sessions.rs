@@ -57,6 +57,19 @@ pub struct SessionsResult {
     pub policy: PolicyCounts,
 }
 
+/// A capsule's connection to a machine outside that is bound to the host where it leaves the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnchoredView {
+    /// The id of its session, 32 hexadecimal digits.
+    pub session: String,
+    /// The host.
+    pub host: String,
+    /// The capsule's address and port.
+    pub local: SocketAddr,
+    /// The address and port of the machine.
+    pub remote: SocketAddr,
+}
+
 /// One capsule's half of a session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionView {
@@ -76,6 +89,9 @@ pub struct SessionView {
     /// Of a gateway: the address of the machine outside, which `local` stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<SocketAddr>,
+    /// The host to which it is bound, since it leaves the mesh there without a gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchored: Option<String>,
     /// The peer, when it is a capsule.
     #[serde(default)]
     pub peer_capsule: Option<String>,

@@ -68,6 +68,9 @@ fn read(answer: &InspectResult, stream: Stream) -> String {
     if let (Some(sessions), Some(held)) = (capsule.sessions, capsule.sessions_held) {
         line("sessions", format!("{sessions}, {held} held"));
     }
+    for one in &answer.anchored {
+        line("anchored", format!("{} to {} at host {}", one.local, one.remote, one.host));
+    }
     line("memory", size(capsule.memory_bytes));
     line("private files", size(answer.private_bytes));
     if let (Some(bytes), Some(granted), Some(limit)) =

@@ -36,6 +36,11 @@ pub(crate) struct Move {
     #[arg(long, value_name = "HOW", default_value = "auto")]
     memory: MemoryChoice,
 
+    /// Have the old host carry on the connections to machines outside that leave from it without a
+    /// gateway; without this they end at the move
+    #[arg(long)]
+    keep_anchored: bool,
+
     /// Check everything and do nothing; exit code 1 when the move would fail
     #[arg(long)]
     dry_run: bool,
@@ -74,6 +79,7 @@ impl Move {
             name: self.name.clone(),
             to: self.to.clone(),
             memory: self.memory.0,
+            keep_anchored: self.keep_anchored,
             dry_run: self.dry_run,
         };
         if self.dry_run {
@@ -149,6 +155,19 @@ impl Move {
     }
 }
 
+/// What is left on the old host.
+fn left(moved: &MoveResult) -> String {
+    let (from, anchored) = (&moved.from, amounts::count(moved.anchored, "connection"));
+    let nothing = format!("Nothing of it is left on {from}.");
+    match (moved.anchored, moved.anchored_kept) {
+        (0, _) => nothing,
+        (_, false) => format!("{nothing} {anchored} to machines outside ended, bound to {from}."),
+        (_, true) => format!(
+            "Host {from} carries {anchored} to machines outside on, for as long as it is up; nothing else of it is left there."
+        ),
+    }
+}
+
 fn read(moved: &MoveResult, stream: &Stream) -> String {
     let (name, to) = (&moved.capsule, &moved.to);
     if moved.already {
@@ -160,12 +179,12 @@ fn read(moved: &MoveResult, stream: &Stream) -> String {
         format!("{} kept", amounts::count(moved.sessions, "session"))
     };
     let summary = format!(
-        "{name} moved {} → {to} in {}: paused {}, {sessions}, generation {}. Nothing of it is left on {}.",
+        "{name} moved {} → {to} in {}: paused {}, {sessions}, generation {}. {}",
         moved.from,
         amounts::milliseconds(moved.duration_ms),
         amounts::milliseconds(moved.blackout_ms),
         moved.generation,
-        moved.from,
+        left(moved),
     );
     let sent = format!(
         "  sent {} of memory ({}) and {} of files",

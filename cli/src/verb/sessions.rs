@@ -22,7 +22,8 @@ const ID_SHOWN: usize = 8;
 ///
 /// STATE: open (data flows), held (the other side is away), parked (the program reads slowly),
 /// closing (an end was said, not everything is delivered). IN and OUT are seen from the capsule.
-/// LIMIT is the memory that what the capsule sent may take until the peer has it. A UDP flow is listed
+/// AT is the host of the other half; a session that is anchored leaves the mesh there without a
+/// gateway, and is bound to that host. LIMIT is the memory that what the capsule sent may take until the peer has it. A UDP flow is listed
 /// until no datagram came for five minutes.
 #[derive(Args, Debug)]
 pub(crate) struct Sessions {
@@ -68,7 +69,7 @@ fn table(answer: &SessionsResult, stream: Stream, with_capsule: bool) -> String 
             plain(session.direction.as_str()),
             plain(local(session)),
             plain(peer(session)),
-            or_dash(session.peer_host.as_deref()),
+            at(session),
             state(session),
             plain(amounts::bytes(session.bytes_in)),
             plain(amounts::bytes(session.bytes_out)),
@@ -94,6 +95,13 @@ fn local(session: &SessionView) -> String {
     match session.outside {
         Some(outside) => format!("{outside} as {}", session.local),
         None => session.local.to_string(),
+    }
+}
+
+fn at(session: &SessionView) -> (String, Tone) {
+    match &session.anchored {
+        Some(host) => (format!("{host} (anchored)"), Tone::Warn),
+        None => or_dash(session.peer_host.as_deref()),
     }
 }
 

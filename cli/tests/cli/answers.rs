@@ -107,6 +107,7 @@ async fn sessions_tell_both_ends() {
         local: "10.88.0.2:5432".parse().unwrap(),
         remote: "10.88.0.3:41022".parse().unwrap(),
         outside: None,
+        anchored: None,
         peer_capsule: Some("chat".into()),
         peer_state: None,
         peer_host: Some("b".into()),

@@ -20,6 +20,8 @@ fn moved() -> Frame {
         phases_ms: [("quiesce", 3.0), ("hold", 4.0), ("dump", 239.0), ("attach", 9.0)].into_iter().collect(),
         sessions: 3,
         sessions_before: 3,
+        anchored: 0,
+        anchored_kept: false,
         bytes: MoveBytes { memory: 344 << 20, files: 0 },
         memory: "full".into(),
         already: false,
@@ -48,7 +50,13 @@ async fn a_log_gets_a_line_for_each_finished_phase() {
         moved(),
     ];
     let (request, output) = fake.answer(&["move", "db", "--to", "b", "--memory", "full"], &frames).await;
-    let expected = Request::Move { name: "db".into(), to: "b".into(), memory: Memory::Full, dry_run: false };
+    let expected = Request::Move {
+        name: "db".into(),
+        to: "b".into(),
+        memory: Memory::Full,
+        keep_anchored: false,
+        dry_run: false,
+    };
     assert_eq!(request, expected);
     let told: Vec<_> = text(&output.stderr).lines().collect();
     assert_eq!(told.len(), 2, "{told:?}");

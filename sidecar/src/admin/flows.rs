@@ -36,6 +36,7 @@ fn view(sidecar: &Sidecar, network: &Network, key: FlowKey, flow: Flow, quiet_s:
         local: key.local,
         remote: key.remote,
         outside: None,
+        anchored: None,
         peer_capsule: peer.as_ref().map(|record| record.name.to_string()),
         peer_host: peer
             .as_ref()

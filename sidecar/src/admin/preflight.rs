@@ -17,6 +17,7 @@ pub(super) async fn check_all(
     sidecar: &Arc<Sidecar>,
     name: Option<&str>,
     to: Option<&str>,
+    keep_anchored: bool,
 ) -> Result<PreflightResult, ErrorView> {
     let mut result = PreflightResult { from: Some(sidecar.me.to_string()), ..PreflightResult::default() };
     let target = to.map(|to| moving::source::target_named(sidecar, to)).transpose()?;
@@ -30,9 +31,10 @@ pub(super) async fn check_all(
         let capsule = local(sidecar, name)?;
         result.capsule = Some(name.to_owned());
         if let Some(target) = target.filter(|target| *target != sidecar.me) {
-            let asked = moving::preflight(sidecar, &capsule, &target).await?;
+            let asked = moving::preflight(sidecar, &capsule, &target, keep_anchored).await?;
             result.memory_bytes = asked.memory_bytes;
             result.files_bytes = asked.files_bytes;
+            result.anchored = asked.anchored;
             checks.extend(asked.checks);
         }
     }

@@ -65,8 +65,9 @@ pub(super) async fn publish(
 ) -> Result<PublishResult, ErrorView> {
     let gateway = own(sidecar)?;
     let target = record(sidecar, name)?;
-    if target.is_outside() {
-        return Err(ErrorView::new("publish/gateway", format!("{name} is a gateway, not a capsule")));
+    if target.is_of_its_host() {
+        let what = if target.is_outside() { "a gateway" } else { "the outlet of a host" };
+        return Err(ErrorView::new("publish/gateway", format!("{name} is {what}, not a capsule")));
     }
     if port == 0 {
         return Err(ErrorView::new("publish/port", "a capsule has no port 0"));

@@ -15,13 +15,13 @@ use overlay_proto::{CapsuleId, Role};
 use super::{flows, policy, record};
 use crate::capsule::Capsule;
 use crate::limits::RECORDS_CALL;
-use crate::moving::superseded;
+use crate::moving::{anchored, superseded};
 use crate::sidecar::Sidecar;
 
 /// All capsules of the mesh, or of this host.
 pub(super) async fn ps(sidecar: &Arc<Sidecar>, local: bool) -> PsResult {
     let mut records = sidecar.places.capsules();
-    records.retain(|record| !record.is_outside() && (!local || record.host == sidecar.me));
+    records.retain(|record| !record.is_of_its_host() && (!local || record.host == sidecar.me));
     records.sort_by(|a, b| a.name.cmp(&b.name));
     let mut capsules = Vec::with_capacity(records.len());
     for record in records {
@@ -112,7 +112,7 @@ pub(super) fn hosts(sidecar: &Arc<Sidecar>) -> HostsResult {
             capsules: capsules
                 .iter()
                 .filter(|capsule| {
-                    capsule.host == host.name && capsule.suspension.is_none() && !capsule.is_outside()
+                    capsule.host == host.name && capsule.suspension.is_none() && !capsule.is_of_its_host()
                 })
                 .count() as u64,
             link: (!here).then(|| link(sidecar, &host)),
@@ -197,6 +197,7 @@ pub(super) async fn sessions(
         local: session.facts.local,
         remote: session.facts.remote,
         outside: session.facts.way.as_ref().map(|way| way.outside),
+        anchored: anchored::host_of(sidecar, &session).map(|host| host.to_string()),
         peer_capsule: name_of(session.facts.peer),
         peer_host: sidecar
             .places
@@ -251,6 +252,7 @@ pub(super) async fn inspect(sidecar: &Arc<Sidecar>, name: &str) -> Result<Inspec
         result.buffer_bytes = Some(sessions.iter().map(|session| session.buffered_bytes).sum());
         result.buffer_granted_bytes = Some(budget.granted_to(&record.id));
         result.buffer_limit_bytes = Some(budget.limits().capsule_bytes);
+        result.anchored = anchored::of(sidecar, record.id).await;
         result.datagrams = sidecar.networks.of(&record.id).map(|network| flows::counts(&network));
         result.last_move = file.last_move;
         result.policy = policy::counts(sidecar, Some(record.id));

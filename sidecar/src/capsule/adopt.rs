@@ -16,7 +16,7 @@ use super::file::CapsuleFile;
 use super::network::Network;
 use super::takeover::Left;
 use super::{Capsule, Stage, engine, lifecycle};
-use crate::moving::journal::{Decision, Entry, Journal, Processes};
+use crate::moving::journal::{Decision, Entry, Journal, Processes, first_entry};
 use crate::moving::{claimed, superseded, verdict};
 use crate::sidecar::Sidecar;
 use crate::suspend;
@@ -167,6 +167,7 @@ async fn take_up(sidecar: &Arc<Sidecar>, found: Found) -> anyhow::Result<()> {
             superseded::keep(sidecar, &capsule, by).await;
         }
         Decision::Discard => {
+            end_anchored(sidecar, &capsule, &journal).await;
             // For good: one that comes after this one need not ask again.
             capsule.journal(&Entry::Removing)?;
             left.give_up(sidecar);
@@ -246,6 +247,18 @@ async fn open_gate(
     go_on(sidecar, capsule, network, left, None).await?;
     drop(claimed::report_running(sidecar, capsule, generation));
     Ok(true)
+}
+
+/// Does what its move had not done when its sidecar ended: the connections that left from this host end, unless it is to
+/// carry them on.
+async fn end_anchored(sidecar: &Sidecar, capsule: &Capsule, journal: &Journal) {
+    let left = matches!(journal, Journal::KeySent { .. });
+    let begun = first_entry(capsule.directory());
+    if left && matches!(begun, Some(Entry::Offered { keep_anchored: false, .. })) {
+        let outlet = &sidecar.around.outlet;
+        let ended = outlet.end_those_of(capsule.id(), &sidecar.table).await;
+        tracing::info!(capsule = %capsule.name(), ended, "connections that left from this host");
+    }
 }
 
 fn end_offer(sidecar: &Arc<Sidecar>, capsule: &Arc<Capsule>, offer: Option<OfferId>) {

@@ -88,8 +88,9 @@ fn check(sidecar: &Sidecar, run: &Run) -> Result<(CapsuleName, Owner), ErrorView
         run.name.parse().map_err(|error| bad(format!("{:?} is no capsule name", run.name)).why(error))?;
     let owner = run.owner.as_deref().unwrap_or(&sidecar.config.owner);
     let owner: Owner = owner.parse().map_err(|error| bad(format!("{owner:?} is no owner")).why(error))?;
-    if owner == directory_api::outside::owner() {
-        return Err(bad(format!("the owner {owner} is that of gateways")).next("choose another --owner"));
+    if directory_api::outside::is_reserved(&owner) {
+        let what = "is that of what stands for a host itself";
+        return Err(bad(format!("the owner {owner} {what}")).next("choose another --owner"));
     }
     if run.argv.is_empty() {
         return Err(bad("no command was given".into()).next(format!("capsule run {name} -- COMMAND")));

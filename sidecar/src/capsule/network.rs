@@ -50,23 +50,37 @@ pub struct Network {
     policed: Counts,
     datagrams: Datagrams,
     lookups: Arc<Lookups>,
-    /// Of a gateway: what it lets capsules reach outside. None for a capsule.
+    /// Of a gateway or an outlet: what it lets capsules reach outside. None for a capsule.
     reach: Option<Reach>,
 }
 
-/// The addresses outside that capsules may reach by a gateway.
+/// The addresses outside that capsules may reach by a gateway or an outlet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reach(Vec<IpNet>);
+pub struct Reach {
+    networks: Vec<IpNet>,
+    /// Of an outlet: only those of this host may.
+    of_this_host: bool,
+}
 
 impl Reach {
     /// All addresses in these networks that mean one machine wherever they are seen.
     pub fn new(networks: Vec<IpNet>) -> Self {
-        Self(networks)
+        Self { networks, of_this_host: false }
+    }
+
+    /// The same, for capsules of this host alone.
+    pub fn of_this_host(self) -> Self {
+        Self { of_this_host: true, ..self }
+    }
+
+    /// Whether no capsules of other hosts may reach anything.
+    pub fn is_of_this_host(&self) -> bool {
+        self.of_this_host
     }
 
     /// Whether capsules may reach an address.
     pub fn contains(&self, address: IpAddr) -> bool {
-        is_of_one_machine(address) && self.0.iter().any(|network| network.contains(&address))
+        is_of_one_machine(address) && self.networks.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -130,7 +144,7 @@ impl Network {
         Self::make(who, worker, (sockets, datagrams, holds), arriving, shim, None)
     }
 
-    /// This host's own network as that of a gateway: nothing is set up in it, its sockets are held by a shim as a
+    /// This host's own network as that of a gateway or an outlet: nothing is set up in it, its sockets are held by a shim as a
     /// capsule's are.
     ///
     /// # Errors
@@ -189,7 +203,7 @@ impl Network {
         self.locators
     }
 
-    /// Of a gateway: what it lets capsules reach outside.
+    /// Of a gateway or an outlet: what it lets capsules reach outside.
     pub fn reach(&self) -> Option<&Reach> {
         self.reach.as_ref()
     }

@@ -19,16 +19,16 @@ use crate::session::Begin;
 use crate::watched::{Watched, watch};
 
 /// A published port for datagrams.
-pub(super) struct Outlet {
+pub(super) struct Port {
     publication: Publication,
     sockets: [Option<OwnedFd>; 2],
     flows: Mutex<Flows>,
 }
 
 /// The ports of a gateway, for what goes out.
-pub(super) type Outlets = Mutex<Vec<Arc<Outlet>>>;
+pub(super) type Ports = Mutex<Vec<Arc<Port>>>;
 
-impl Outlet {
+impl Port {
     fn flows(&self) -> MutexGuard<'_, Flows> {
         self.flows.lock().expect("no panics under this lock")
     }
@@ -49,18 +49,18 @@ pub(super) async fn carry(
             return tracing::error!(%error, "the sockets of a published port can't be watched");
         }
     };
-    let outlet = Arc::new(Outlet { publication, sockets, flows: Mutex::default() });
-    gateway.outlets().push(outlet.clone());
+    let port = Arc::new(Port { publication, sockets, flows: Mutex::default() });
+    gateway.ports().push(port.clone());
     let carrying = async {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         let mut look = tokio::time::interval(FLOW_LOOK);
         loop {
             let ready = ready_one(&watched);
             tokio::select! {
-                at = ready => while bring_some(&gateway, &outlet, &watched[at], &mut buffer) {
+                at = ready => while bring_some(&gateway, &port, &watched[at], &mut buffer) {
                     tokio::task::yield_now().await;
                 },
-                _ = look.tick() => outlet.flows().sweep(Instant::now()),
+                _ = look.tick() => port.flows().sweep(Instant::now()),
             }
         }
     };
@@ -70,7 +70,7 @@ pub(super) async fn carry(
         () = closed.cancelled() => {}
         () = carrying => {}
     }
-    gateway.outlets().retain(|other| !Arc::ptr_eq(other, &outlet));
+    gateway.ports().retain(|other| !Arc::ptr_eq(other, &port));
 }
 
 /// Which socket has something.
@@ -93,13 +93,13 @@ async fn ready_one(watched: &[Watched]) -> usize {
 }
 
 /// Brings what waits in a socket to the capsule; true when there may be more.
-fn bring_some(gateway: &Gateway, outlet: &Outlet, socket: &Watched, buffer: &mut [u8]) -> bool {
+fn bring_some(gateway: &Gateway, port: &Port, socket: &Watched, buffer: &mut [u8]) -> bool {
     for _ in 0..DATAGRAMS_AT_ONCE {
         match udp::receive(socket.get_ref(), buffer) {
-            Ok(Some(received)) => bring(gateway, outlet, &received, &buffer[..received.length]),
+            Ok(Some(received)) => bring(gateway, port, &received, &buffer[..received.length]),
             Ok(None) => return false,
             Err(error) => {
-                tracing::debug!(port = outlet.publication.host_port, %error, "a datagram from outside was lost");
+                tracing::debug!(port = port.publication.host_port, %error, "a datagram from outside was lost");
                 return false;
             }
         }
@@ -107,8 +107,8 @@ fn bring_some(gateway: &Gateway, outlet: &Outlet, socket: &Watched, buffer: &mut
     true
 }
 
-fn bring(gateway: &Gateway, outlet: &Outlet, received: &udp::Received, payload: &[u8]) {
-    let publication = &outlet.publication;
+fn bring(gateway: &Gateway, port: &Port, received: &udp::Received, payload: &[u8]) {
+    let publication = &port.publication;
     let Some(record) = gateway.around.places.capsule(&publication.capsule) else { return };
     let v6 = received.source.is_ipv6();
     let destination = publication.destinations(&record)[usize::from(v6)];
@@ -120,7 +120,7 @@ fn bring(gateway: &Gateway, outlet: &Outlet, received: &udp::Received, payload: 
         let begin = Begin::At(number_of(&(ends, destination)));
         gateway.ways.open(received.source, locator, destination, gateway.machine_max, begin).ok()
     };
-    let Some(source) = outlet.flows().sent(Instant::now(), ends, destination, open) else {
+    let Some(source) = port.flows().sent(Instant::now(), ends, destination, open) else {
         return gateway.refuse_one();
     };
     let datagram = Datagram {
@@ -142,14 +142,14 @@ fn number_of(flow: &impl Hash) -> u16 {
 }
 
 /// Sends what a program answered to the machine that asked; nothing else goes out.
-pub(super) fn let_out(outlets: &Outlets, datagram: &Datagram) {
+pub(super) fn let_out(ports: &Ports, datagram: &Datagram) {
     let DatagramBody::Udp(payload) = &datagram.body else { return };
     let (source, program): (SocketAddr, SocketAddr) = (datagram.destination, datagram.source);
-    for outlet in outlets.lock().expect("no panics under this lock").iter() {
-        let Some((machine, from)) = outlet.flows().answered(Instant::now(), source, program) else {
+    for port in ports.lock().expect("no panics under this lock").iter() {
+        let Some((machine, from)) = port.flows().answered(Instant::now(), source, program) else {
             continue;
         };
-        let Some(socket) = &outlet.sockets[usize::from(machine.is_ipv6())] else { return };
+        let Some(socket) = &port.sockets[usize::from(machine.is_ipv6())] else { return };
         if let Err(error) = udp::send_from(socket.as_fd(), from, machine, datagram.traffic_class, payload) {
             tracing::debug!(to = %machine, %error, "a datagram to outside was lost");
         }

@@ -21,6 +21,7 @@ use crate::capsule::keeper::{Connection, LISTENER4, LISTENER6};
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;
 use crate::datagram::Forwarder;
+use crate::gateway::Outlet;
 use crate::limits::{ACCEPT_TIMEOUT, GATE_SETTLE, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT, SUSPENDED_CONNECT};
 use crate::places::Places;
 use crate::session::{AcceptedRecord, BroughtRecord, OpenedRecord, Routes, Slot, Table, Way};
@@ -39,8 +40,10 @@ pub struct Surroundings {
     pub opens: Opens,
     /// Datagrams.
     pub datagrams: Forwarder,
-    /// The gateway by which capsules of this host reach machines outside; without one they don't.
+    /// The gateway by which capsules of this host reach machines outside; without one they do by the outlet.
     pub outside_via: Option<HostName>,
+    /// The outlet of this host.
+    pub outlet: Arc<Outlet>,
     /// How connects are held.
     pub holding: Arc<Holding>,
 }

@@ -85,6 +85,10 @@ async fn dial(
         Some(reach) if !is_outside(around, reach, open.destination.ip()) => {
             return Some(OpenOutcome::Unreachable);
         }
+        Some(reach) if reach.is_of_this_host() && !link.is_local() => {
+            tracing::warn!(host = %link.host, capsule = %open.opener, "refused: it is not on this host, whose outlet it asks for");
+            return Some(OpenOutcome::Denied);
+        }
         None | Some(_) => {}
     }
     if !may_open(around, link, open).await {
@@ -149,7 +153,7 @@ async fn dial(
     Some(OpenOutcome::Accepted { generation })
 }
 
-/// Whether a gateway lets capsules reach an address that is none of a capsule.
+/// Whether a gateway or an outlet lets capsules reach an address that is none of a capsule.
 fn is_outside(around: &Surroundings, reach: &Reach, address: IpAddr) -> bool {
     reach.contains(address) && !around.places.may_be_locator(&address)
 }
@@ -217,7 +221,7 @@ async fn may_connect(around: &Surroundings, network: &Network, open: &Open) -> O
     Some(false)
 }
 
-/// Dials a program in its capsule's network, or from a gateway's own a machine outside.
+/// Dials a program in its capsule's network, or from the host's own a machine outside.
 ///
 /// # Errors
 /// What the program's kernel answered.
@@ -252,6 +256,8 @@ fn outcome_of(error: &io::Error) -> OpenOutcome {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => OpenOutcome::Refused,
         io::ErrorKind::TimedOut => OpenOutcome::TimedOut,
+        // Of machines outside: this host has no way to them.
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => OpenOutcome::Unreachable,
         _ => {
             tracing::warn!(%error, "a dial failed");
             OpenOutcome::Unreachable

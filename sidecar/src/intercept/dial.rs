@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use directory_api::{CapsuleRecord, ClientError, outside};
+use directory_api::{CapsuleRecord, outside};
 use kernel::syn::Verdict;
 use overlay_proto::{CapsuleId, Frame, Generation, Half, Open, OpenOutcome, Role, SessionId};
 
@@ -19,18 +19,19 @@ use crate::policy::Denial;
 use crate::session::{Facts, Keeping, OpenedRecord, Program, Record, Slot, Socket, Way};
 
 impl Surroundings {
-    /// Who answers at an address: the capsule that has it, or the gateway to what is outside.
+    /// Who answers at an address: the capsule that has it, or who leads to what is outside: a gateway, or the outlet of
+    /// this host.
     ///
     /// # Errors
-    /// The directory does not say whether a capsule has it.
-    async fn peer_at(&self, address: IpAddr) -> Result<Option<CapsuleRecord>, ClientError> {
-        if let Some(capsule) = self.places.at(address).await? {
-            return Ok(Some(capsule));
+    /// The directory does not say whether a capsule has it, or the outlet can't be made.
+    async fn peer_at(&self, address: IpAddr) -> anyhow::Result<Option<CapsuleRecord>> {
+        if self.places.may_be_locator(&address) {
+            return Ok(self.places.at(address).await?);
         }
-        if !outside::is_of_one_machine(address) || self.places.may_be_locator(&address) {
+        if !outside::is_of_one_machine(address) {
             return Ok(None);
         }
-        let Some(via) = &self.outside_via else { return Ok(None) };
+        let Some(via) = &self.outside_via else { return self.outlet.to(address).await };
         let Ok(name) = outside::name_at(via) else { return Ok(None) };
         let gateway = self.places.of_name(&name).await?;
         Ok(gateway.filter(|record| record.is_outside() && record.host == *via))
@@ -211,7 +212,7 @@ impl Dial {
                 Ok(Some(peer)) => peer,
                 Ok(None) => return Err(Verdict::Unreachable),
                 Err(error) if began.elapsed() > UNREACHABLE_AFTER => {
-                    tracing::debug!(destination = %self.destination, %error, "nobody says who is there");
+                    tracing::debug!(destination = %self.destination, error = format!("{error:#}"), "nobody says who is there");
                     return Err(Verdict::Unreachable);
                 }
                 Err(_) => {

@@ -35,6 +35,9 @@ pub enum Entry {
         generation: Generation,
         /// To this host.
         target: HostName,
+        /// Whether this host carries connections on that are bound to it; otherwise they end when it is gone.
+        #[serde(default)]
+        keep_anchored: bool,
     },
     /// The source sends the key: from here on only the directory can say who has the capsule.
     KeySent {

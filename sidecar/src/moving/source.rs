@@ -8,7 +8,7 @@ mod undo;
 use std::sync::Arc;
 use std::time::Instant;
 
-use admin_api::result::{CheckView, MoveBytes, MoveResult, PreflightResult};
+use admin_api::result::{AnchoredView, CheckView, MoveBytes, MoveResult, PreflightResult};
 use admin_api::{ErrorView, Frame, Memory};
 use anyhow::{Context, bail};
 use overlay_proto::{ClaimKey, Generation, HostName, OfferId};
@@ -25,6 +25,15 @@ use crate::capsule::{Capsule, Stage};
 use crate::requests::{self, Kind};
 use crate::sidecar::Sidecar;
 
+/// How a capsule is to move.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// How its memory goes.
+    pub memory: Memory,
+    /// This host carries connections on that are bound to it.
+    pub keep_anchored: bool,
+}
+
 /// Carries out `capsule move`.
 ///
 /// # Errors
@@ -33,7 +42,7 @@ pub async fn command(
     sidecar: &Arc<Sidecar>,
     capsule: &Arc<Capsule>,
     to: &str,
-    memory: Memory,
+    how: How,
     input: &mut Input,
     output: &mut Output,
 ) -> Result<MoveResult, ErrorView> {
@@ -45,6 +54,7 @@ pub async fn command(
         let capsule = name.to_string();
         return Ok(MoveResult { capsule, from, to, generation, already: true, ..MoveResult::default() });
     }
+    let memory = how.memory;
     if matches!(memory, Memory::Lazy | Memory::Precopy) {
         return Err(ErrorView::new("move/memory", format!("{name} stays on {} and runs", sidecar.me))
             .why(format!("this version does not move memory by `{memory}`"))
@@ -59,6 +69,7 @@ pub async fn command(
     };
     let cancel = CancellationToken::new();
     let departure = Departure::begin(sidecar.clone(), capsule.clone(), target, cancel.clone()).await?;
+    let departure = Departure { keep_anchored: how.keep_anchored, ..departure };
     let listen = listen_for_cancel(input, cancel);
     tokio::select! {
         biased;
@@ -75,9 +86,11 @@ pub async fn preflight(
     sidecar: &Arc<Sidecar>,
     capsule: &Arc<Capsule>,
     to: &HostName,
+    keep_anchored: bool,
 ) -> Result<PreflightResult, ErrorView> {
     let cancel = CancellationToken::new();
-    let mut departure = Departure::begin(sidecar.clone(), capsule.clone(), to.clone(), cancel).await?;
+    let departure = Departure::begin(sidecar.clone(), capsule.clone(), to.clone(), cancel).await?;
+    let mut departure = Departure { keep_anchored, ..departure };
     let asked = departure.ask_target(true).await;
     let (checks, needs) = asked.map_err(|error| departure.stays("move/preflight", &error))?;
     Ok(PreflightResult {
@@ -86,6 +99,7 @@ pub async fn preflight(
         to: Some(to.to_string()),
         memory_bytes: Some(needs.memory_bytes),
         files_bytes: Some(needs.files_bytes),
+        anchored: departure.anchored,
         checks,
         ..PreflightResult::default()
     })
@@ -142,6 +156,10 @@ struct Departure {
     still: Standstill,
     bytes: MoveBytes,
     sessions_before: u64,
+    /// This host carries connections on that are bound to it.
+    keep_anchored: bool,
+    /// Those there were at the beginning.
+    anchored: Vec<AnchoredView>,
     differences: Vec<runtime::files::base::Difference>,
 }
 
@@ -184,6 +202,8 @@ impl Departure {
             log: LogSent::default(),
             bytes: MoveBytes::default(),
             sessions_before: 0,
+            keep_anchored: false,
+            anchored: Vec::new(),
             differences: Vec::new(),
             sidecar,
             capsule,

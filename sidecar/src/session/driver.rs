@@ -69,6 +69,9 @@ pub enum Event {
     Cancelled(Arc<Link>),
     /// The program of the other side began a new connection between the same addresses.
     Superseded,
+    /// The other side has gone where the session can't go: both programs see a reset. Answered when that is on record, with
+    /// whether the session was not over before.
+    LeftBehind(oneshot::Sender<bool>),
 }
 
 enum Step {
@@ -330,6 +333,12 @@ impl Driver {
             Event::Cancelled(link) if self.speaks_for_peer(&link) => self.half.peer_gone(),
             Event::Cancelled(_) => {}
             Event::Superseded => self.half.peer_gone(),
+            Event::LeftBehind(ended) => {
+                let lived = self.linger.is_none();
+                self.half.peer_gone();
+                self.act();
+                let _ = ended.send(lived);
+            }
             Event::Park(_) => {}
         }
     }

@@ -303,6 +303,34 @@ impl Table {
         }
     }
 
+    /// Ends the sessions of a capsule here with one that has gone where they can't go. Returns how many there were, when
+    /// their end is on record.
+    pub async fn end_between(&self, own: CapsuleId, peer: CapsuleId) -> u64 {
+        let mailboxes: Vec<_> = {
+            let entries = self.entries();
+            let between = entries.halves.values().filter(|entry| (entry.own, entry.peer) == (own, peer));
+            between.map(|entry| entry.mailbox.clone()).collect()
+        };
+        let mut waiting = Vec::with_capacity(mailboxes.len());
+        for mailbox in mailboxes {
+            let (ended, answer) = oneshot::channel();
+            if mailbox.send(Event::LeftBehind(ended)).await.is_ok() {
+                waiting.push(answer);
+            }
+        }
+        let mut count = 0;
+        for answer in waiting {
+            count += u64::from(answer.await.unwrap_or(false));
+        }
+        count
+    }
+
+    /// How many halves a capsule has here of sessions with another one.
+    pub fn count_between(&self, own: CapsuleId, peer: CapsuleId) -> u64 {
+        let entries = self.entries();
+        entries.halves.values().filter(|entry| (entry.own, entry.peer) == (own, peer)).count() as u64
+    }
+
     /// The halves of a capsule.
     pub fn of_capsule(&self, own: CapsuleId) -> Vec<Key> {
         self.entries().halves.iter().filter(|(_, entry)| entry.own == own).map(|(key, _)| *key).collect()

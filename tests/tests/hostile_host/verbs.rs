@@ -31,7 +31,13 @@ fn a_host_without_operator_rights_only_reads() {
                 Request::Stop { name: text(name), timeout_s: 1 },
                 Request::Rm { name: text(name), force: true, local: false },
                 Request::Rm { name: text(name), force: false, local: false },
-                Request::Move { name: text(name), to: text("b"), memory: Memory::Auto, dry_run: false },
+                Request::Move {
+                    name: text(name),
+                    to: text("b"),
+                    memory: Memory::Auto,
+                    keep_anchored: false,
+                    dry_run: false,
+                },
                 Request::Follow { name: text(name), id: id.clone(), from_position: 0, signals: true },
             ];
             for request in acts {
@@ -51,7 +57,13 @@ fn a_host_without_operator_rights_only_reads() {
         Request::Sessions { name: None },
         Request::Sessions { name: Some(text("near")) },
         Request::Preflight { name: None, to: None },
-        Request::Move { name: text("near"), to: text("b"), memory: Memory::Auto, dry_run: true },
+        Request::Move {
+            name: text("near"),
+            to: text("b"),
+            memory: Memory::Auto,
+            keep_anchored: false,
+            dry_run: true,
+        },
     ];
     for request in reads {
         let answer = evil.ask(&wire, request.clone(), Some("evil"));

@@ -46,7 +46,7 @@ fn kept(stage: Stage, journal: Journal) -> Kept {
 }
 
 fn offered() -> Option<Entry> {
-    Some(Entry::Offered { offer: id(1), generation: generation(5), target: other() })
+    Some(Entry::Offered { offer: id(1), generation: generation(5), target: other(), keep_anchored: false })
 }
 
 fn arriving() -> Option<Entry> {

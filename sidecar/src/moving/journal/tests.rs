@@ -261,7 +261,7 @@ fn a_journal_is_read_as_far_as_it_was_written() {
         assert_eq!(read(), state);
     }
     // It leaves again: what was before no longer counts.
-    let offered = Entry::Offered { offer: back(), generation: at(G), target: host("c") };
+    let offered = Entry::Offered { offer: back(), generation: at(G), target: host("c"), keep_anchored: true };
     write(&directory, &offered).unwrap();
     assert_eq!(read(), Journal::Offered { offer: back() });
     write(&directory, &Entry::KeySent { key: key() }).unwrap();

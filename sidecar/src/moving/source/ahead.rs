@@ -10,6 +10,7 @@ use runtime::files::private::{Ended, Pace, Round, Rounds};
 
 use super::{Departure, Refused, unexpected};
 use crate::limits::{FEW_FILES, FILE_ROUNDS};
+use crate::moving::anchored;
 use crate::moving::claimed;
 use crate::moving::conversation::{Needs, Prepare, ToSource, ToTarget, hear, say};
 use crate::moving::examine;
@@ -29,6 +30,11 @@ impl Departure {
                 .await??;
         let unread = self.network.sockets(kernel::diag::Diag::datagrams_unread).await?;
         own_checks.extend(examine::unread_datagrams(self.capsule.name(), unread));
+        self.anchored = anchored::of(&self.sidecar, self.capsule.id()).await;
+        // What is bound to another host was left there before, and stays.
+        self.anchored.retain(|one| one.host == self.sidecar.me.as_str());
+        let (me, count) = (&self.sidecar.me, self.anchored.len());
+        own_checks.extend(anchored::at_move(self.capsule.name(), me, count, self.keep_anchored));
         let sessions = self.sidecar.table.describe(Some(self.capsule.id())).await;
         self.sessions_before = sessions.len() as u64;
         let mut peers: Vec<HostName> = sessions
@@ -87,7 +93,8 @@ impl Departure {
     async fn offer_once(&mut self) -> Result<CapsuleRecord, ClientError> {
         // Before the answer: an offer whose answer is lost stands too.
         let (offer, generation, target) = (self.offer, self.generation, self.target.clone());
-        let entry = Entry::Offered { offer, generation, target: target.clone() };
+        let keep_anchored = self.keep_anchored;
+        let entry = Entry::Offered { offer, generation, target: target.clone(), keep_anchored };
         self.capsule.journal(&entry).map_err(|error| ClientError::Local {
             what: "writing the journal",
             source: std::io::Error::other(error),

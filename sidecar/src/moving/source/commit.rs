@@ -72,7 +72,8 @@ impl Departure {
         tell(output, self.clock.progress(Phase::Release, None)).await;
         let began = Instant::now();
         crate::faults::pass("release");
-        self.release(Generation::new(generation)).await;
+        let anchored = self.release(Generation::new(generation)).await;
+        let ended = if self.keep_anchored { 0 } else { anchored };
         self.clock.finish(Phase::Release, began);
         let attached = tokio::time::timeout(ATTACH_WAIT, hear(&mut self.receive)).await;
         let sessions = match attached {
@@ -100,7 +101,9 @@ impl Departure {
             blackout_ms: self.clock.blackout_ms(),
             duration_ms: self.clock.duration_ms(),
             phases_ms: self.clock.phases(),
-            sessions,
+            sessions: sessions.saturating_sub(ended),
+            anchored,
+            anchored_kept: anchored > 0 && self.keep_anchored,
             sessions_before: self.sessions_before,
             bytes: self.bytes,
             memory: "full".into(),
@@ -108,9 +111,19 @@ impl Departure {
         }
     }
 
-    pub(super) async fn release(&mut self, generation: Generation) {
+    /// Leaves nothing of the capsule here but the connections that this host carries on, if it is to. Returns how many of
+    /// those there are, or ended.
+    pub(super) async fn release(&mut self, generation: Generation) -> u64 {
+        let (outlet, table) = (&self.sidecar.around.outlet, &self.sidecar.table);
+        let anchored = match self.keep_anchored {
+            true => outlet.count_those_of(self.capsule.id(), table),
+            // First: a sidecar that is killed here leaves a copy, from which the next one sees that it is to be done.
+            false => outlet.end_those_of(self.capsule.id(), table).await,
+        };
+        crate::faults::pass("anchored-ended");
         self.still.release().await;
         self.capsule.set_stage(Stage::Left { to: self.target.clone(), generation });
+        anchored
     }
 
     /// The conversation broke after the key was sent, or the capsule was given back: the directory says who has it.
