@@ -114,6 +114,13 @@ pub fn kind(v6: bool, message: &[u8]) -> Option<Kind> {
     }
 }
 
+/// The message that says that an ICMP message did not get to its destination.
+#[must_use]
+pub fn unreachable(source: IpAddr, destination: IpAddr, message: &[u8]) -> Vec<u8> {
+    let (kind, code) = if destination.is_ipv6() { (1, 3) } else { (3, 1) };
+    [&[kind, code, 0, 0, 0, 0, 0, 0][..], &quoted(source, destination, message)].concat()
+}
+
 /// The head of a packet with an ICMP message in it, as an error quotes it.
 pub(crate) fn quoted(source: IpAddr, destination: IpAddr, message: &[u8]) -> Vec<u8> {
     let length = message.len() as u16;

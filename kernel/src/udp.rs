@@ -8,7 +8,7 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockRef, Socket, Type};
@@ -135,6 +135,92 @@ pub fn dropped(fd: impl AsFd) -> io::Result<u32> {
 /// # Errors
 /// Those of the socket.
 pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+    let (mut destination, mut traffic_class) = (None, 0);
+    let taken = take(fd.as_fd(), buffer, 0, |level, kind, data| match (level, kind) {
+        (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) => {
+            // SAFETY: the kernel put a sockaddr_in there.
+            destination = Some(v4(&unsafe { data.cast::<libc::sockaddr_in>().read_unaligned() }));
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_ORIGDSTADDR) => {
+            // SAFETY: the kernel put a sockaddr_in6 there.
+            destination = Some(v6(&unsafe { data.cast::<libc::sockaddr_in6>().read_unaligned() }));
+        }
+        // SAFETY: the kernel put a byte there.
+        (libc::IPPROTO_IP, libc::IP_TOS) => traffic_class = unsafe { data.read() },
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+            // SAFETY: the kernel put an int there.
+            traffic_class = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u8;
+        }
+        _ => {}
+    })?;
+    let Some((source, length)) = taken else { return Ok(None) };
+    let (source, destination) = source.zip(destination).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Some(Received { source, destination, traffic_class, length }))
+}
+
+/// What the network said of a datagram that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// Where it was to go.
+    pub destination: SocketAddr,
+    /// Type of the ICMP message.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+}
+
+/// Has the kernel keep what ICMP says of datagrams that a socket sends.
+///
+/// # Errors
+/// Those of `setsockopt`.
+pub fn keep_reports(fd: impl AsFd, v6: bool) -> io::Result<()> {
+    let (level, option) =
+        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) } else { (libc::IPPROTO_IP, libc::IP_RECVERR) };
+    sockopt::set(fd.as_fd(), level, option, &1)
+}
+
+/// Takes the next of what [`keep_reports`] keeps; `None` when there is none.
+///
+/// # Errors
+/// Those of the socket.
+pub fn report(fd: impl AsFd) -> io::Result<Option<Reported>> {
+    loop {
+        let mut said = None;
+        let taken = take(fd.as_fd(), &mut [], libc::MSG_ERRQUEUE, |level, kind, data| {
+            if matches!(
+                (level, kind),
+                (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+            ) {
+                // SAFETY: the kernel put a sock_extended_err there.
+                said = Some(unsafe { data.cast::<libc::sock_extended_err>().read_unaligned() });
+            }
+        })?;
+        let Some((destination, _)) = taken else { return Ok(None) };
+        if let (Some(destination), Some(said)) = (destination, said)
+            && matches!(said.ee_origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6)
+        {
+            return Ok(Some(Reported { destination, kind: said.ee_type, code: said.ee_code }));
+        }
+    }
+}
+
+/// The ICMP message that says that a datagram did not get to its destination, for reasons of the network or none that is
+/// known.
+#[must_use]
+pub fn unreachable(source: SocketAddr, destination: SocketAddr, why: Option<(u8, u8)>) -> Vec<u8> {
+    let (kind, code) = why.unwrap_or(if destination.is_ipv6() { (1, 3) } else { (3, 1) });
+    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    message.extend_from_slice(&quoted(source, destination, 0));
+    message
+}
+
+/// One `recvmsg`: the address, and bytes of the payload; `each` gets level, type and data of every control message.
+fn take(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: libc::c_int,
+    mut each: impl FnMut(libc::c_int, libc::c_int, *const u8),
+) -> io::Result<Option<(Option<SocketAddr>, usize)>> {
     let mut name = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     let mut control = Control([0; CONTROL_BYTES]);
     let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -147,42 +233,23 @@ pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Received>>
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = CONTROL_BYTES;
     // SAFETY: every pointer in `message` leads to as many writable bytes as it says, and all outlive the call.
-    let taken = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let taken = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags | libc::MSG_DONTWAIT) };
     let Ok(length) = usize::try_from(taken) else {
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
     };
-    // SAFETY: it was zeroed, and the kernel wrote an address.
-    let source = address(unsafe { name.assume_init_ref() });
-    let (mut destination, mut traffic_class) = (None, 0);
     // SAFETY: the kernel filled in the control buffer and its length.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !header.is_null() {
         // SAFETY: `header` was given by CMSG_FIRSTHDR or CMSG_NXTHDR, and CONTROL_BYTES has room for what was asked for.
         let (level, kind, data) =
             unsafe { ((*header).cmsg_level, (*header).cmsg_type, libc::CMSG_DATA(header)) };
-        match (level, kind) {
-            (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) => {
-                // SAFETY: the kernel put a sockaddr_in there.
-                destination = Some(v4(&unsafe { data.cast::<libc::sockaddr_in>().read_unaligned() }));
-            }
-            (libc::IPPROTO_IPV6, libc::IPV6_ORIGDSTADDR) => {
-                // SAFETY: the kernel put a sockaddr_in6 there.
-                destination = Some(v6(&unsafe { data.cast::<libc::sockaddr_in6>().read_unaligned() }));
-            }
-            // SAFETY: the kernel put a byte there.
-            (libc::IPPROTO_IP, libc::IP_TOS) => traffic_class = unsafe { data.read() },
-            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                // SAFETY: the kernel put an int there.
-                traffic_class = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u8;
-            }
-            _ => {}
-        }
+        each(level, kind, data);
         // SAFETY: as for CMSG_FIRSTHDR.
         header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
-    let (source, destination) = source.zip(destination).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Some(Received { source, destination, traffic_class, length }))
+    // SAFETY: it was zeroed, and the kernel wrote an address.
+    Ok(Some((address(unsafe { name.assume_init_ref() }), length)))
 }
 
 /// Puts datagrams and ICMP messages from foreign addresses into the namespace that it was opened in.

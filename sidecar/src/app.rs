@@ -207,8 +207,9 @@ async fn assemble(
     });
     routes.set_budget(config.buffer_limits(memory_bytes()?));
     let opens = Opens::default();
-    let own = config.gateway_routed.iter().chain(&config.gateway_reach).copied().collect();
-    let outside = Outside { own, via: config.outside_via.clone() };
+    let outlet = Outlet::new(Reach::new(config.outside_reach.clone()).of_this_host(), places.clone());
+    let routed = if config.gateway { config.gateway_routed.clone() } else { Vec::new() };
+    let outside = Outside { routed, via: config.outside_via.clone(), outlet: outlet.clone() };
     let (me, wait) = (membership.host.clone(), Duration::from_millis(config.datagram_wait_ms));
     let datagrams = Forwarder::new(me, outside, wait, places.clone(), routes.clone(), networks.clone());
     let (outside_via, table_of) = (config.outside_via.clone(), table.clone());
@@ -220,7 +221,7 @@ async fn assemble(
         opens,
         datagrams,
         outside_via,
-        outlet: Outlet::new(Reach::new(config.outside_reach.clone()).of_this_host(), places.clone()),
+        outlet,
         holding,
     };
     let sidecar = Arc::new_cyclic(|own| Sidecar {

@@ -197,6 +197,11 @@ impl Datagrams {
         let _ = self.outlet.set(Outlet { routed, let_out: Box::new(outlet) });
     }
 
+    /// Whether the one at `flow.local` sent anything to the other, a short while ago.
+    fn has_sent(&self, flow: FlowKey) -> bool {
+        self.flows.lock().expect("no panics under this lock").asked(Instant::now(), &flow)
+    }
+
     /// Whether anything was for the one at `flow.local` from the other, a short while ago.
     pub(crate) fn has_received(&self, flow: FlowKey) -> bool {
         self.flows.lock().expect("no panics under this lock").has_received(Instant::now(), &flow)

@@ -98,11 +98,11 @@ impl Serving {
 }
 
 impl Gateway {
-    /// Begins to serve, with what an earlier sidecar left.
+    /// Begins to serve, with what an earlier sidecar left: sockets of its ports, and connections.
     pub(crate) async fn serve(
         sidecar: &Arc<Sidecar>,
         network: Arc<Network>,
-        mut listeners: HashMap<String, OwnedFd>,
+        mut held: HashMap<String, OwnedFd>,
         mut left: Left,
     ) -> anyhow::Result<()> {
         let gateway = Arc::new(Self {
@@ -116,14 +116,7 @@ impl Gateway {
             network,
         });
         let ports = gateway.ports.clone();
-        let left_exits = listeners.extract_if(|name, _| name.starts_with(exits::HELD));
-        let left_exits = left_exits.filter_map(|(name, socket)| Some((exits::program_of(&name)?, socket)));
-        let exits = Exits::new(
-            &gateway.network,
-            sidecar.around.datagrams.clone(),
-            sidecar.data_plane.clone(),
-            left_exits.collect(),
-        );
+        let exits = Exits::new(sidecar, &gateway.network, &mut held);
         let own = gateway.network.locators();
         let out = move |datagram: Datagram| match own.contains(datagram.destination.ip()) {
             true => datagrams::let_out(&ports, &datagram),
@@ -143,7 +136,7 @@ impl Gateway {
         let mut served = gateway.served.lock().await;
         for publication in publications::read(&gateway.directory)? {
             let names = publication.listeners();
-            let had = names.map(|name| listeners.remove(&name));
+            let had = names.map(|name| held.remove(&name));
             if let Err(error) = gateway.begin(&mut served, publication.clone(), had).await {
                 tracing::error!(port = publication.host_port, capsule = %publication.name, error = format!("{error:#}"), "what is published is not served");
                 // For the list, and so that it may be published again.
@@ -151,7 +144,7 @@ impl Gateway {
             }
         }
         drop(served);
-        for name in listeners.into_keys() {
+        for name in held.into_keys() {
             gateway.network.keeper().release(name);
         }
         let places = sidecar.places.clone();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 use testkit::{Host, Mesh, Process, wait_until};
 use tests::{
-    Ended, FaultySidecar, SOON, capsule_file, checked, end, ended, exec, place, resume, run, start, suspend,
-    tool, wait_logged,
+    Ended, FaultySidecar, SOON, capsule_file, checked, end, ended, exec, move_to, place, resume, run, start,
+    suspend, tool, wait_logged,
 };
 
 /// The sessions of a capsule, as the host where it is tells them.
@@ -84,9 +84,9 @@ fn connections_leave_from_the_host_where_the_capsule_is() {
     }
     // A rule that denies it wins.
     let rule = a.capsule(["--json", "policy", "deny", "root/*", "host/outlet-a", "6379"]).ok().json();
-    let denied = redis(&a, "on-a", &v4, "6379", &["ping"]);
-    assert!(denied.stderr.contains("No route to host"), "{denied:?}");
-    a.capsule(["policy", "remove", &rule["rule"].to_string()]).ok();
+    let denied = || redis(&a, "on-a", &v4, "6379", &["ping"]).stderr.contains("No route to host");
+    wait_until(SOON, "the rule holds", denied);
+    a.capsule(["policy", "remove", &rule["rule"]["id"].to_string()]).ok();
     // It is no capsule, and nobody else's; the next sidecar finds it, and a new shim takes the place of one that is gone.
     assert!(!a.capsule(["ps"]).ok().stdout.contains("outlet"));
     let removed = a.capsule(["--json", "rm", "--force", "outlet-a"]).exits(1).json();
@@ -201,5 +201,40 @@ fn what_is_not_kept_ends_at_the_move() {
         b.capsule(["rm", "--force", name]).ok();
     }
     drop(source);
+    end(mesh);
+}
+
+/// Datagrams leave from the host too, and their answers come back; after a move they leave from the other one. Who has nobody
+/// at a port is told so, and so is who is nowhere.
+#[test]
+fn datagrams_leave_from_the_host_where_the_capsule_is() {
+    let mesh = Mesh::running("anchor-udp", &["a", "b"]);
+    let (a, b, outsider) = (mesh.host("a"), mesh.host("b"), mesh.host("outsider"));
+    let echo = outsider.spawn([tool("udp").as_str(), "echo", "[::]:7000"]);
+    wait_until(SOON, "it listens", || echo.stdout().contains("bound") || echo.stderr().contains("bound"));
+    run(&a, "probe", &[], &["sleep", "1000"]);
+    let places = [format!("{}:7000", outsider.address()), format!("[{}]:7000", outsider.address6())];
+    let udp = |words: &[&str]| exec(&a, "probe", &[&[tool("udp").as_str()], words].concat()).ok().json();
+    let seen_from = |host: &Host| {
+        let log = echo.stdout() + &echo.stderr();
+        log.contains(&format!("[::ffff:{}]:", host.address()))
+            && log.contains(&format!("[{}]:", host.address6()))
+    };
+    for host in [&a, &b] {
+        assert!(!seen_from(host));
+        let sizes = ["sizes", &places[0], &places[1], "--sizes", "0,1,1200,9000,65507", "--from", "7000"];
+        assert_eq!(udp(&sizes)["exchanged"], 10);
+        assert!(seen_from(host), "{}", echo.stdout());
+        for dead in [format!("{}:7001", outsider.address()), format!("[{}]:7001", outsider.address6())] {
+            assert_eq!(udp(&["once", &dead])["outcome"], "ECONNREFUSED", "{dead}");
+        }
+        assert_eq!(udp(&["once", "198.51.100.7:53"])["outcome"], "EHOSTUNREACH");
+        host.kill_sidecar();
+        host.start_sidecar();
+        assert_eq!(udp(&sizes)["exchanged"], 10);
+        if place(&a, "probe").host == "a" {
+            move_to(&a, "probe", "b");
+        }
+    }
     end(mesh);
 }

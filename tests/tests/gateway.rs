@@ -433,6 +433,15 @@ fn datagrams_of_capsules_reach_machines_outside() {
     });
     let sizes = ["sizes", &places[0], &places[1], "--sizes", "0,1,1200,1500,9000,65507", "--from", "7000"];
     assert_eq!(udp(&sizes).ok().json()["exchanged"], 12);
+    // What the network says of them is heard.
+    a.capsule(["policy", "allow", "root/*", "outside/*", "7001"]).ok();
+    let dead = [format!("{}:7001", outsider.address()), format!("[{}]:7001", outsider.address6())];
+    for place in &dead {
+        let refused = || udp(&["once", place]).json()["outcome"] == "ECONNREFUSED";
+        wait_until(Duration::from_secs(10), "nobody is there", refused);
+    }
+    let nowhere = udp(&["once", "198.51.100.7:7000"]).json();
+    assert_eq!(nowhere["outcome"], "EHOSTUNREACH", "{nowhere}");
     // To another machine from the same port; to nobody but these two it is there.
     let second = format!("{}:7000", other.address());
     assert_eq!(udp(&["sizes", &second, "--sizes", "100", "--from", "7000"]).ok().json()["exchanged"], 1);

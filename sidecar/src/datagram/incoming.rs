@@ -37,7 +37,8 @@ impl Forwarder {
     }
 
     fn arrive_once(&self, link: &Arc<Link>, datagram: Datagram, asked: bool) {
-        let Some(to) = self.known_at(datagram.destination.ip(), &self.0.me) else {
+        let (source, destination) = (datagram.source.ip(), datagram.destination.ip());
+        let Some(to) = self.addressee(destination, &link.host) else {
             match asked {
                 true => self.give_back(link, datagram, ReturnReason::NotHere),
                 false => self.ask(link, datagram),
@@ -48,8 +49,15 @@ impl Forwarder {
             self.give_back(link, datagram, ReturnReason::NotHere);
             return;
         };
-        let source = datagram.source.ip();
-        let judged = match self.known_at(source, &link.host) {
+        if network.reach().is_some()
+            && !network.locators().contains(destination)
+            && !self.may_be_outside(&network, destination)
+        {
+            self.lost(&network, Lost::Nowhere, &datagram);
+            self.give_back(link, datagram, ReturnReason::Denied);
+            return;
+        }
+        let judged = match self.speaker(source, &link.host, to.id) {
             Some(from) if from.host == link.host => {
                 self.judge(&from, &to, &datagram, &network).map(|()| from)
             }
@@ -58,7 +66,7 @@ impl Forwarder {
         if let Ok(from) = &judged
             && !from.locators.contains(source)
         {
-            self.heard_by(to.id, source, from.id);
+            self.goes_by(to.id, source, from.id);
         }
         match judged {
             Ok(_) => match network.datagrams().deliver(&link.host, datagram) {
@@ -126,8 +134,8 @@ impl Forwarder {
         let (forwarder, link) = (self.clone(), link.clone());
         tokio::spawn(async move {
             let places = &forwarder.0.places;
-            let from = forwarder.found_at(datagram.source.ip(), &link.host).await;
-            let to = forwarder.found_at(datagram.destination.ip(), &forwarder.0.me).await;
+            let from = forwarder.ask_for_speaker(datagram.source.ip(), &link.host).await;
+            let to = forwarder.ask_for_speaker(datagram.destination.ip(), &forwarder.0.me).await;
             if let Some(from) = from.as_ref().filter(|from| from.host != link.host) {
                 let _ = places.refresh(&from.id).await;
             }
@@ -145,7 +153,7 @@ impl Forwarder {
 
     fn note_denial(&self, link: &Link, network: &Network, datagram: &Datagram, judgement: Judgement) {
         let Datagram { source, destination, .. } = datagram;
-        let (from, to) = (self.known_at(source.ip(), &link.host), network.id());
+        let (from, to) = (self.speaker(source.ip(), &link.host, network.id()), network.id());
         let Some(from) = from else { return };
         let port = destination.port();
         let denial = Denial { from: from.id, to, port, at: SystemTime::now(), judgement };

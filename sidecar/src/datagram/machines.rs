@@ -1,111 +1,154 @@
-//! Machines outside that are seen under their own addresses: which gateway stands for them.
+//! Machines outside that are seen under their own addresses: which gateway or outlet stands for them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use directory_api::CapsuleRecord;
 use directory_api::outside::{self, is_of_one_machine};
-use directory_api::{CapsuleRecord, ClientError};
 use ipnet::IpNet;
 use moka::sync::Cache;
-use overlay_proto::{CapsuleId, CapsuleName, HostName};
+use overlay_proto::{CapsuleId, Datagram, HostName};
 
-use super::{Forwarder, Parts};
+use super::{FlowKey, Forwarder, Parts};
 use crate::capsule::network::Network;
+use crate::gateway::Outlet;
 use crate::limits::{FLOW_IDLE, MACHINES_MAX};
 
 /// What this host has to do with machines outside.
-#[derive(Debug, Clone, Default)]
 pub struct Outside {
-    /// Of a gateway: the networks of machines that it stands for.
-    pub own: Vec<IpNet>,
+    /// Of a gateway: the networks of machines that route locators to it.
+    pub routed: Vec<IpNet>,
     /// The gateway by which capsules of this host reach others.
     pub via: Option<HostName>,
+    /// By what they do without.
+    pub outlet: Arc<Outlet>,
 }
 
 /// Which machines there are.
 pub(super) struct Machines {
     outside: Outside,
-    /// By which gateway each was heard or spoken to last, for each capsule here.
-    gateways: Cache<(CapsuleId, IpAddr), CapsuleId>,
+    /// By what each was heard or spoken to last, for each capsule here.
+    by: Cache<(CapsuleId, IpAddr), CapsuleId>,
 }
 
 impl Machines {
     pub(super) fn new(outside: Outside) -> Self {
-        let gateways = Cache::builder().max_capacity(MACHINES_MAX).time_to_idle(FLOW_IDLE).build();
-        Self { outside, gateways }
+        Self { outside, by: Cache::builder().max_capacity(MACHINES_MAX).time_to_idle(FLOW_IDLE).build() }
+    }
+
+    fn routes(&self, address: IpAddr) -> bool {
+        self.outside.routed.iter().any(|network| network.contains(&address))
     }
 }
 
 impl Forwarder {
-    /// Who speaks from an address at a host, or is spoken to there: the capsule that has it, or for a machine outside the
-    /// gateway that the host is. None if this host does not know one.
-    pub(super) fn known_at(&self, address: IpAddr, host: &HostName) -> Option<CapsuleRecord> {
-        let places = &self.0.places;
-        places.known_at(&address).or_else(|| {
-            let gateway = places.named(&self.gateway_for(address, host)?)?;
-            (gateway.is_outside() && gateway.host == *host).then_some(gateway)
-        })
-    }
-
-    /// The same; asks the directory what this host does not know.
-    pub(super) async fn found_at(&self, address: IpAddr, host: &HostName) -> Option<CapsuleRecord> {
-        let places = &self.0.places;
-        if let Some(name) = self.gateway_for(address, host) {
-            return places.of_name(&name).await.ok().flatten();
-        }
-        places.by_locator(address).await
-    }
-
-    /// The name that a gateway at this host has, if the address is of a machine that it may stand for.
-    fn gateway_for(&self, address: IpAddr, host: &HostName) -> Option<CapsuleName> {
-        let Parts { me, machines, .. } = &*self.0;
-        let may_be = host != me || machines.outside.own.iter().any(|network| network.contains(&address));
-        (may_be && self.is_outside(address)).then(|| outside::name_at(host).ok()).flatten()
-    }
-
     fn is_outside(&self, address: IpAddr) -> bool {
         is_of_one_machine(address) && !self.0.places.may_be_locator(&address)
     }
 
-    /// Whether a datagram may come out of this network from an address.
-    pub(super) fn may_send_from(&self, network: &Network, address: IpAddr) -> bool {
-        network.locators().contains(address)
-            || network.reach().is_some() && self.gateway_for(address, &self.0.me).is_some()
+    /// Who speaks from an address at a host to a capsule here: the capsule that has it, or for a machine outside what stands
+    /// for it there. None if this host does not know one.
+    pub(super) fn speaker(&self, address: IpAddr, host: &HostName, to: CapsuleId) -> Option<CapsuleRecord> {
+        let Parts { places, machines, .. } = &*self.0;
+        if let Some(capsule) = places.known_at(&address) {
+            return Some(capsule);
+        }
+        if !self.is_outside(address) {
+            return None;
+        }
+        let heard = machines.by.get(&(to, address)).and_then(|id| places.capsule(&id));
+        let [gateway, outlet] =
+            [outside::name_at(host), outside::outlet_at(host)].map(|name| places.named(&name.ok()?));
+        let all = [heard, gateway, outlet].into_iter().flatten();
+        all.into_iter().find(|record| record.is_of_its_host() && record.host == *host)
     }
 
-    /// A machine outside was heard by a gateway.
-    pub(super) fn heard_by(&self, to: CapsuleId, machine: IpAddr, gateway: CapsuleId) {
-        self.0.machines.gateways.insert((to, machine), gateway);
+    /// Who is to have what a host sent to an address here: the capsule that has it, or for a machine outside what stands for
+    /// it on this host.
+    pub(super) fn addressee(&self, address: IpAddr, from: &HostName) -> Option<CapsuleRecord> {
+        let Parts { places, machines, me, .. } = &*self.0;
+        if let Some(capsule) = places.known_at(&address) {
+            return Some(capsule);
+        }
+        let Outside { via, outlet, .. } = &machines.outside;
+        let by_outlet = !machines.routes(address) && from == me && via.is_none();
+        let id = match self.is_outside(address) {
+            false => None,
+            true if by_outlet => outlet.id(),
+            true => return places.named(&outside::name_at(me).ok()?),
+        };
+        places.capsule(&id?)
     }
 
-    /// Who is at an address that a capsule here sends to: the capsule that has it, or the gateway by which the machine
-    /// there was heard or spoken to last.
-    pub(super) fn known_to(&self, network: &Network, address: &IpAddr) -> Option<CapsuleRecord> {
+    /// Asks the directory who may speak from an address at a host.
+    pub(super) async fn ask_for_speaker(&self, address: IpAddr, host: &HostName) -> Option<CapsuleRecord> {
         let places = &self.0.places;
-        let by_gateway = || places.capsule(&self.0.machines.gateways.get(&(network.id(), *address))?);
-        places.known_at(address).or_else(by_gateway)
+        match self.is_outside(address) {
+            false => places.by_locator(address).await,
+            true => places.of_name(&outside::name_at(host).ok()?).await.ok().flatten(),
+        }
     }
 
-    /// The same; asks the directory what this host does not know, and finds the gateway to a machine that was not spoken to.
+    /// Whether a gateway or an outlet lets datagrams out to an address, and in from there; that of a capsule nothing.
+    pub(super) fn may_be_outside(&self, network: &Network, address: IpAddr) -> bool {
+        let Some(reach) = network.reach() else { return false };
+        let routes = !reach.is_of_this_host() && self.0.machines.routes(address);
+        self.is_outside(address) && (reach.contains(address) || routes)
+    }
+
+    /// The network here from which a datagram was sent that came back.
+    pub(super) fn sender(&self, datagram: &Datagram) -> Option<Arc<Network>> {
+        let Parts { places, networks, me, .. } = &*self.0;
+        let source = datagram.source.ip();
+        if let Some(capsule) = places.known_at(&source) {
+            return networks.of(&capsule.id);
+        }
+        let flow = FlowKey { local: datagram.source, remote: datagram.destination };
+        let own = [outside::name_at(me), outside::outlet_at(me)].into_iter();
+        own.filter_map(|name| networks.of(&places.named(&name.ok()?)?.id))
+            .find(|network| self.may_be_outside(network, source) && network.datagrams().has_sent(flow))
+    }
+
+    /// A machine outside was heard, or is spoken to, by a gateway or an outlet.
+    pub(super) fn goes_by(&self, capsule: CapsuleId, machine: IpAddr, by: CapsuleId) {
+        self.0.machines.by.insert((capsule, machine), by);
+    }
+
+    /// Who is at an address that a capsule here sends to: the capsule that has it, or that by which the machine there was
+    /// heard or spoken to last.
+    pub(super) fn known_to(&self, network: &Network, address: &IpAddr) -> Option<CapsuleRecord> {
+        let Parts { places, machines, .. } = &*self.0;
+        let by = || places.capsule(&machines.by.get(&(network.id(), *address))?);
+        places.known_at(address).or_else(by)
+    }
+
+    /// The same; asks the directory what this host does not know, and finds the way to a machine that was not spoken to.
     ///
     /// # Errors
-    /// The directory can't be reached.
+    /// The directory can't be reached, or the outlet can't be made.
     pub(super) async fn found_for(
         &self,
         network: &Network,
         address: IpAddr,
-    ) -> Result<Option<CapsuleRecord>, ClientError> {
+    ) -> anyhow::Result<Option<CapsuleRecord>> {
         if let Some(record) = self.known_to(network, &address) {
             return Ok(Some(record));
         }
-        let (places, via) = (&self.0.places, &self.0.machines.outside.via);
-        if !self.is_outside(address) {
-            return places.at(address).await;
+        let Parts { places, machines, me, .. } = &*self.0;
+        let Outside { via, outlet, .. } = &machines.outside;
+        // A gateway and an outlet speak with capsules only.
+        if network.reach().is_some() || !self.is_outside(address) {
+            return Ok(places.at(address).await?);
         }
-        let Some(name) = via.as_ref().and_then(|via| outside::name_at(via).ok()) else { return Ok(None) };
-        let gateway = places.of_name(&name).await?.filter(CapsuleRecord::is_outside);
-        if let Some(gateway) = &gateway {
-            self.heard_by(network.id(), address, gateway.id);
+        let via = if machines.routes(address) { Some(me) } else { via.as_ref() };
+        let found = match via.map(outside::name_at) {
+            Some(Ok(name)) => places.of_name(&name).await?.filter(CapsuleRecord::is_outside),
+            Some(Err(_)) => None,
+            None => outlet.to(address).await?,
+        };
+        if let Some(found) = &found {
+            self.goes_by(network.id(), address, found.id);
         }
-        Ok(gateway)
+        Ok(found)
     }
 }

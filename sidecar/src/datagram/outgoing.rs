@@ -30,7 +30,8 @@ impl Forwarder {
     pub(crate) fn send(&self, network: &Arc<Network>, mut datagram: Datagram) {
         let Datagram { source, destination, .. } = datagram;
         // A program may have bound loopback; nobody else could answer that, nor groups, which do not reach beyond a host.
-        if !self.may_send_from(network, source.ip()) || !is_one_host(destination.ip()) {
+        let may_say = network.locators().contains(source.ip()) || self.may_be_outside(network, source.ip());
+        if !may_say || !is_one_host(destination.ip()) {
             self.lost(network, Lost::Nowhere, &datagram);
             return;
         }
@@ -72,8 +73,7 @@ impl Forwarder {
 
     /// A datagram of a capsule here came back.
     pub(super) fn came_back(&self, link: &Link, mut datagram: Datagram, reason: ReturnReason) {
-        let sender = self.known_at(datagram.source.ip(), &self.0.me);
-        let Some(network) = sender.and_then(|record| self.0.networks.of(&record.id)) else {
+        let Some(network) = self.sender(&datagram) else {
             self.lost_here(Lost::TooLate, &datagram);
             return;
         };
@@ -90,7 +90,7 @@ impl Forwarder {
                 }
             }
             ReturnReason::Denied => {
-                let peer = self.known_at(datagram.destination.ip(), &link.host);
+                let peer = self.speaker(datagram.destination.ip(), &link.host, network.id());
                 let may_say = peer.is_some_and(|record| record.host == link.host);
                 let (local, remote) = (datagram.source, datagram.destination);
                 if may_say && network.datagrams().may_have_asked(local, remote) {

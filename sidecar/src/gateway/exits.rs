@@ -14,21 +14,24 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use kernel::limits::DATAGRAM_BYTES_MAX;
-use kernel::udp;
+use kernel::{icmp, udp};
 use overlay_proto::{Datagram, DatagramBody, DatagramTag};
+use tokio::io::Interest;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::capsule::network::Network;
 use crate::datagram::{FlowKey, Forwarder};
 use crate::limits::{DATAGRAMS_AT_ONCE, EXITS_MAX, EXITS_OF_CAPSULE_MAX, FLOW_IDLE, FLOW_LOOK};
+use crate::sidecar::Sidecar;
 use crate::watched::{Watched, watch};
 
-/// How the shim's names of such sockets begin; the capsule's address and port follow.
-pub(super) const HELD: &str = "exit-";
+/// Something came, or the network said that something did not arrive.
+const ARRIVED: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// The ports of this host from which datagrams of capsules go out.
 pub(super) struct Exits {
     network: Weak<Network>,
+    closed: CancellationToken,
     forwarder: Forwarder,
     data_plane: tokio::runtime::Handle,
     /// By capsule, and by the port of its program.
@@ -43,31 +46,32 @@ struct Exit {
 }
 
 impl Exits {
-    /// With the sockets that an earlier sidecar left.
+    /// With the sockets that an earlier sidecar left among those that the shim holds.
     pub(super) fn new(
+        sidecar: &Sidecar,
         network: &Arc<Network>,
-        forwarder: Forwarder,
-        data_plane: tokio::runtime::Handle,
-        left: Vec<(SocketAddr, OwnedFd)>,
+        held: &mut HashMap<String, OwnedFd>,
     ) -> Arc<Self> {
         let exits = Arc::new(Self {
             network: Arc::downgrade(network),
-            forwarder,
-            data_plane,
+            closed: network.closed(),
+            forwarder: sidecar.around.datagrams.clone(),
+            data_plane: sidecar.data_plane.clone(),
             open: Mutex::default(),
         });
-        for (program, socket) in left {
+        let left = held.extract_if(|name, _| program_of(name).is_some());
+        for (program, socket) in left.filter_map(|(name, socket)| Some((program_of(&name)?, socket))) {
             if let Err(error) = exits.begin(&mut exits.lock(), program, socket) {
                 tracing::warn!(%program, %error, "datagrams from outside are not heard any more");
             }
         }
-        exits.data_plane.spawn(exits.clone().forget_quiet(network.closed()));
+        exits.data_plane.spawn(exits.clone().forget_quiet());
         exits
     }
 
-    async fn forget_quiet(self: Arc<Self>, closed: CancellationToken) {
+    async fn forget_quiet(self: Arc<Self>) {
         let mut look = tokio::time::interval(FLOW_LOOK);
-        while closed.run_until_cancelled(look.tick()).await.is_some() {
+        while self.closed.run_until_cancelled(look.tick()).await.is_some() {
             self.sweep();
         }
     }
@@ -76,19 +80,49 @@ impl Exits {
         self.open.lock().expect("no panics under this lock")
     }
 
-    /// Sends what a program sent to a machine outside.
+    /// Sends what a program sent to a machine outside; says so to the program if there is no way to it.
     pub(super) fn send(self: &Arc<Self>, datagram: &Datagram) {
-        let DatagramBody::Udp(payload) = &datagram.body else { return };
+        let payload = match &datagram.body {
+            DatagramBody::Udp(payload) => payload,
+            // Pings don't go out.
+            DatagramBody::Icmp(message) if is_echo(datagram, message) => {
+                let (program, machine) = (datagram.source.ip(), datagram.destination.ip());
+                return self.tell(program, machine, icmp::unreachable(program, machine, message));
+            }
+            DatagramBody::Icmp(_) => return,
+        };
+        let any = match datagram.destination {
+            SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
         let sent = self.socket_of(datagram.source).and_then(|socket| {
-            let any = match datagram.destination {
-                SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            udp::send_from(socket.as_fd(), any, datagram.destination, datagram.traffic_class, payload)
+            let send =
+                || udp::send_from(socket.as_fd(), any, datagram.destination, datagram.traffic_class, payload);
+            // The first one may be told what became of an earlier one.
+            send()
+                .or_else(|error| if error.kind() == io::ErrorKind::WouldBlock { Err(error) } else { send() })
         });
-        if let Err(error) = sent {
-            tracing::debug!(from = %datagram.source, to = %datagram.destination, %error, "a datagram to outside was lost");
+        let Err(error) = sent else { return };
+        tracing::debug!(from = %datagram.source, to = %datagram.destination, %error, "a datagram to outside was lost");
+        if matches!(error.kind(), io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) {
+            let message = udp::unreachable(datagram.source, datagram.destination, None);
+            self.tell(datagram.source.ip(), datagram.destination.ip(), message);
         }
+    }
+
+    /// Tells a program by an ICMP message that what it sent did not arrive.
+    fn tell(&self, program: IpAddr, machine: IpAddr, message: Vec<u8>) {
+        let Some(network) = self.network.upgrade() else { return };
+        let said = Datagram {
+            source: SocketAddr::new(machine, 0),
+            destination: SocketAddr::new(program, 0),
+            traffic_class: 0,
+            returned: None,
+            returns: 0,
+            tag: DatagramTag::default(),
+            body: DatagramBody::Icmp(Bytes::from(message)),
+        };
+        self.forwarder.send(&network, said);
     }
 
     /// The socket of a program's port, made if there is none.
@@ -100,6 +134,7 @@ impl Exits {
         }
         self.make_room(&mut open, program.ip())?;
         let socket = udp::listen_outside(program.is_ipv6(), 0)?;
+        udp::keep_reports(&socket, program.is_ipv6())?;
         let socket = self.begin(&mut open, program, socket)?;
         if let Some(network) = self.network.upgrade() {
             let held = network.keeper().begin_hold(&held_as(program), socket.as_fd())?;
@@ -169,8 +204,8 @@ impl Exits {
         let reading = async {
             let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
             loop {
-                let Ok(mut ready) = socket.readable().await else { return };
-                if self.bring_some(program, &socket, &mut buffer) {
+                let Ok(mut ready) = socket.ready(ARRIVED).await else { return };
+                if self.bring_some(program, socket.get_ref(), &mut buffer) {
                     ready.clear_ready();
                 }
                 drop(ready);
@@ -179,20 +214,28 @@ impl Exits {
         };
         tokio::select! {
             () = ended.cancelled() => {}
+            () = self.closed.cancelled() => {}
             () = reading => {}
         }
     }
 
     /// True when that was all.
-    fn bring_some(&self, program: SocketAddr, socket: &Watched, buffer: &mut [u8]) -> bool {
+    fn bring_some(&self, program: SocketAddr, socket: &OwnedFd, buffer: &mut [u8]) -> bool {
         let Some(network) = self.network.upgrade() else { return true };
         for _ in 0..DATAGRAMS_AT_ONCE {
-            let received = match udp::receive(socket.get_ref(), buffer) {
+            let Ok(Some(report)) = udp::report(socket) else { break };
+            let why = Some((report.kind, report.code));
+            let message = udp::unreachable(program, report.destination, why);
+            self.tell(program.ip(), report.destination.ip(), message);
+        }
+        for _ in 0..DATAGRAMS_AT_ONCE {
+            let received = match udp::receive(socket, buffer) {
                 Ok(Some(received)) => received,
                 Ok(None) => return true,
+                // Of something that was sent, for which there is a report; what has come is behind it.
                 Err(error) => {
-                    tracing::debug!(%program, %error, "a datagram from outside was lost");
-                    return true;
+                    tracing::debug!(%program, %error, "a datagram to outside did not arrive");
+                    continue;
                 }
             };
             let flow = FlowKey { local: received.source, remote: program };
@@ -219,11 +262,16 @@ impl Exits {
     }
 }
 
+fn is_echo(datagram: &Datagram, message: &[u8]) -> bool {
+    icmp::kind(datagram.source.is_ipv6(), message) == Some(icmp::Kind::Echo)
+}
+
+/// As what the shim holds the socket of a program's port.
 fn held_as(program: SocketAddr) -> String {
-    format!("{HELD}{program}")
+    format!("exit-{program}")
 }
 
 /// The program's port for which the shim holds a socket by this name.
-pub(super) fn program_of(held: &str) -> Option<SocketAddr> {
-    held.strip_prefix(HELD)?.parse().ok()
+fn program_of(held: &str) -> Option<SocketAddr> {
+    held.strip_prefix("exit-")?.parse().ok()
 }

@@ -3,16 +3,19 @@
 //! It is made at the first connect that needs it, and found again by each sidecar that comes after. A connection that left
 //! by it is *anchored*: it stays where it left. When its capsule moves it ends, or is carried on from here.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 use directory_api::{ApiError, AssertedCapsule, CapsuleRecord, ClientError, HeldCapsule, LookupKey};
-use overlay_proto::CapsuleId;
+use overlay_proto::{CapsuleId, Datagram};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
+use super::exits::Exits;
 use super::own::{self, Opened, Role};
 use crate::capsule::network::{Network, Reach};
 use crate::capsule::takeover::Left;
@@ -42,6 +45,7 @@ struct Failed {
 /// An outlet that an earlier sidecar left.
 pub(crate) struct Found {
     network: Arc<Network>,
+    ports: HashMap<String, OwnedFd>,
     left: Left,
 }
 
@@ -51,8 +55,9 @@ pub(crate) async fn recognize(sidecar: &Arc<Sidecar>, renew_shim: bool) -> anyho
     let Some(file) = own::read(Role::Outlet, &sidecar.data)? else { return Ok(None) };
     let reach = sidecar.around.outlet.reach.clone();
     let Opened { network, records, held } = own::find(sidecar, Role::Outlet, file, reach, renew_shim).await?;
+    let (ports, held) = held.into_iter().partition(|(name, _)| name.starts_with("exit-"));
     let left = Left::recognized(sidecar, &network, held, records);
-    Ok(Some(Found { network, left }))
+    Ok(Some(Found { network, ports, left }))
 }
 
 impl Outlet {
@@ -69,8 +74,8 @@ impl Outlet {
 
     /// Goes on with what an earlier sidecar left.
     pub(crate) async fn take_up(&self, sidecar: &Arc<Sidecar>, found: Found) {
-        let Found { network, left } = found;
-        self.begin(sidecar, network.clone());
+        let Found { network, mut ports, left } = found;
+        self.begin(sidecar, network.clone(), &mut ports);
         left.drive(sidecar, &network).await;
     }
 
@@ -118,7 +123,9 @@ impl Outlet {
         self.open.lock().expect("no panics under this lock").clone()
     }
 
-    fn begin(&self, sidecar: &Sidecar, network: Arc<Network>) {
+    fn begin(&self, sidecar: &Sidecar, network: Arc<Network>, ports: &mut HashMap<String, OwnedFd>) {
+        let exits = Exits::new(sidecar, &network, ports);
+        network.datagrams().let_out(Vec::new(), move |datagram: Datagram| exits.send(&datagram));
         sidecar.networks.add(network.clone());
         *self.open.lock().expect("no panics under this lock") = Some(network);
     }
@@ -171,7 +178,7 @@ impl Outlet {
         let Opened { network, .. } = own::make(&sidecar, Role::Outlet, self.reach.clone()).await?;
         tracing::info!(outlet = %network.name(), "capsules reach machines outside from this host");
         let record = self.places.capsule(&network.id()).context("the outlet has no record")?;
-        self.begin(&sidecar, network);
+        self.begin(&sidecar, network, &mut HashMap::new());
         Ok(record)
     }
 

@@ -10,7 +10,7 @@ use directory_api::{AssertedCapsule, HeldCapsule, RuleId};
 use kernel::{tcp, udp};
 
 use super::own::{self, Opened, OwnFile, Role};
-use super::{Gateway, Protocol, Publication, exits, publications};
+use super::{Gateway, Protocol, Publication, publications};
 use crate::capsule::network::{Network, Reach};
 use crate::capsule::takeover::Left;
 use crate::limits::GATEWAY_RETRY;
@@ -22,7 +22,7 @@ const PORT_TRIES: u32 = 16;
 /// A gateway that an earlier sidecar left.
 pub(crate) struct Found {
     network: Arc<Network>,
-    listeners: HashMap<String, OwnedFd>,
+    ports: HashMap<String, OwnedFd>,
     left: Left,
 }
 
@@ -37,16 +37,16 @@ pub(crate) async fn recognize(sidecar: &Arc<Sidecar>, renew_shim: bool) -> anyho
     }
     let Opened { network, records, held } =
         own::find(sidecar, Role::Gateway, file, reach(sidecar), renew_shim).await?;
-    let is_own = |name: &str| name.starts_with("published") || name.starts_with(exits::HELD);
-    let (listeners, held) = held.into_iter().partition(|(name, _)| is_own(name));
+    let is_port = |name: &str| name.starts_with("published") || name.starts_with("exit-");
+    let (ports, held) = held.into_iter().partition(|(name, _)| is_port(name));
     let left = Left::recognized(sidecar, &network, held, records);
-    Ok(Some(Found { network, listeners, left }))
+    Ok(Some(Found { network, ports, left }))
 }
 
 /// Serves the gateway that was found, or makes one: once the directory answers, if it has to be asked.
 pub(crate) async fn establish(sidecar: Arc<Sidecar>, found: Option<Found>) {
-    if let Some(Found { network, listeners, left }) = found {
-        if let Err(error) = Gateway::serve(&sidecar, network, listeners, left).await {
+    if let Some(Found { network, ports, left }) = found {
+        if let Err(error) = Gateway::serve(&sidecar, network, ports, left).await {
             tracing::error!(error = format!("{error:#}"), "the gateway does not serve");
         }
         return;
