@@ -129,7 +129,8 @@ fn table(answer: &PolicyResult, stream: Stream) -> String {
             plain(&rule.set_by),
         ]);
     }
-    let default = "without a rule: within one owner allow, across owners deny\n";
+    let default =
+        "without a rule: within one owner allow, across owners deny, to the outlet of its host allow\n";
     let cached = "! the directory does not answer; this is what was known last\n";
     table.render() + default + if answer.source == "cache" { cached } else { "" }
 }

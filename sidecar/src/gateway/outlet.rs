@@ -21,7 +21,7 @@ use crate::capsule::network::{Network, Reach};
 use crate::capsule::takeover::Left;
 use crate::limits::OUTLET_RETRY;
 use crate::places::Places;
-use crate::session::Table;
+use crate::session::{Records, Table};
 use crate::sidecar::Sidecar;
 
 /// The outlet of this host, or what it would be.
@@ -49,15 +49,27 @@ pub(crate) struct Found {
     left: Left,
 }
 
+impl Found {
+    /// Sorts what its shim holds.
+    fn of(
+        sidecar: &Sidecar,
+        network: Arc<Network>,
+        held: HashMap<String, OwnedFd>,
+        records: Records,
+    ) -> Self {
+        let (ports, held) = held.into_iter().partition(|(name, _)| name.starts_with("exit-"));
+        let left = Left::recognized(sidecar, &network, held, records);
+        Self { network, ports, left }
+    }
+}
+
 /// Recognizes the outlet of an earlier sidecar, so that what other hosts say of its sessions waits; with `renew_shim` its
 /// shim is replaced by the program on disk whatever its version. `None` if there is none.
 pub(crate) async fn recognize(sidecar: &Arc<Sidecar>, renew_shim: bool) -> anyhow::Result<Option<Found>> {
     let Some(file) = own::read(Role::Outlet, &sidecar.data)? else { return Ok(None) };
     let reach = sidecar.around.outlet.reach.clone();
     let Opened { network, records, held } = own::find(sidecar, Role::Outlet, file, reach, renew_shim).await?;
-    let (ports, held) = held.into_iter().partition(|(name, _)| name.starts_with("exit-"));
-    let left = Left::recognized(sidecar, &network, held, records);
-    Ok(Some(Found { network, ports, left }))
+    Ok(Some(Found::of(sidecar, network, held, records)))
 }
 
 impl Outlet {
@@ -175,10 +187,12 @@ impl Outlet {
                 Err(error) => return Err(error).context("asking for the record of this host's outlet"),
             }
         }
-        let Opened { network, .. } = own::make(&sidecar, Role::Outlet, self.reach.clone()).await?;
+        let Opened { network, records, held } = own::make(&sidecar, Role::Outlet, self.reach.clone()).await?;
         tracing::info!(outlet = %network.name(), "capsules reach machines outside from this host");
         let record = self.places.capsule(&network.id()).context("the outlet has no record")?;
-        self.begin(&sidecar, network, &mut HashMap::new());
+        // A shim that was not recognized at the start may still hold some.
+        let found = Found::of(&sidecar, network, held, records);
+        self.take_up(&sidecar, found).await;
         Ok(record)
     }
 

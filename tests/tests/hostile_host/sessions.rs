@@ -63,6 +63,14 @@ fn sessions_are_opened_only_for_capsules_that_are_there() {
     elsewhere.acceptor = client;
     elsewhere.destination = at(&client4, 6379);
     assert_eq!(outcome(&evil, &mut wire, elsewhere), OpenOutcome::NotHere);
+    // By an outlet only capsules on its host reach machines outside, though the policy allows it.
+    exec(&a, "redis", &["redis-cli", "-h", &b.address().to_string(), "-p", "1", "ping"]);
+    let outlet = a.capsule(["--json", "resolve", "outlet-a"]).ok().json();
+    let mut outside = open(22, own.id, own.generation, at(&own.locators.v4.to_string(), 40022));
+    outside.acceptor = outlet["id"].as_str().expect("an id").parse().expect("an id");
+    outside.acceptor_generation = Generation::new(outlet["generation"].as_u64().expect("a number"));
+    outside.destination = SocketAddr::new(b.address().into(), 1);
+    assert_eq!(outcome(&evil, &mut wire, outside), OpenOutcome::Denied);
     // That its own capsule may connect shows that all this was not refused for another reason.
     let honest = open(21, own.id, own.generation, at(&own.locators.v4.to_string(), 40021));
     assert!(matches!(outcome(&evil, &mut wire, honest), OpenOutcome::Accepted { .. }));
