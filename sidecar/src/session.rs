@@ -30,7 +30,7 @@ pub use program::{Program, Remains, Socket};
 pub use programs::Processes;
 pub use record::{
     AcceptedRecord, BroughtRecord, HalfRecord, Keeping, OpenedRecord, Record, Records, Slot, Slots, bytes_of,
-    file_of,
+    file_of, has_failed,
 };
 pub use route::{Patience, PeerPlace, Routes};
 pub use table::Table;

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::capsule::network::Network;
 use crate::limits::SETTLE_TIMEOUT;
-use crate::session::{Event, Facts, Keeping, Key, Parked, Program, Remains, Socket, Table};
+use crate::session::{Event, Facts, Keeping, Key, Parked, Program, Remains, Socket, Table, has_failed};
 
 /// Version of [`HalfImage`].
 const VERSION: u32 = 1;
@@ -161,7 +161,7 @@ fn capture_one(half: &Parked, sockets: &mut Diag) -> anyhow::Result<HalfImage> {
         Program::Socket(socket) => {
             let state = tcp::info(socket.fd())?.state;
             if matches!(owner, Owner::Orphan | Owner::Gone) || state == TcpState::Closed {
-                let ending = if state.fin_received() { EndKind::Fin } else { EndKind::Reset };
+                let ending = ending_of(socket.fd(), state, &half.half)?;
                 let bytes = remaining(socket).context("reading what a program left behind")?;
                 let _ = repair::silence(socket.fd());
                 ProgramImage::Gone { bytes, ending }
@@ -187,6 +187,14 @@ fn capture_one(half: &Parked, sockets: &mut Diag) -> anyhow::Result<HalfImage> {
         began: facts.began,
         program,
     })
+}
+
+/// How the program's stream ended. A connection that is over may have ended well, by a FIN each way, which only the other
+/// half does not know yet.
+fn ending_of(socket: BorrowedFd<'_>, state: TcpState, half: &Half) -> io::Result<EndKind> {
+    let known = half.snapshot().outgoing_end.map(|end| end.kind);
+    let over_well = state == TcpState::Closed && known != Some(EndKind::Reset) && !has_failed(socket)?;
+    Ok(if state.fin_received() || over_well { EndKind::Fin } else { EndKind::Reset })
 }
 
 /// Everything that the other half does not have, without consuming it.

@@ -472,7 +472,10 @@ fn count(socket: BorrowedFd<'_>, known: &HalfSnapshot) -> io::Result<Counted> {
 }
 
 /// Whether an error waits to be told, without taking it.
-fn has_failed(socket: BorrowedFd<'_>) -> io::Result<bool> {
+///
+/// # Errors
+/// The kernel does not say.
+pub fn has_failed(socket: BorrowedFd<'_>) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::empty())];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;

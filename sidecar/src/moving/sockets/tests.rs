@@ -19,6 +19,34 @@ fn fill(stream: &TcpStream) {
     while (&*stream).write(&block).is_ok() {}
 }
 
+/// A connection that ended by a FIN each way is as closed as one that was reset.
+#[test]
+fn a_connection_that_ended_well_is_no_reset() {
+    let one = Generation::new(1);
+    let half = Half::new(SessionId::from_bytes([3; 16]), Role::Acceptor, one, one);
+    let ended_as = |end: fn(TcpStream, &TcpStream)| {
+        let (mut far, ours) = pair();
+        far.write_all(b"last words").unwrap();
+        end(far, &ours);
+        let deadline = Instant::now() + SOON;
+        let state = || tcp::info(&ours).unwrap().state;
+        while state() != TcpState::Closed {
+            assert!(Instant::now() < deadline, "it stays {:?}", state());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ending_of(ours.as_fd(), state(), &half).unwrap()
+    };
+    let well = ended_as(|far, ours| {
+        ours.shutdown(std::net::Shutdown::Write).unwrap();
+        drop(far);
+    });
+    let broken = ended_as(|far, _| {
+        rustix::net::sockopt::set_socket_linger(&far, Some(Duration::ZERO)).unwrap();
+        drop(far);
+    });
+    assert_eq!((well, broken), (EndKind::Fin, EndKind::Reset));
+}
+
 /// What could not be sent again would be a hole in what its program reads.
 #[test]
 fn a_connection_that_does_not_come_to_life_is_reset_behind_what_its_program_said() {
