@@ -230,6 +230,9 @@ pub enum Request {
         /// For datagrams; else for connections.
         #[serde(default)]
         udp: bool,
+        /// Each connection begins with a header of the PROXY protocol, version 2.
+        #[serde(default)]
+        proxy_protocol: bool,
         /// The gateway's host; `None`: this one if it is a gateway, or the only one.
         #[serde(default)]
         gateway: Option<String>,

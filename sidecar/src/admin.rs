@@ -95,8 +95,9 @@ async fn dispatch(
         }
         Request::PolicyRemove { id } => Body::of(&policy::remove(sidecar, id).await?),
         Request::PolicyTest { from, to, port } => Body::of(&policy::test(sidecar, &from, &to, port).await?),
-        Request::Publish { name, port, host_port, udp, gateway: _ } => {
-            Body::of(&publish::publish(sidecar, &name, port, host_port, udp).await?)
+        Request::Publish { name, port, host_port, udp, proxy_protocol, gateway: _ } => {
+            let wanted = publish::Wanted { port, host_port, udp, proxy_protocol };
+            Body::of(&publish::publish(sidecar, &name, wanted).await?)
         }
         Request::Unpublish { name, port, host_port, udp, gateway: _ } => {
             Body::of(&publish::unpublish(sidecar, &name, port, host_port, udp).await?)

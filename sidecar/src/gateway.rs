@@ -24,6 +24,7 @@ mod flows;
 mod outlet;
 mod outside;
 mod own;
+mod proxy_protocol;
 mod publications;
 mod routed;
 

@@ -3,47 +3,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::{Host, Mesh, Process, wait_until};
+use testkit::{Host, Process, wait_until};
 use tests::{
-    Ended, Peer, capsule_file, checked, end, ended, exec, move_to, redis_clients, resume, run, start,
-    start_redis, suspend, tool, wait_logged,
+    Ended, Peer, capsule_file, checked, end, ended, exec, mesh_configured, mesh_with_gateway, move_to,
+    publish, published, redis_clients, replace_sidecar, resume, run, start, start_redis, suspend, tool,
+    wait_logged,
 };
-
-/// Hosts `a` and `b`, a gateway `g`, and a machine without a sidecar.
-fn mesh_with_gateway(name: &str) -> (Mesh, Host) {
-    mesh_configured(name, "")
-}
-
-fn mesh_configured(name: &str, gateway: &str) -> (Mesh, Host) {
-    let mesh = Mesh::new(name);
-    mesh.host("g").be_gateway();
-    mesh.host("g").configure(gateway);
-    for host in ["a", "b"] {
-        mesh.host(host).configure("outside_via = \"g\"");
-    }
-    mesh.start(&["a", "b", "g"]);
-    let outsider = mesh.host("outsider");
-    let serves = || mesh.host("a").capsule(["published", "--gateway", "g"]).code == 0;
-    wait_until(Duration::from_secs(10), "the gateway serves", serves);
-    (mesh, outsider)
-}
-
-/// Kills a sidecar, and starts the next one.
-fn replace_sidecar(host: &Host) {
-    host.kill_sidecar();
-    host.start_sidecar();
-}
-
-#[track_caller]
-fn publish(host: &Host, words: &[&str]) -> Value {
-    host.capsule([&["--json", "publish"], words].concat()).ok().json()
-}
-
-#[track_caller]
-fn published(host: &Host) -> Vec<Value> {
-    let answer = host.capsule(["--json", "published"]).ok().json();
-    answer["published"].as_array().expect("a list").clone()
-}
 
 /// The locators of the gateway, IPv4 first.
 #[track_caller]

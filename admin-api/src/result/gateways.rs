@@ -48,6 +48,9 @@ pub struct PublicationView {
     pub capsule_port: u16,
     /// `tcp` or `udp`.
     pub protocol: String,
+    /// Each connection begins with a header of the PROXY protocol, version 2.
+    #[serde(default)]
+    pub proxy_protocol: bool,
     /// The host where the capsule is; none when it was removed, or lies in a file.
     #[serde(default)]
     pub capsule_host: Option<String>,

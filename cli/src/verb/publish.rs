@@ -30,6 +30,12 @@ pub(crate) struct Publish {
     #[arg(value_name = "PORT[:HOSTPORT][/udp]")]
     ports: Ports,
 
+    /// Tell the program which machine each connection comes from: begin it with a header of the PROXY protocol, version 2
+    ///
+    /// The program must expect it, as nginx does with listen ... proxy_protocol.
+    #[arg(long)]
+    proxy_protocol: bool,
+
     /// The gateway's host; needed when there are several and this host is none
     #[arg(long, value_name = "HOST")]
     gateway: Option<String>,
@@ -85,9 +91,10 @@ impl FromStr for Ports {
 
 impl Publish {
     pub(crate) async fn run(self, context: &Context) -> Result<i32, Failure> {
-        let Self { name, ports: Ports { capsule: port, host: host_port, udp }, gateway } = self;
-        let answer: PublishResult =
-            sidecar::ask(context, Request::Publish { name, port, host_port, udp, gateway }).await?;
+        let Self { name, ports: Ports { capsule: port, host: host_port, udp }, proxy_protocol, gateway } =
+            self;
+        let request = Request::Publish { name, port, host_port, udp, proxy_protocol, gateway };
+        let answer: PublishResult = sidecar::ask(context, request).await?;
         context.answer(&answer, |answer, stream| stream.clean(&said(answer)) + "\n")?;
         Ok(0)
     }
@@ -120,8 +127,9 @@ impl Published {
 fn said(answer: &PublishResult) -> String {
     let one = &answer.publication;
     let already = if answer.already { " already" } else { "" };
+    let header = if one.proxy_protocol { ", with the PROXY protocol" } else { "" };
     format!(
-        "port {}/{} of {} is{already} published at port {} of {}",
+        "port {}/{} of {} is{already} published at port {} of {}{header}",
         one.capsule_port, one.protocol, one.capsule, one.port, one.gateway
     )
 }
@@ -140,12 +148,15 @@ fn ended(name: &str, answer: &UnpublishResult) -> String {
 }
 
 fn table(answer: &PublishedResult, stream: Stream) -> String {
-    let mut table =
-        Table::new(stream, &["GATEWAY", ">PORT", "CAPSULE", ">ITS PORT", "HOST", "STATE", ">CONNECTIONS"]);
+    let mut table = Table::new(
+        stream,
+        &["GATEWAY", ">PORT", "PROXY", "CAPSULE", ">ITS PORT", "HOST", "STATE", ">CONNECTIONS"],
+    );
     for one in &answer.published {
         table.row(vec![
             plain(&one.gateway),
             plain(format!("{}/{}", one.port, one.protocol)),
+            plain(if one.proxy_protocol { "v2" } else { "-" }),
             plain(&one.capsule),
             plain(one.capsule_port.to_string()),
             or_dash(one.capsule_host.clone()),

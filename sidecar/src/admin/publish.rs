@@ -55,13 +55,23 @@ fn own(sidecar: &Sidecar) -> Result<Arc<Gateway>, ErrorView> {
     })
 }
 
+/// How a port of a capsule is to be published.
+pub(super) struct Wanted {
+    /// The port.
+    pub port: u16,
+    /// That of this host; 0: any; `None`: the same.
+    pub host_port: Option<u16>,
+    /// For datagrams; else for connections.
+    pub udp: bool,
+    /// With a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+}
+
 /// Publishes a port of a capsule at this host.
 pub(super) async fn publish(
     sidecar: &Arc<Sidecar>,
     name: &str,
-    port: u16,
-    host_port: Option<u16>,
-    udp: bool,
+    Wanted { port, host_port, udp, proxy_protocol }: Wanted,
 ) -> Result<PublishResult, ErrorView> {
     let gateway = own(sidecar)?;
     let target = record(sidecar, name)?;
@@ -72,11 +82,18 @@ pub(super) async fn publish(
     if port == 0 {
         return Err(ErrorView::new("publish/port", "a capsule has no port 0"));
     }
+    if udp && proxy_protocol {
+        return Err(ErrorView::new("publish/proxy-protocol", "datagrams have no PROXY protocol")
+            .next("publish them without --proxy-protocol"));
+    }
     let mut served = gateway.served().await;
     let (wanted, protocol) = (host_port.unwrap_or(port), if udp { Protocol::Udp } else { Protocol::Tcp });
     let there = served.iter().find(|(one, _)| one.is_at(protocol, wanted)).cloned();
     if let Some((there, serving)) = there {
         if there.capsule == target.id && there.port == port {
+            if there.proxy_protocol != proxy_protocol {
+                return Err(published_otherwise(sidecar, &there));
+            }
             // The rule may have been removed since, and the port been in use when the sidecar started.
             allow(sidecar, &target, port).await?;
             if !serving.is_on() {
@@ -97,7 +114,15 @@ pub(super) async fn publish(
     let (rule, made) = allow(sidecar, &target, port).await?;
     let made = made.then(|| rule.id.number());
     let (capsule, name_now) = (target.id, target.name.clone());
-    let publication = Publication { capsule, name: name_now, protocol, port, host_port: wanted, rule: made };
+    let publication = Publication {
+        capsule,
+        name: name_now,
+        protocol,
+        port,
+        host_port: wanted,
+        rule: made,
+        proxy_protocol,
+    };
     match gateway.publish(&mut served, publication).await {
         Ok(publication) => Ok(published(sidecar, &gateway, &publication, false)),
         Err(error) => {
@@ -107,6 +132,14 @@ pub(super) async fn publish(
             Err(failed(sidecar, name, port, &error))
         }
     }
+}
+
+fn published_otherwise(sidecar: &Sidecar, there: &Publication) -> ErrorView {
+    let Publication { name, port, host_port, proxy_protocol, .. } = there;
+    let how = if *proxy_protocol { "with" } else { "without" };
+    ErrorView::new("publish/otherwise", format!("port {port} of {name} was not published"))
+        .why(format!("it is at port {host_port} of host {} already, {how} the PROXY protocol", sidecar.me))
+        .next(format!("unpublish it first: capsule unpublish {name} {port}:{host_port}"))
 }
 
 fn failed(sidecar: &Sidecar, name: &str, port: u16, error: &anyhow::Error) -> ErrorView {
@@ -226,6 +259,7 @@ fn view(sidecar: &Sidecar, gateway: &Gateway, publication: &Publication) -> Publ
         capsule: publication.name.to_string(),
         capsule_port: publication.port,
         protocol: publication.protocol.as_str().into(),
+        proxy_protocol: publication.proxy_protocol,
         capsule_host: record.as_ref().map(|record| record.host.to_string()),
         state: record.map(|record| super::views::state(record.state)),
         connections: gateway.connections_to(publication) as u64,

@@ -13,7 +13,7 @@ use overlay_proto::{CapsuleId, SessionId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Gateway, Publication};
+use super::{Gateway, Publication, proxy_protocol};
 use crate::capsule::keeper::Connection;
 use crate::intercept::accepted::broken;
 pub(super) use crate::intercept::accepted::refuse;
@@ -80,12 +80,19 @@ async fn take_one(
     }
 }
 
-/// A connection from outside on its way.
-pub(super) struct Brought {
+/// A connection from outside of which no answer is known.
+struct Taken {
     held: String,
     fd: OwnedFd,
-    way: Way,
     slot: Slot,
+    /// What the program gets before all that the machine sends.
+    preamble: Vec<u8>,
+}
+
+/// One on its way.
+pub(super) struct Brought {
+    taken: Taken,
+    way: Way,
     session: SessionId,
     to: CapsuleId,
     again: bool,
@@ -94,22 +101,20 @@ pub(super) struct Brought {
 impl Brought {
     /// One that an earlier sidecar had on its way.
     pub(super) fn found(slot: Slot, record: BroughtRecord, fd: OwnedFd, way: Way) -> Self {
-        let BroughtRecord { held, session, to, .. } = record;
-        Self { held, fd, way, slot, session, to, again: true }
+        let BroughtRecord { held, session, to, preamble, .. } = record;
+        Self { taken: Taken { held, fd, slot, preamble }, way, session, to, again: true }
     }
 }
 
 /// How a connection did not get to its capsule.
 struct Refused {
-    held: String,
-    fd: OwnedFd,
-    slot: Slot,
+    taken: Taken,
     verdict: Verdict,
 }
 
 /// Brings a connection that was just accepted to its capsule, or resets it.
 pub(super) async fn bring(gateway: Arc<Gateway>, publication: Publication, connection: Connection) {
-    let Connection { name, fd, peer, .. } = connection;
+    let Connection { name, fd, local, peer } = connection;
     let Some(slot) = gateway.network.slots().take() else {
         tracing::warn!(from = %peer, "too many connections from outside");
         return refuse(&gateway.network, &fd, name);
@@ -120,16 +125,20 @@ pub(super) async fn bring(gateway: Arc<Gateway>, publication: Publication, conne
         () = broken(&fd) => false,
     };
     let families: &[bool] = if known { &[peer.is_ipv6(), !peer.is_ipv6()] } else { &[] };
-    try_families(&gateway, families, peer, to, (name, fd, slot)).await;
+    let preamble = match publication.proxy_protocol {
+        true => proxy_protocol::header(peer, local),
+        false => Vec::new(),
+    };
+    try_families(&gateway, families, peer, to, Taken { held: name, fd, slot, preamble }).await;
 }
 
 /// Goes on with a connection that an earlier sidecar had on its way.
 pub(super) async fn bring_again(gateway: Arc<Gateway>, brought: Brought) {
     let (outside, to) = (brought.way.outside, (brought.to, brought.way.destination.port()));
     let other = [!brought.way.destination.is_ipv6()];
-    if let Err(Refused { held, fd, slot, verdict }) = go(&gateway, brought).await {
+    if let Err(Refused { taken, verdict }) = go(&gateway, brought).await {
         let families: &[bool] = if verdict == Verdict::Refuse { &other } else { &[] };
-        try_families(&gateway, families, outside, to, (held, fd, slot)).await;
+        try_families(&gateway, families, outside, to, taken).await;
     }
 }
 
@@ -140,35 +149,36 @@ async fn try_families(
     families: &[bool],
     outside: SocketAddr,
     to: (CapsuleId, u16),
-    (mut held, mut fd, mut slot): (String, OwnedFd, Slot),
+    mut taken: Taken,
 ) {
     for v6 in families {
         let session = SessionId::from_bytes(crate::random::bytes());
         let Some(way) = find_way(gateway, outside, to, *v6) else { break };
         let record = BroughtRecord {
-            held: held.clone(),
+            held: taken.held.clone(),
             session,
             outside,
             source: way.source,
             destination: way.destination,
             to: to.0,
+            preamble: taken.preamble.clone(),
         };
-        if let Err(error) = slot.write(&Record::Brought(record)) {
+        if let Err(error) = taken.slot.write(&Record::Brought(record)) {
             tracing::error!(%error, "a connection from outside is not on record");
             break;
         }
-        match go(gateway, Brought { held, fd, way, slot, session, to: to.0, again: false }).await {
+        match go(gateway, Brought { taken, way, session, to: to.0, again: false }).await {
             Ok(()) => return,
             Err(refused) => {
-                (held, fd, slot) = (refused.held, refused.fd, refused.slot);
+                taken = refused.taken;
                 if refused.verdict != Verdict::Refuse {
                     break;
                 }
             }
         }
     }
-    slot.clear();
-    refuse(&gateway.network, &fd, held);
+    taken.slot.clear();
+    refuse(&gateway.network, &taken.fd, taken.held);
 }
 
 fn find_way(
@@ -191,32 +201,34 @@ fn find_way(
 
 /// Asks the capsule, and begins the session; a machine that breaks its connection meanwhile ends that.
 async fn go(gateway: &Arc<Gateway>, brought: Brought) -> Result<(), Refused> {
-    let Brought { held, fd, way, slot, session, again, .. } = brought;
+    let Brought { taken, way, session, again, .. } = brought;
     let ends = (way.source, way.destination);
     let sequence = u32::from_le_bytes(crate::random::bytes());
     let dial = Dial::new(gateway.network.clone(), gateway.around.clone(), ends, sequence, session).accepted();
     let dial = if again { dial.again() } else { dial };
     let outcome = tokio::select! {
         outcome = dial.run() => outcome,
-        () = broken(&fd) => Err(Verdict::Drop),
+        () = broken(&taken.fd) => Err(Verdict::Drop),
     };
     match outcome {
         Ok(opened) => {
-            begin(gateway, opened, slot, (held, fd), way);
+            begin(gateway, opened, taken, way);
             Ok(())
         }
         Err(verdict) => {
             gateway.around.opens.finish(session);
             tracing::debug!(from = %way.outside, to = %way.destination, ?verdict, "a connection from outside was not taken");
-            Err(Refused { held, fd, slot, verdict })
+            Err(Refused { taken, verdict })
         }
     }
 }
 
-fn begin(gateway: &Gateway, mut opened: Opened, slot: Slot, connection: (String, OwnedFd), way: Way) {
+fn begin(gateway: &Gateway, mut opened: Opened, taken: Taken, way: Way) {
+    let Taken { held, fd, slot, preamble } = taken;
     opened.keep_in(Some(slot));
+    opened.say_first(preamble.into());
     let ends = (way.source, way.destination);
-    opened.begin(&gateway.around, &gateway.network, connection, ends, Some(Arc::new(way)));
+    opened.begin(&gateway.around, &gateway.network, (held, fd), ends, Some(Arc::new(way)));
 }
 
 /// The record of a capsule, waited for if neither this host nor the directory says anything: a sidecar that has just

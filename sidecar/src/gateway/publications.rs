@@ -44,6 +44,9 @@ pub(crate) struct Publication {
     pub host_port: u16,
     /// The rule of the policy that was made for it; none when there was one.
     pub rule: Option<u64>,
+    /// Its program is told by a header of the PROXY protocol which machine each connection comes from.
+    #[serde(default)]
+    pub proxy_protocol: bool,
 }
 
 impl Publication {
@@ -113,14 +116,26 @@ mod tests {
             port: 5432,
             host_port: 15432,
             rule: Some(9),
+            proxy_protocol: true,
         };
-        let two = Publication { protocol: Protocol::Udp, host_port: 80, rule: None, ..one.clone() };
+        let two = Publication {
+            protocol: Protocol::Udp,
+            host_port: 80,
+            rule: None,
+            proxy_protocol: false,
+            ..one.clone()
+        };
         write(&directory, &[one.clone(), two.clone()]).unwrap();
         let found = read(&directory);
-        std::fs::write(directory.join("published.json"), "nothing").unwrap();
+        let path = directory.join("published.json");
+        let older = std::fs::read_to_string(&path).unwrap().replace(",\n    \"proxy_protocol\": false", "");
+        std::fs::write(&path, older).unwrap();
+        let of_older = read(&directory);
+        std::fs::write(path, "nothing").unwrap();
         let damaged = read(&directory);
         std::fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(found.unwrap(), [one, two]);
+        assert_eq!(found.unwrap(), [one.clone(), two.clone()]);
+        assert_eq!(of_older.unwrap(), [one, two]);
         assert!(damaged.unwrap_err().to_string().contains("published.json"));
     }
 }

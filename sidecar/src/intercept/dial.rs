@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use directory_api::{CapsuleRecord, outside};
 use kernel::syn::Verdict;
 use overlay_proto::{CapsuleId, Frame, Generation, Half, Open, OpenOutcome, Role, SessionId};
@@ -50,6 +51,8 @@ pub(crate) struct Opened {
     acceptor_generation: Generation,
     /// The OPEN went out more than once: the acceptor may have tried to attach meanwhile.
     repeated: bool,
+    /// What the far program gets before all that ours sends.
+    preamble: Bytes,
     since: Instant,
 }
 
@@ -64,6 +67,7 @@ impl Opened {
             opener_generation: record.generations.0,
             acceptor_generation: record.generations.1,
             repeated: false,
+            preamble: Bytes::new(),
             since: Instant::now(),
         }
     }
@@ -87,7 +91,7 @@ impl Opened {
             half.link_up();
         }
         let program = match Socket::new(fd, None) {
-            Ok(socket) => Program::Socket(socket),
+            Ok(socket) => Program::Socket(socket.after(self.preamble)),
             Err(error) => {
                 tracing::error!(%error, "a connection can't be watched");
                 self.give_up(around);
@@ -107,6 +111,11 @@ impl Opened {
     /// Gives it a place on record, if there is one.
     pub(crate) fn keep_in(&mut self, slot: Option<Slot>) {
         self.slot = slot;
+    }
+
+    /// Has the far program get these bytes before all that ours sends.
+    pub(crate) fn say_first(&mut self, preamble: Bytes) {
+        self.preamble = preamble;
     }
 
     /// How long its connection has not shown up.
@@ -261,6 +270,7 @@ impl Dial {
                                 opener_generation,
                                 acceptor_generation: generation,
                                 repeated: self.repeated,
+                                preamble: Bytes::new(),
                                 since: Instant::now(),
                             });
                         }

@@ -24,6 +24,8 @@ pub enum Program {
 #[derive(Debug)]
 pub struct Socket {
     fd: Watched,
+    /// Bytes of ours that the other half does not have: they come before all that the program sends.
+    preamble: Bytes,
     /// A byte that was consumed before the other half had it (it opened the window of an orphan, see
     /// `kernel::tcp::flush_orphan`): it comes before everything in the receive queue.
     prefix: Option<u8>,
@@ -61,7 +63,14 @@ impl Socket {
     /// The runtime can't watch the descriptor.
     pub fn new(fd: OwnedFd, prefix: Option<u8>) -> io::Result<Self> {
         tcp::set_unsent_limit(&fd, UNSENT_BYTES)?;
-        Ok(Self { fd: watch(fd)?, prefix })
+        Ok(Self { fd: watch(fd)?, preamble: Bytes::new(), prefix })
+    }
+
+    /// The same, of which the other half gets these bytes before all that the program sends.
+    #[must_use]
+    pub fn after(mut self, preamble: Bytes) -> Self {
+        self.preamble = preamble;
+        self
     }
 
     /// Stops watching.
@@ -84,13 +93,32 @@ impl Socket {
         self.prefix = Some(byte);
     }
 
-    fn prefix_len(&self) -> u64 {
-        u64::from(self.prefix.is_some())
+    /// The bytes of ours that come before all that the program sends.
+    pub(super) fn preamble(&self) -> &[u8] {
+        &self.preamble
+    }
+
+    /// Bytes that come before the receive queue.
+    fn before_queue(&self) -> u64 {
+        self.preamble.len() as u64 + u64::from(self.prefix.is_some())
+    }
+
+    /// Those of them from `ahead` on; none when that is in the queue.
+    fn peek_before_queue(&self, ahead: u64, bytes_max: usize) -> Option<Peeked> {
+        let preamble = self.preamble.len();
+        let bytes = match usize::try_from(ahead).unwrap_or(usize::MAX) {
+            start if start < preamble => {
+                self.preamble.slice(start..preamble.min(start.saturating_add(bytes_max)))
+            }
+            start if start == preamble => Bytes::copy_from_slice(&[self.prefix?]),
+            _ => return None,
+        };
+        Some(Peeked::Bytes(bytes))
     }
 
     async fn peek(&self, ahead: u64, bytes_max: usize) -> io::Result<Peeked> {
-        if let (Some(byte), 0) = (self.prefix, ahead) {
-            return Ok(Peeked::Bytes(Bytes::copy_from_slice(&[byte])));
+        if let Some(peeked) = self.peek_before_queue(ahead, bytes_max) {
+            return Ok(peeked);
         }
         loop {
             let mut ready = self.fd.readable().await?;
@@ -103,14 +131,16 @@ impl Socket {
     }
 
     fn peek_at_once(&self, ahead: u64, bytes_max: usize) -> io::Result<Peeked> {
-        match (self.prefix, ahead) {
-            (Some(byte), 0) => Ok(Peeked::Bytes(Bytes::copy_from_slice(&[byte]))),
-            _ => peek_now(self.fd.get_ref(), bytes_max),
+        match self.peek_before_queue(ahead, bytes_max) {
+            Some(peeked) => Ok(peeked),
+            None => peek_now(self.fd.get_ref(), bytes_max),
         }
     }
 
     fn consume(&mut self, bytes: u64) -> io::Result<()> {
-        let mut left = bytes;
+        let of_preamble = bytes.min(self.preamble.len() as u64);
+        self.preamble.advance(usize::try_from(of_preamble).unwrap_or(usize::MAX));
+        let mut left = bytes - of_preamble;
         if left > 0 && self.prefix.take().is_some() {
             left -= 1;
         }
@@ -142,7 +172,7 @@ impl Program {
     pub fn seek(&self, ahead: u64) -> io::Result<()> {
         match self {
             Self::Socket(socket) => {
-                let in_queue = ahead.saturating_sub(socket.prefix_len());
+                let in_queue = ahead.saturating_sub(socket.before_queue());
                 tcp::set_peek_offset(socket.fd.get_ref(), u32::try_from(in_queue).unwrap_or(u32::MAX))
             }
             Self::Gone(_) => Ok(()),
@@ -262,7 +292,7 @@ impl Program {
     pub fn queued(&self) -> u64 {
         match self {
             Self::Socket(socket) => {
-                socket.prefix_len() + u64::from(tcp::queued(socket.fd.get_ref()).unwrap_or(0))
+                socket.before_queue() + u64::from(tcp::queued(socket.fd.get_ref()).unwrap_or(0))
             }
             Self::Gone(remains) => remains.bytes.len() as u64,
         }

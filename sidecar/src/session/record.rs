@@ -19,7 +19,7 @@ use super::{Facts, Program, Remains, Socket};
 use crate::limits::{SESSIONS_MAX, SLOT_BYTES};
 
 /// Version of [`Record`] that is written; a sidecar reads this and older ones.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The counters are read one after the other, again when something moved meanwhile. A program that sends without a
 /// pause fills the receive buffer long before this is used up.
@@ -56,6 +56,8 @@ pub struct BroughtRecord {
     pub destination: SocketAddr,
     /// The capsule.
     pub to: CapsuleId,
+    /// What the capsule's program gets before all that the machine sends. Since version 3.
+    pub preamble: Vec<u8>,
 }
 
 /// A program's connection that is there, and of which no answer is known.
@@ -113,6 +115,9 @@ pub struct HalfRecord {
     pub gone: Option<EndKind>,
     /// The program's TCP_USER_TIMEOUT while it is put aside, milliseconds; 0: it is not. Since version 2.
     pub user_timeout_ms: u32,
+    /// What the other half gets before all that the program sends: what the program sent begins at the offset behind it.
+    /// Since version 3.
+    pub preamble: Vec<u8>,
 }
 
 /// Offsets at which the kernel's counters were zero: a rebuilt socket does not count what was before.
@@ -225,10 +230,8 @@ impl Slot {
         }
         anyhow::ensure!(version <= VERSION, "it is of version {version}, this sidecar reads up to {VERSION}");
         let mut body = body.get(..length).context("it is longer than its slot")?.to_vec();
-        if version < 2 {
-            // What version 2 added is at the end, and zero.
-            body.push(0);
-        }
+        // What later versions added is at the end, and zero: a byte each.
+        body.resize(body.len() + VERSION.saturating_sub(version.max(1)) as usize, 0);
         Ok(Some(postcard::from_bytes(&body)?))
     }
 
@@ -276,11 +279,15 @@ impl Keeping {
     /// Begins to keep a half whose socket is held as `held`, before anything flows.
     pub fn begin(slot: Slot, held: String, facts: &Facts, half: &Half, program: &Program) -> Self {
         let half = half.snapshot();
-        let (base, gone) = match program {
-            Program::Socket(socket) => (base_of(socket.fd(), &half).unwrap_or_default(), None),
+        let (base, gone, preamble) = match program {
+            Program::Socket(socket) => {
+                let preamble = socket.preamble().to_vec();
+                (base_of(socket.fd(), &half, preamble.len() as u64).unwrap_or_default(), None, preamble)
+            }
             // The file begins with the first byte that the other half does not have.
             Program::Gone(remains) => {
-                (Base { received: half.consumed.cast_signed(), written: 0 }, Some(remains.ending))
+                let base = Base { received: half.consumed.cast_signed(), written: 0 };
+                (base, Some(remains.ending), Vec::new())
             }
         };
         let record = HalfRecord {
@@ -295,6 +302,7 @@ impl Keeping {
             prefix: None,
             gone,
             user_timeout_ms: 0,
+            preamble,
         };
         let mut keeping = Self { slot, record: Box::new(record), written: false };
         keeping.write();
@@ -395,7 +403,11 @@ impl HalfRecord {
             return Ok((Half::restore(&self.half)?, Program::Gone(nothing)));
         }
         let (half, prefix) = self.half_of(held.as_fd())?;
-        Ok((Half::restore(&half)?, Program::Socket(Socket::new(held, prefix)?)))
+        let mut socket = Socket::new(held, prefix)?;
+        if half.consumed < self.preamble.len() as u64 {
+            socket = socket.after(self.preamble.clone().into());
+        }
+        Ok((Half::restore(&half)?, Program::Socket(socket)))
     }
 
     /// The half as it stands now, by its socket: (the half, the byte before the receive queue).
@@ -410,12 +422,15 @@ impl HalfRecord {
             base.checked_add_unsigned(counted).and_then(|offset| u64::try_from(offset).ok())
         };
         let mut half = self.half.clone();
-        half.consumed = offset(self.base.received, counted.consumed)
-            .and_then(|consumed| consumed.checked_sub(prefix_bytes))
+        let queue = offset(self.base.received, counted.consumed)
+            .filter(|queue| *queue >= prefix_bytes.max(self.preamble.len() as u64))
             .context("less was consumed than the record says")?;
+        // How much of the preamble the other half has, no counter tells: it says so when it attaches.
+        let of_preamble = if queue == self.preamble.len() as u64 { queue } else { 0 };
+        half.consumed = queue - prefix_bytes - of_preamble;
         half.delivered =
             offset(self.base.written, counted.written).context("less was delivered than the record says")?;
-        let end = half.consumed + prefix_bytes + counted.queued;
+        let end = queue + counted.queued;
         if half.outgoing_end.is_none() && counted.fin_received {
             half.outgoing_end = Some(End { kind: EndKind::Fin, offset: end });
         }
@@ -430,12 +445,13 @@ impl HalfRecord {
     }
 }
 
-/// Where the kernel's counters of a connection begin, which stands as `half` says.
-fn base_of(socket: BorrowedFd<'_>, half: &HalfSnapshot) -> io::Result<Base> {
+/// Where the kernel's counters of a connection begin, which stands as `half` says, and before whose receive queue so many
+/// bytes of ours come.
+fn base_of(socket: BorrowedFd<'_>, half: &HalfSnapshot, preamble_bytes: u64) -> io::Result<Base> {
     let counted = count(socket, half)?;
     let from = |offset: u64, counted: u64| offset.cast_signed().wrapping_sub(counted.cast_signed());
     Ok(Base {
-        received: from(half.consumed, counted.consumed),
+        received: from(half.consumed + preamble_bytes, counted.consumed),
         written: from(half.delivered, counted.written),
     })
 }

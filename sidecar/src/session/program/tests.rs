@@ -102,6 +102,32 @@ async fn the_prefix_alone_can_be_consumed_and_the_parts_come_back() {
 }
 
 #[tokio::test]
+async fn a_preamble_comes_before_all_that_the_program_sends() {
+    let (mut far, ours) = program(None).await;
+    let Program::Socket(socket) = ours else { panic!("it is open") };
+    let mut ours = Program::Socket(socket.after(Bytes::from_static(b"hello")));
+    assert_eq!(ours.queued(), 5);
+    assert_eq!(peeked(&ours, 0, 2).await, bytes("he"));
+    assert_eq!(peeked(&ours, 2, 100).await, bytes("llo"));
+    assert_eq!(ours.peek_at_once(5, 100).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    far.write_all(b"abc").await.unwrap();
+    far.shutdown().await.unwrap();
+    arrived(&ours, 8).await;
+    assert_eq!(peeked(&ours, 5, 100).await, bytes("abc"));
+    assert_eq!(peeked(&ours, 8, 100).await, Peeked::End(EndKind::Fin));
+    // Sent again from within, from its end, and from behind it.
+    for (ahead, rest) in [(3, "lo"), (5, "abc"), (7, "c")] {
+        ours.seek(ahead).unwrap();
+        assert_eq!(ours.peek_at_once(ahead, 100).unwrap(), bytes(rest));
+    }
+    ours.consume(4).unwrap();
+    assert_eq!(peeked(&ours, 0, 100).await, bytes("o"));
+    ours.consume(2).unwrap();
+    ours.seek(0).unwrap();
+    assert_eq!((ours.queued(), peeked(&ours, 0, 100).await), (2, bytes("bc")));
+}
+
+#[tokio::test]
 async fn a_fin_is_an_end_behind_the_bytes() {
     let (mut far, ours) = program(None).await;
     far.write_all(b"last").await.unwrap();

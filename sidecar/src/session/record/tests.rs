@@ -94,21 +94,23 @@ fn the_largest_record_fits() {
         prefix: Some((255, largest)),
         gone: Some(EndKind::Reset),
         user_timeout_ms: u32::MAX,
+        // A PROXY header of IPv6.
+        preamble: vec![255; 52],
     };
     let bytes = postcard::to_stdvec(&Record::Half(Box::new(record.clone()))).unwrap();
-    assert!(bytes.len() < SLOT_BYTES - 100, "{} bytes", bytes.len());
+    assert!(bytes.len() < SLOT_BYTES - 80, "{} bytes", bytes.len());
     slots.take().unwrap().write(&Record::Half(Box::new(record))).unwrap();
 }
 
-/// What a sidecar of version 1 wrote lacks the TCP_USER_TIMEOUT, which it never put aside.
+/// What sidecars of version 1 wrote lacks the TCP_USER_TIMEOUT, which they never put aside; that of version 2 the preamble.
 #[test]
-fn a_record_of_version_1_is_read() {
+fn records_of_older_versions_are_read() {
     use std::os::unix::fs::FileExt;
     let (file, slots) = slots();
     let (ours, _program) = connection();
     let half =
         Half::new(SessionId::from_bytes([3; 16]), Role::Opener, Generation::new(1), Generation::new(1));
-    let base = base_of(ours.as_fd(), &half.snapshot()).unwrap();
+    let base = base_of(ours.as_fd(), &half.snapshot(), 0).unwrap();
     let record = HalfRecord {
         held: "x".into(),
         own: facts().own,
@@ -121,15 +123,19 @@ fn a_record_of_version_1_is_read() {
         prefix: Some((7, 9)),
         gone: None,
         user_timeout_ms: 0,
+        preamble: Vec::new(),
     };
     let new = postcard::to_stdvec(&Record::Half(Box::new(record.clone()))).unwrap();
-    let old = &new[..new.len() - 1];
     let raw = std::fs::File::from(file.try_clone().unwrap());
-    raw.write_all_at(&[&1_u32.to_le_bytes()[..], &(old.len() as u32).to_le_bytes(), old].concat(), 0)
-        .unwrap();
+    for (at, version) in [1_u32, 2].into_iter().enumerate() {
+        let old = &new[..new.len() - (VERSION - version) as usize];
+        let bytes = [&version.to_le_bytes()[..], &(old.len() as u32).to_le_bytes(), old].concat();
+        raw.write_all_at(&bytes, (at * SLOT_BYTES) as u64).unwrap();
+    }
     drop(slots);
     let (_, found) = Slots::open(file).unwrap();
-    assert_eq!(found[0].1, Record::Half(Box::new(record)));
+    let record = Record::Half(Box::new(record));
+    assert_eq!((&found[0].1, &found[1].1), (&record, &record));
 }
 
 /// Two ends of a TCP connection on loopback: ours, and the program's.
@@ -185,6 +191,46 @@ async fn offsets_follow_from_the_kernel() {
     stands((1000, 1000, 77, Some(1000)));
     tcp::shutdown_write(&fd).unwrap();
     stands((1000, 1000, 77, Some(1000)));
+}
+
+/// What comes before all that the program sends is there again until something behind it was consumed: how much of it the
+/// other half has, that tells when it attaches.
+#[tokio::test]
+async fn a_preamble_comes_before_what_the_kernel_counts() {
+    let (_file, slots) = slots();
+    let (ours, mut program) = connection();
+    let fd: OwnedFd = ours.into();
+    // It may have said something already.
+    program.write_all(b"abc").unwrap();
+    while tcp::queued(&fd).unwrap() < 3 {
+        std::thread::yield_now();
+    }
+    let half =
+        Half::new(SessionId::from_bytes([3; 16]), Role::Opener, Generation::new(1), Generation::new(1));
+    let socket =
+        Socket::new(fd.try_clone().unwrap(), None).unwrap().after(bytes::Bytes::from_static(b"12345"));
+    let mut socket = Program::Socket(socket);
+    let keeping = Keeping::begin(slots.take().unwrap(), "it".into(), &facts(), &half, &socket);
+    let stands = |consumed: u64, preamble: &[u8]| {
+        let (half, program) = keeping.record.revive(fd.try_clone().unwrap()).unwrap();
+        let Program::Socket(found) = program else { panic!("it is open") };
+        assert_eq!((half.consumed(), half.bytes_out(), found.preamble()), (consumed, 8, preamble));
+    };
+    stands(0, b"12345");
+    socket.consume(3).unwrap();
+    assert_eq!(socket.queued(), 5);
+    stands(0, b"12345");
+    socket.consume(2).unwrap();
+    stands(0, b"12345");
+    socket.consume(1).unwrap();
+    stands(6, b"");
+    socket.consume(2).unwrap();
+    stands(8, b"");
+    program.shutdown(std::net::Shutdown::Write).unwrap();
+    while !tcp::info(&fd).unwrap().state.fin_received() {
+        std::thread::yield_now();
+    }
+    stands(8, b"");
 }
 
 /// A byte that was consumed ahead is before the receive queue from the moment of its consumption, and no earlier.

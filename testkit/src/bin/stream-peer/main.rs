@@ -4,6 +4,7 @@
 //! checks what it receives offset by offset. A JSON summary is printed at the end; the exit code is 0 when everything
 //! was as expected.
 
+mod proxied;
 mod transfer;
 
 use std::io;
@@ -60,6 +61,9 @@ pub(crate) struct Arguments {
     /// Connections to open or to accept, all at once.
     #[arg(long, default_value_t = 1)]
     connections: usize,
+    /// Expect a header of the PROXY protocol, version 2, before the first byte of each connection, and report it.
+    #[arg(long)]
+    pub(crate) proxy_protocol: bool,
     /// Print a line to stderr every second.
     #[arg(long)]
     pub(crate) progress: bool,

@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) ok: bool,
     local: Option<SocketAddr>,
     peer: Option<SocketAddr>,
+    /// What a PROXY header said: the machine that connected, and the address that it connected to.
+    proxied: Option<[SocketAddr; 2]>,
     /// Whether both addresses stayed the same as at the beginning.
     same_addresses: bool,
     pub(crate) sent: u64,
@@ -49,6 +51,7 @@ struct Received {
     gap: Duration,
     /// An address of the connection has changed.
     moved: bool,
+    proxied: Option<[SocketAddr; 2]>,
 }
 
 impl<'a> Connection<'a> {
@@ -78,6 +81,7 @@ impl<'a> Connection<'a> {
             ok,
             local: addresses.0,
             peer: addresses.1,
+            proxied: received.proxied,
             same_addresses,
             sent,
             send_error,
@@ -144,13 +148,28 @@ impl<'a> Connection<'a> {
     }
 
     fn receive(&self) -> Received {
-        let mut received =
-            Received { bytes: 0, wrong_at: None, end: "open".into(), gap: Duration::ZERO, moved: false };
+        let mut received = Received {
+            bytes: 0,
+            wrong_at: None,
+            end: "open".into(),
+            gap: Duration::ZERO,
+            moved: false,
+            proxied: None,
+        };
         let addresses = self.addresses();
         if matches!(self.arguments.close, Close::Exit | Close::Reset) {
             return received;
         }
         thread::sleep(Duration::from_secs_f64(self.arguments.read_after));
+        if self.arguments.proxy_protocol {
+            match crate::proxied::read(&self.stream) {
+                Ok(ends) => received.proxied = Some(ends),
+                Err(error) => {
+                    received.end = error.to_string();
+                    return received;
+                }
+            }
+        }
         let mut pace = Pace::new(self.arguments.read_rate);
         let mut buffer = vec![0; portion(self.arguments.read_rate)];
         let mut last = Instant::now();
