@@ -18,10 +18,10 @@ use crate::command::{Command, Join, Serve, Verb};
 use crate::config::Config;
 use crate::datagram::{Forwarder, Outside};
 use crate::finder::Finder;
-use crate::gateway::Outlet;
+use crate::gateway::{Outlet, Outward};
 use crate::intercept::accepted::Holding;
-use crate::intercept::connect::Surroundings;
 use crate::intercept::opens::Opens;
+use crate::intercept::surroundings::Surroundings;
 use crate::link::{Links, Parts};
 use crate::places::{self, Places};
 use crate::requests::Taker;
@@ -209,19 +209,18 @@ async fn assemble(
     let opens = Opens::default();
     let outlet = Outlet::new(Reach::new(config.outside_reach.clone()).of_this_host(), places.clone());
     let routed = if config.gateway { config.gateway_routed.clone() } else { Vec::new() };
-    let outside = Outside { routed, via: config.outside_via.clone(), outlet: outlet.clone() };
+    let outward = Outward { via: config.outside_via.clone(), outlet, places: places.clone() };
+    let outside = Outside { routed, outward: outward.clone() };
     let (me, wait) = (membership.host.clone(), Duration::from_millis(config.datagram_wait_ms));
     let datagrams = Forwarder::new(me, outside, wait, places.clone(), routes.clone(), networks.clone());
-    let (outside_via, table_of) = (config.outside_via.clone(), table.clone());
     let holding = Arc::new(Holding::new(&config));
     let around = Surroundings {
         places: places.clone(),
         routes,
-        table: table_of,
+        table: table.clone(),
         opens,
         datagrams,
-        outside_via,
-        outlet,
+        outward,
         holding,
     };
     let sidecar = Arc::new_cyclic(|own| Sidecar {
@@ -245,7 +244,7 @@ async fn assemble(
         data_plane,
         own: own.clone(),
     });
-    around.outlet.complete(Arc::downgrade(&sidecar), tokio::runtime::Handle::current());
+    around.outward.outlet.complete(Arc::downgrade(&sidecar), tokio::runtime::Handle::current());
     let own = Arc::downgrade(&sidecar);
     around.routes.set_processes(Box::new(move |id| {
         let capsule = own.upgrade().and_then(|sidecar| sidecar.capsules.get(id));
@@ -280,7 +279,7 @@ async fn assemble(
     look_at_kernel().await;
     // Before the capsules: of one that has left some connections may have to end.
     if let Some(outlet) = outlet {
-        sidecar.around.outlet.take_up(&sidecar, outlet).await;
+        sidecar.around.outward.outlet.take_up(&sidecar, outlet).await;
     }
     if sidecar.config.gateway {
         tokio::spawn(gateway::establish(sidecar.clone(), gateway));

@@ -96,7 +96,7 @@ fn collected(sidecar: &Sidecar, restore: RestoreId) -> Assertion {
         word_for(&sidecar.me, &kept)
     };
     let gateway = sidecar.gateway.get().map(|gateway| gateway.asserted());
-    let own = gateway.into_iter().chain(sidecar.around.outlet.asserted());
+    let own = gateway.into_iter().chain(sidecar.around.outward.outlet.asserted());
     Assertion {
         restore,
         revision: sidecar.places.revision(),

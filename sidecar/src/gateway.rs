@@ -23,6 +23,7 @@ mod exits;
 mod flows;
 mod outlet;
 mod outside;
+mod outward;
 mod own;
 mod proxy_protocol;
 mod publications;
@@ -43,7 +44,7 @@ use tokio_util::task::TaskTracker;
 use crate::capsule::keeper::Connection;
 use crate::capsule::network::Network;
 use crate::capsule::takeover::Left;
-use crate::intercept::connect::Surroundings;
+use crate::intercept::surroundings::Surroundings;
 use crate::session::Ways;
 use crate::sidecar::Sidecar;
 
@@ -52,6 +53,7 @@ use exits::Exits;
 pub use outlet::Outlet;
 pub(crate) use outlet::recognize as recognize_outlet;
 pub(crate) use outside::{establish, recognize};
+pub use outward::Outward;
 use own::Role;
 pub(crate) use publications::{Protocol, Publication};
 

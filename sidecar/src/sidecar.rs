@@ -10,7 +10,7 @@ use crate::capsule::Capsules;
 use crate::capsule::network::Networks;
 use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::intercept::connect::Surroundings;
+use crate::intercept::surroundings::Surroundings;
 use crate::link::Links;
 use crate::places::Places;
 use crate::session::Table;

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use overlay_proto::{Datagram, Frame, HostName, Role, StreamHeader};
 
 use crate::capsule::network::Networks;
-use crate::intercept::connect::Surroundings;
 use crate::intercept::deliver;
+use crate::intercept::surroundings::Surroundings;
 use crate::link::{Link, Receiver, Upcalls};
 use crate::session::Event;
 

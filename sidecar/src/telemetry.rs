@@ -285,7 +285,7 @@ pub async fn renew(sidecar: Arc<Sidecar>, mut membership: Membership) {
 fn held(sidecar: &Sidecar) -> Vec<HeldCapsule> {
     let mut held = sidecar.capsules.held();
     held.extend(sidecar.gateway.get().map(|gateway| gateway.held()));
-    held.extend(sidecar.around.outlet.held());
+    held.extend(sidecar.around.outward.outlet.held());
     held
 }
 

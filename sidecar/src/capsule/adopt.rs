@@ -255,7 +255,7 @@ async fn end_anchored(sidecar: &Sidecar, capsule: &Capsule, journal: &Journal) {
     let left = matches!(journal, Journal::KeySent { .. });
     let begun = first_entry(capsule.directory());
     if left && matches!(begun, Some(Entry::Offered { keep_anchored: false, .. })) {
-        let outlet = &sidecar.around.outlet;
+        let outlet = &sidecar.around.outward.outlet;
         let ended = outlet.end_those_of(capsule.id(), &sidecar.table).await;
         tracing::info!(capsule = %capsule.name(), ended, "connections that left from this host");
     }

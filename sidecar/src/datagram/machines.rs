@@ -11,17 +11,15 @@ use overlay_proto::{CapsuleId, Datagram, HostName};
 
 use super::{FlowKey, Forwarder, Parts};
 use crate::capsule::network::Network;
-use crate::gateway::Outlet;
+use crate::gateway::Outward;
 use crate::limits::{FLOW_IDLE, MACHINES_MAX};
 
 /// What this host has to do with machines outside.
 pub struct Outside {
     /// Of a gateway: the networks of machines that route locators to it.
     pub routed: Vec<IpNet>,
-    /// The gateway by which capsules of this host reach others.
-    pub via: Option<HostName>,
-    /// By what they do without.
-    pub outlet: Arc<Outlet>,
+    /// By what capsules of this host reach others.
+    pub outward: Outward,
 }
 
 /// Which machines there are.
@@ -70,7 +68,7 @@ impl Forwarder {
         if let Some(capsule) = places.known_at(&address) {
             return Some(capsule);
         }
-        let Outside { via, outlet, .. } = &machines.outside;
+        let Outward { via, outlet, .. } = &machines.outside.outward;
         let by_outlet = !machines.routes(address) && from == me && via.is_none();
         let id = match self.is_outside(address) {
             false => None,
@@ -135,16 +133,13 @@ impl Forwarder {
             return Ok(Some(record));
         }
         let Parts { places, machines, me, .. } = &*self.0;
-        let Outside { via, outlet, .. } = &machines.outside;
         // A gateway and an outlet speak with capsules only.
         if network.reach().is_some() || !self.is_outside(address) {
             return Ok(places.at(address).await?);
         }
-        let via = if machines.routes(address) { Some(me) } else { via.as_ref() };
-        let found = match via.map(outside::name_at) {
-            Some(Ok(name)) => places.of_name(&name).await?.filter(CapsuleRecord::is_outside),
-            Some(Err(_)) => None,
-            None => outlet.to(address).await?,
+        let found = match outside::name_at(me) {
+            Ok(gateway) if machines.routes(address) => places.of_name(&gateway).await?,
+            _ => machines.outside.outward.to(address).await?,
         };
         if let Some(found) = &found {
             self.goes_by(network.id(), address, found.id);

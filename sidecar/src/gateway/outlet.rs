@@ -67,7 +67,7 @@ impl Found {
 /// shim is replaced by the program on disk whatever its version. `None` if there is none.
 pub(crate) async fn recognize(sidecar: &Arc<Sidecar>, renew_shim: bool) -> anyhow::Result<Option<Found>> {
     let Some(file) = own::read(Role::Outlet, &sidecar.data)? else { return Ok(None) };
-    let reach = sidecar.around.outlet.reach.clone();
+    let reach = sidecar.around.outward.outlet.reach.clone();
     let Opened { network, records, held } = own::find(sidecar, Role::Outlet, file, reach, renew_shim).await?;
     Ok(Some(Found::of(sidecar, network, held, records)))
 }

@@ -17,8 +17,8 @@ use overlay_proto::SessionId;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::Surroundings;
 use super::dial::Dial;
+use super::surroundings::Surroundings;
 use crate::capsule::keeper::Connection;
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;

@@ -9,44 +9,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernel::syn::{HeldSyn, SynQueue, Verdict, WhenFull};
-use overlay_proto::{CapsuleId, HostName, SessionId};
+use overlay_proto::{CapsuleId, SessionId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::accepted::{self, AcceptedFirst, Holding};
+use super::accepted::{self, AcceptedFirst};
 use super::dial::{Dial, Opened};
 use super::door::{Door, Machines};
-use super::opens::Opens;
+use super::surroundings::Surroundings;
 use crate::capsule::keeper::{Connection, LISTENER4, LISTENER6};
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;
-use crate::datagram::Forwarder;
-use crate::gateway::Outlet;
-use crate::limits::{ACCEPT_TIMEOUT, GATE_SETTLE, HANDSHAKE_LOOK, HANDSHAKE_TIMEOUT, SUSPENDED_CONNECT};
-use crate::places::Places;
-use crate::session::{AcceptedRecord, BroughtRecord, OpenedRecord, Routes, Slot, Table, Way};
+use crate::limits::{ACCEPT_TIMEOUT, SUSPENDED_CONNECT};
+use crate::session::{AcceptedRecord, BroughtRecord, OpenedRecord, Slot, Way};
 use crate::watched::{self, Watched, watch};
 
-/// What connects need of the sidecar.
-#[derive(Clone)]
-pub struct Surroundings {
-    /// Where capsules are.
-    pub places: Places,
-    /// Links.
-    pub routes: Arc<Routes>,
-    /// Sessions.
-    pub table: Table,
-    /// Waiting OPENs.
-    pub opens: Opens,
-    /// Datagrams.
-    pub datagrams: Forwarder,
-    /// The gateway by which capsules of this host reach machines outside; without one they do by the outlet.
-    pub outside_via: Option<HostName>,
-    /// The outlet of this host.
-    pub outlet: Arc<Outlet>,
-    /// How connects are held.
-    pub holding: Arc<Holding>,
-}
+mod leaving;
 
 /// Source and destination of a connect.
 type Pair = (SocketAddr, SocketAddr);
@@ -344,58 +322,6 @@ impl Connector {
     fn refuse(&self, fd: &OwnedFd, held: String, (from, to): Pair) {
         tracing::warn!(capsule = %self.network.name(), %from, %to, "a connection that was not asked for");
         accepted::refuse(&self.network, fd, held);
-    }
-
-    /// The capsule is about to leave, or stays after all. What is given up starts anew at the target, where the
-    /// kernel sends the SYN again.
-    async fn on_quiet(&mut self, state: State) {
-        if let Some(first) = &self.first {
-            first.follow_quiet().await;
-        }
-        match state {
-            State::Open => {
-                for syn in std::mem::take(&mut self.waiting) {
-                    self.on_syn(syn);
-                }
-            }
-            State::Quiet => {}
-            State::Shut => {
-                for (_, dialling) in self.dialling.drain() {
-                    dialling.cancel.cancel();
-                    self.waiting.push(dialling.held);
-                }
-                self.take_what_was_let_through().await;
-                if let Some(first) = &mut self.first {
-                    first.reset_rest().await;
-                }
-                self.network.set_connecting(0);
-                self.network.quiet().acknowledge();
-            }
-        }
-    }
-
-    /// A connection whose SYN was let through comes to be on this host alone, in microseconds; on a busy one the kernel
-    /// may put that off. One that would be complete after the capsule was captured would be in nobody's snapshot. What
-    /// does not come was given up by its program.
-    async fn take_what_was_let_through(&mut self) {
-        let (began, deadline) = (Instant::now(), Instant::now() + HANDSHAKE_TIMEOUT);
-        let at_least = if self.first.is_some() { GATE_SETTLE } else { Duration::ZERO };
-        loop {
-            for at in [0, 1] {
-                self.accept_all(at).await;
-            }
-            if self.opened.is_empty() && began.elapsed() >= at_least || Instant::now() > deadline {
-                break;
-            }
-            tokio::time::sleep(HANDSHAKE_LOOK).await;
-        }
-        self.give_up_opened();
-    }
-
-    fn give_up_opened(&mut self) {
-        for (_, Answered { opened, .. }) in self.opened.drain() {
-            opened.give_up(&self.around);
-        }
     }
 
     fn sweep(&mut self) {

@@ -11,8 +11,8 @@ use directory_api::outside;
 use kernel::tcp;
 use overlay_proto::{Answer, Frame, Half, Open, OpenOutcome, Role};
 
-use super::connect::Surroundings;
 use super::opens::Dialled;
+use super::surroundings::Surroundings;
 use crate::capsule::network::{Network, Networks, Reach};
 use crate::limits::{DELIVER_TIMEOUT, SUPERSEDE_TIMEOUT};
 use crate::link::Link;

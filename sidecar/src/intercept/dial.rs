@@ -1,43 +1,23 @@
 //! A connect on its way: asked of the far sidecar until there is an answer that can be told to whoever connects, and what
 //! becomes of one that was accepted.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use directory_api::{CapsuleRecord, outside};
+use directory_api::CapsuleRecord;
 use kernel::syn::Verdict;
 use overlay_proto::{CapsuleId, Frame, Generation, Half, Open, OpenOutcome, Role, SessionId};
 
-use super::connect::Surroundings;
+use super::surroundings::Surroundings;
 use crate::capsule::network::Network;
 use crate::config::SuspendedConnects;
 use crate::limits::{GIVEN_UP_LOOK, RETRY_FIRST, RETRY_LONGEST, SUSPENDED_CONNECT, UNREACHABLE_AFTER};
 use crate::link::Link;
 use crate::policy::Denial;
 use crate::session::{Facts, Keeping, OpenedRecord, Program, Record, Slot, Socket, Way};
-
-impl Surroundings {
-    /// Who answers at an address: the capsule that has it, or who leads to what is outside: a gateway, or the outlet of
-    /// this host.
-    ///
-    /// # Errors
-    /// The directory does not say whether a capsule has it, or the outlet can't be made.
-    async fn peer_at(&self, address: IpAddr) -> anyhow::Result<Option<CapsuleRecord>> {
-        if self.places.may_be_locator(&address) {
-            return Ok(self.places.at(address).await?);
-        }
-        if !outside::is_of_one_machine(address) {
-            return Ok(None);
-        }
-        let Some(via) = &self.outside_via else { return self.outlet.to(address).await };
-        let Ok(name) = outside::name_at(via) else { return Ok(None) };
-        let gateway = self.places.of_name(&name).await?;
-        Ok(gateway.filter(|record| record.is_outside() && record.host == *via))
-    }
-}
 
 /// An open session whose program's connection has not shown up at the listener yet.
 pub(crate) struct Opened {

@@ -114,7 +114,7 @@ impl Departure {
     /// Leaves nothing of the capsule here but the connections that this host carries on, if it is to. Returns how many of
     /// those there are, or ended.
     pub(super) async fn release(&mut self, generation: Generation) -> u64 {
-        let (outlet, table) = (&self.sidecar.around.outlet, &self.sidecar.table);
+        let (outlet, table) = (&self.sidecar.around.outward.outlet, &self.sidecar.table);
         let anchored = match self.keep_anchored {
             true => outlet.count_those_of(self.capsule.id(), table),
             // First: a sidecar that is killed here leaves a copy, from which the next one sees that it is to be done.
