@@ -108,20 +108,27 @@ fn measure(place: &str, arguments: &Arguments) -> Result<()> {
     let limit = Duration::from_secs_f64(arguments.seconds);
     let until = arguments.until.as_deref();
     let began = Instant::now();
-    let results: Vec<(Vec<f64>, Vec<String>)> = thread::scope(|scope| {
+    let results: Vec<Found> = thread::scope(|scope| {
         let running: Vec<_> = (0..arguments.parallel)
             .map(|_| scope.spawn(move || repeat(place, began, limit, until)))
             .collect();
         running.into_iter().map(|thread| thread.join().expect("failures are counted")).collect()
     });
     let seconds = began.elapsed().as_secs_f64();
-    let failures: Vec<String> = results.iter().flat_map(|(_, failures)| failures.clone()).collect();
-    let mut samples_us: Vec<f64> = results.into_iter().flat_map(|(samples, _)| samples).collect();
+    let mut all = Found::default();
+    for found in results {
+        all.whole_us.extend(found.whole_us);
+        all.connect_us.extend(found.connect_us);
+        all.failures.extend(found.failures);
+    }
+    let Found { whole_us: mut samples_us, mut connect_us, failures } = all;
     let summary = serde_json::json!({
         "connections": samples_us.len(),
         "per_second": samples_us.len() as f64 / seconds,
         "p50_us": percentile(&mut samples_us, 0.5),
         "p99_us": percentile(&mut samples_us, 0.99),
+        "connect_p50_us": percentile(&mut connect_us, 0.5),
+        "connect_p99_us": percentile(&mut connect_us, 0.99),
         "failed": failures.len(),
         "first_failure": failures.first(),
     });
@@ -130,25 +137,42 @@ fn measure(place: &str, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn repeat(place: &str, began: Instant, limit: Duration, until: Option<&Path>) -> (Vec<f64>, Vec<String>) {
-    let (mut samples, mut failures) = (Vec::new(), Vec::new());
+/// What became of connections.
+#[derive(Default)]
+struct Found {
+    /// From before the connect to the end of the answer.
+    whole_us: Vec<f64>,
+    /// The connect alone.
+    connect_us: Vec<f64>,
+    failures: Vec<String>,
+}
+
+fn repeat(place: &str, began: Instant, limit: Duration, until: Option<&Path>) -> Found {
+    let mut found = Found::default();
     while began.elapsed() < limit && !until.is_some_and(Path::exists) {
         let start = Instant::now();
         match once(place) {
-            Ok(()) => samples.push(start.elapsed().as_secs_f64() * 1e6),
+            Ok(connect) => {
+                found.whole_us.push(start.elapsed().as_secs_f64() * 1e6);
+                found.connect_us.push(connect.as_secs_f64() * 1e6);
+            }
             Err(error) => {
-                failures.push(format!("after {:.3} s: {error:#}", began.elapsed().as_secs_f64()));
+                found.failures.push(format!("after {:.3} s: {error:#}", began.elapsed().as_secs_f64()));
                 thread::sleep(Duration::from_millis(10));
             }
         }
     }
-    (samples, failures)
+    found
 }
 
-fn once(place: &str) -> Result<()> {
+/// Says how long the connect took.
+fn once(place: &str) -> Result<Duration> {
+    let began = Instant::now();
     let stream = TcpStream::connect(place).context("connect")?;
+    let connect = began.elapsed();
     let from = stream.local_addr().context("a connection without an address")?;
-    echoed(stream).with_context(|| format!("the connection from {from}"))
+    echoed(stream).with_context(|| format!("the connection from {from}"))?;
+    Ok(connect)
 }
 
 fn echoed(mut stream: TcpStream) -> io::Result<()> {

@@ -27,6 +27,9 @@ struct Arguments {
     /// Fewer and shorter measurements: 40 seconds.
     #[arg(long)]
     quick: bool,
+    /// Only what is between two hosts: no moves.
+    #[arg(long)]
+    network: bool,
     /// Print one JSON document instead of the table.
     #[arg(long)]
     json: bool,
@@ -41,12 +44,25 @@ struct Extent {
     stream_seconds: f64,
     small_seconds: f64,
     idle_connections: usize,
+    far_seconds: f64,
 }
 
-const FULL: Extent =
-    Extent { repetitions: 3, moves: 5, stream_seconds: 2.5, small_seconds: 1.5, idle_connections: 1000 };
-const QUICK: Extent =
-    Extent { repetitions: 1, moves: 3, stream_seconds: 1.5, small_seconds: 0.7, idle_connections: 1000 };
+const FULL: Extent = Extent {
+    repetitions: 3,
+    moves: 5,
+    stream_seconds: 2.5,
+    small_seconds: 1.5,
+    idle_connections: 1000,
+    far_seconds: 10.0,
+};
+const QUICK: Extent = Extent {
+    repetitions: 1,
+    moves: 3,
+    stream_seconds: 1.5,
+    small_seconds: 0.7,
+    idle_connections: 1000,
+    far_seconds: 3.0,
+};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -76,8 +92,11 @@ fn main() -> ExitCode {
     report.memory = memory::measure(&mesh, &sides, &extent);
     network::measure(&mesh, &sides, &extent, &mut report);
     sides.end(&mesh);
-    report.blackouts = blackout::measure(&mesh, &extent);
+    if !arguments.network {
+        report.blackouts = blackout::measure(&mesh, &extent);
+    }
     let left = mesh.end();
+    network::measure_far(&extent, &mut report);
     report.seconds = began.elapsed().as_secs_f64();
     if arguments.json {
         table::print(&report.json())

@@ -4,17 +4,20 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::Mesh;
+use testkit::{Mesh, Weather};
 
 use crate::Extent;
 use crate::machine::{busy_seconds, process_seconds};
 use crate::report::Report;
-use crate::sides::{CONNECTS, ROUNDTRIP, Sides, THROUGHPUT, Way};
+use crate::sides::{CONNECTS, DATAGRAMS, ROUNDTRIP, Sides, THROUGHPUT, Way};
 
 /// The start of a program inside a capsule takes CPU too: that of a stream is counted after it.
 const STARTED: Duration = Duration::from_millis(600);
 /// And only for so much of the time that it is told to take.
 const COUNTED_SHARE: f64 = 0.6;
+
+/// What a packet takes over the link that takes long, one way.
+const FAR: Duration = Duration::from_millis(10);
 
 pub(crate) fn measure(mesh: &Mesh, sides: &Sides, extent: &Extent, report: &mut Report) {
     for round in 1..=extent.repetitions {
@@ -61,6 +64,12 @@ fn round_trip(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
     let found = sides.run(way, "roundtrip", ROUNDTRIP, &["--seconds", &extent.small_seconds.to_string()]);
     report.sample("round_trip_p50_us", way, number(&found, "p50_us"));
     report.sample("round_trip_p99_us", way, number(&found, "p99_us"));
+    if way == Way::Plain {
+        let more = ["--udp", "--seconds", &extent.small_seconds.to_string()];
+        let found = sides.run(way, "roundtrip", DATAGRAMS, &more);
+        report.sample("link_round_trip_p50_us", way, number(&found, "p50_us"));
+        report.sample("link_round_trip_p99_us", way, number(&found, "p99_us"));
+    }
 }
 
 fn connects(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
@@ -73,6 +82,10 @@ fn connects(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
             &["--seconds", &seconds, "--parallel", parallel],
         );
         report.sample(name, way, number(&found, "per_second"));
+        if parallel == "1" {
+            report.sample("connect_p50_us", way, number(&found, "connect_p50_us"));
+            report.sample("connect_p99_us", way, number(&found, "connect_p99_us"));
+        }
         if found["failed"] != 0 {
             let (of, way) = (&found["connections"], if way == Way::Plain { "plain" } else { "two sidecars" });
             report.failures.push(format!(
@@ -80,6 +93,31 @@ fn connects(sides: &Sides, extent: &Extent, way: Way, report: &mut Report) {
                 found["failed"], found["first_failure"]
             ));
         }
+    }
+}
+
+/// Over a link that takes long: how many round trips a connect is.
+pub(crate) fn measure_far(extent: &Extent, report: &mut Report) {
+    eprintln!("bench: connects over a link of {} ms there and back", 2 * FAR.as_millis());
+    let mesh = Mesh::new("bench-far");
+    let relay = mesh.relay();
+    for host in ["a", "b"] {
+        relay.carry(&mesh.host(host));
+    }
+    mesh.start(&["a", "b"]);
+    relay.set_weather(Weather { delay: FAR, ..Weather::default() });
+    let sides = Sides::start(&mesh);
+    let seconds = extent.far_seconds.to_string();
+    let found = sides.run(Way::Capsules, "roundtrip", ROUNDTRIP, &["--seconds", &seconds]);
+    report.sample("far_round_trip_p50_us", Way::Capsules, number(&found, "p50_us"));
+    report.sample("far_round_trip_p99_us", Way::Capsules, number(&found, "p99_us"));
+    let found = sides.run(Way::Capsules, "connects", CONNECTS, &["--seconds", &seconds]);
+    report.sample("far_connect_p50_us", Way::Capsules, number(&found, "connect_p50_us"));
+    report.sample("far_connect_p99_us", Way::Capsules, number(&found, "connect_p99_us"));
+    sides.end(&mesh);
+    let left = mesh.end();
+    if !left.is_empty() {
+        report.failures.push(format!("left behind: {left}"));
     }
 }
 

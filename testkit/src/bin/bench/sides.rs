@@ -10,6 +10,7 @@ pub(crate) const THROUGHPUT: u16 = 7001;
 pub(crate) const ROUNDTRIP: u16 = 7002;
 pub(crate) const CONNECTS: u16 = 7003;
 pub(crate) const HOLD: u16 = 7004;
+pub(crate) const DATAGRAMS: u16 = 7005;
 
 const READY_LIMIT: Duration = Duration::from_secs(10);
 const RUN_LIMIT: Duration = Duration::from_secs(60);
@@ -99,7 +100,7 @@ fn on_cpu(cpu: usize) -> [String; 3] {
     ["taskset".to_owned(), "-c".to_owned(), cpu.to_string()]
 }
 
-fn servers() -> [Vec<String>; 4] {
+fn servers() -> [Vec<String>; 5] {
     let server = |name: &str, port: u16, more: &[&str]| {
         let mut words = if name == "roundtrip" { on_cpu(0).to_vec() } else { Vec::new() };
         words.extend([ours(name), "--listen".to_owned(), format!("0.0.0.0:{port}")]);
@@ -111,6 +112,7 @@ fn servers() -> [Vec<String>; 4] {
         server("roundtrip", ROUNDTRIP, &[]),
         server("connects", CONNECTS, &[]),
         server("connects", HOLD, &["--hold", "1"]),
+        server("roundtrip", DATAGRAMS, &["--udp"]),
     ]
 }
 

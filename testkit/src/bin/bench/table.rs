@@ -38,6 +38,7 @@ pub(crate) fn table(report: &Report) -> String {
     let mut out = String::new();
     let _ = head(report, &mut out)
         .and_then(|()| network(report, &mut out))
+        .and_then(|()| connect(report, &mut out))
         .and_then(|()| blackouts(report, &mut out));
     out.trim_end().to_owned()
 }
@@ -84,7 +85,43 @@ fn network(report: &Report, out: &mut String) -> std::fmt::Result {
     )
 }
 
+/// A connect alone, and how many round trips it is.
+fn connect(report: &Report, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "{:36}{:>12}{:>16}{:>12}", "CONNECT ALONE", "PLAIN TCP", "TWO SIDECARS", "ADDED")?;
+    for share in ["p50", "p99"] {
+        let (plain, capsules) = report.medians(&format!("connect_{share}_us"));
+        let (title, added) = (format!("connect, {share} µs"), capsules - plain);
+        writeln!(out, "{title:36}{plain:>12.0}{capsules:>16.0}{added:>+12.0}")?;
+    }
+    for share in ["p50", "p99"] {
+        let (link, _) = report.medians(&format!("link_round_trip_{share}_us"));
+        let title = format!("UDP between the hosts, {share} µs");
+        writeln!(out, "{title:36}{link:>12.0}")?;
+    }
+    let of = |name: &str, pick: fn((f64, f64)) -> f64| pick(report.medians(name));
+    let added = of("connect_p50_us", |(plain, capsules)| capsules - plain);
+    let link = of("link_round_trip_p50_us", |(plain, _)| plain);
+    writeln!(out, "{:36}{:>40}", "  added, in round trips of it", format!("{:.2} ×", added / link))?;
+    for (name, what) in [("far_round_trip", "  round trip"), ("far_connect", "  connect")] {
+        for share in ["p50", "p99"] {
+            let took = of(&format!("{name}_{share}_us"), |(_, capsules)| capsules);
+            writeln!(
+                out,
+                "{:36}{:>28}",
+                format!("over 20 ms:{what}, {share} ms"),
+                format!("{:.2}", took / 1000.0)
+            )?;
+        }
+    }
+    let far = |name| of(name, |(_, capsules)| capsules);
+    let round_trips = far("far_connect_p50_us") / far("far_round_trip_p50_us");
+    writeln!(out, "{:36}{:>40}\n", "  a connect, in round trips", format!("{round_trips:.2} ×"))
+}
+
 fn blackouts(report: &Report, out: &mut String) -> std::fmt::Result {
+    if report.blackouts.is_empty() {
+        return Ok(());
+    }
     let mut columns = |title: &str, value: &dyn Fn(&Blackout) -> String| {
         let values: String =
             report.blackouts.iter().map(|blackout| format!("{:>24}", value(blackout))).collect();
