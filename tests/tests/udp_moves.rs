@@ -63,8 +63,11 @@ fn a_game_goes_on_through_moves_of_both_sides() {
     assert!(began.elapsed() < Duration::from_secs(SECONDS), "the moves took longer than the game");
     let seen = played(&a);
     eprintln!("three moves of each side: {seen}");
+    let mut unread_bytes = 0;
     for host in [&a, &b, &mesh.host("c")] {
-        eprintln!("{}: {:?}", host.name(), metrics(host));
+        let metrics = metrics(host);
+        eprintln!("{}: {metrics:?}", host.name());
+        unread_bytes += metrics["s_unread_bytes_total"];
     }
     assert_eq!(
         (number(&seen, "damaged"), number(&seen, "repeated"), number(&seen, "refused")),
@@ -72,8 +75,11 @@ fn a_game_goes_on_through_moves_of_both_sides() {
         "{seen}"
     );
     assert!(number(&seen, "sent") > SECONDS * 45, "{seen}");
-    // What may be lost: datagrams in a socket that its program had not read when it was frozen.
-    assert!(number(&seen, "lost") <= 6, "more than one a move was lost: {seen}");
+    // What may be lost: datagrams in a socket that its program, which got no CPU in time, had not read when it was frozen:
+    // CRIU captures no queue of a UDP socket. Each is counted with its 120 bytes or more.
+    let lost = number(&seen, "lost");
+    assert!(lost <= 6, "more than one a move was lost: {seen}");
+    assert!(lost * 120 <= unread_bytes, "lost, and not counted as unread ({unread_bytes} bytes): {seen}");
     end(mesh);
 }
 
