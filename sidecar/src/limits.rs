@@ -20,6 +20,9 @@ pub const OUTSIDE_FLOW_UNANSWERED: Duration = Duration::from_secs(30);
 /// Time after which this host's outlet is tried to be made again: connects that come meanwhile wait, and ask nobody.
 pub const OUTLET_RETRY: Duration = Duration::from_secs(1);
 
+/// Time that the directory gets to say whether it knows the gateway of an earlier sidecar, whose connections wait meanwhile.
+pub const GATEWAY_ASKED: Duration = Duration::from_secs(1);
+
 /// Time between tries to register a gateway while the directory does not answer.
 pub const GATEWAY_RETRY: Duration = Duration::from_secs(2);
 

@@ -240,7 +240,7 @@ pub async fn renew(sidecar: Arc<Sidecar>, mut membership: Membership) {
                         && sidecar.gateway.get().is_some_and(|gateway| gateway.id() == stale.id)
                     {
                         tracing::error!(
-                            "the directory does not know this gateway, as after the removal of this host: serve once without --gateway, then with it again"
+                            "the directory does not know this gateway, as after the removal of this host: it is made anew when the sidecar starts again"
                         );
                     }
                     tracing::debug!(capsule = %stale.id, placed = ?stale.placed, "held here, but the directory has another view");

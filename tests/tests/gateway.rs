@@ -445,3 +445,27 @@ fn datagrams_of_capsules_reach_machines_outside() {
     }
     end(mesh);
 }
+
+/// A host that was removed from the mesh and joined again is a gateway again, which publishes what it published.
+#[test]
+fn a_gateway_that_was_removed_and_joins_again_serves_again() {
+    let (mesh, outsider) = mesh_with_gateway("gw-rejoin");
+    let (a, g) = (mesh.host("a"), mesh.host("g"));
+    start_redis(&a, "redis");
+    publish(&a, &["redis", "6379:7001"]);
+    let address = g.address().to_string();
+    let ping = || outsider.run(["redis-cli", "-h", &address, "-p", "7001", "ping"]);
+    assert_eq!(ping().ok().stdout.trim(), "PONG");
+    let mut waiting = outsider.spawn(["redis-cli", "-h", &address, "-p", "7001", "BLPOP", "nothing", "0"]);
+    wait_until(Duration::from_secs(10), "its connection", || published(&a)[0]["connections"] == 1);
+    g.kill_sidecar();
+    a.capsule(["hosts", "remove", "g", "--force"]).ok();
+    assert_eq!(a.capsule(["resolve", "gateway-g"]).code, 1, "it is gone with its host");
+    std::fs::remove_dir_all(g.data().join("identity")).expect("it had joined");
+    g.join_mesh(mesh.directory()).ok();
+    g.start_sidecar();
+    wait_until(Duration::from_secs(20), "redis answers again", || ping().stdout.trim() == "PONG");
+    // Its session was one of a gateway that there is no more.
+    waiting.wait(Duration::from_secs(10));
+    end(mesh);
+}

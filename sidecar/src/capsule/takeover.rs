@@ -135,7 +135,7 @@ impl Left {
     }
 
     /// The sessions go on elsewhere, or nowhere.
-    pub(super) fn give_up(self, sidecar: &Sidecar) {
+    pub(crate) fn give_up(self, sidecar: &Sidecar) {
         for half in &self.halves {
             sidecar.table.remove((half.record.half.session, half.record.half.role));
         }

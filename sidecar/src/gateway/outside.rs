@@ -6,14 +6,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use anyhow::Context;
-use directory_api::{AssertedCapsule, HeldCapsule, RuleId};
+use directory_api::{ApiError, AssertedCapsule, ClientError, HeldCapsule, LookupKey, RuleId};
 use kernel::{tcp, udp};
+use overlay_proto::CapsuleId;
 
 use super::own::{self, Opened, OwnFile, Role};
 use super::{Gateway, Protocol, Publication, publications};
 use crate::capsule::network::{Network, Reach};
 use crate::capsule::takeover::Left;
-use crate::limits::GATEWAY_RETRY;
+use crate::limits::{GATEWAY_ASKED, GATEWAY_RETRY};
 use crate::sidecar::Sidecar;
 
 /// Ports that are tried when any will do and one family has what the other gave.
@@ -46,15 +47,31 @@ pub(crate) async fn recognize(sidecar: &Arc<Sidecar>, renew_shim: bool) -> anyho
 /// Serves the gateway that was found, or makes one: once the directory answers, if it has to be asked.
 pub(crate) async fn establish(sidecar: Arc<Sidecar>, found: Option<Found>) {
     if let Some(Found { network, ports, left }) = found {
-        if let Err(error) = Gateway::serve(&sidecar, network, ports, left).await {
-            tracing::error!(error = format!("{error:#}"), "the gateway does not serve");
+        if !was_removed(&sidecar, network.id()).await {
+            if let Err(error) = Gateway::serve(&sidecar, network, ports, left).await {
+                tracing::error!(error = format!("{error:#}"), "the gateway does not serve");
+            }
+            return;
         }
-        return;
+        tracing::warn!(
+            "the directory does not know this gateway, as after the removal of this host: it is made anew, and its connections end"
+        );
+        left.give_up(&sidecar);
+        network.close();
+        let data = sidecar.data.clone();
+        let _ = tokio::task::spawn_blocking(move || own::forget(Role::Gateway, &data)).await;
     }
     while let Err(error) = make(&sidecar).await {
         tracing::warn!(error = format!("{error:#}"), "this host is no gateway yet; it is tried again");
         tokio::time::sleep(GATEWAY_RETRY).await;
     }
+}
+
+/// Whether the directory says that it knows no such gateway; while it says nothing, it does.
+async fn was_removed(sidecar: &Sidecar, id: CapsuleId) -> bool {
+    let directory = sidecar.places.directory().with_call_time(GATEWAY_ASKED);
+    let known = directory.lookup(LookupKey::Id(id)).await;
+    matches!(known, Err(ClientError::Refused(ApiError::UnknownCapsule { .. })))
 }
 
 async fn make(sidecar: &Arc<Sidecar>) -> anyhow::Result<()> {

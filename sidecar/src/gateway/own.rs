@@ -191,12 +191,21 @@ fn open(
     Ok(Opened { network, records, held })
 }
 
-/// Ends its shim, and with it its connections, and removes its files.
-pub(super) fn destroy(role: Role, data: &Path) {
+/// Ends its shim, and with it its connections, and forgets who it is. What is published stays noted.
+pub(super) fn forget(role: Role, data: &Path) {
     let directory = role.directory(data);
     if let Ok(mut shim) = shim::Client::connect(&shim::place::socket(&directory)) {
         let _ = shim.ask(&shim::Request::Quit, &[]);
     }
+    if let Err(error) = std::fs::remove_file(directory.join(role.file())) {
+        tracing::warn!(of = role.word(), %error, "it is not forgotten");
+    }
+}
+
+/// The same, and removes all its files.
+pub(super) fn destroy(role: Role, data: &Path) {
+    forget(role, data);
+    let directory = role.directory(data);
     if let Err(error) = std::fs::remove_dir_all(&directory) {
         tracing::warn!(of = role.word(), %error, "files were left behind");
     }
