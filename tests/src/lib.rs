@@ -21,7 +21,7 @@ pub use capsules::{Ended, Place, ended, exec, locators, move_to, place, places, 
 pub use faults::{FaultySidecar, Held};
 pub use fire::{Fire, Ticks};
 pub use mounted::small_disk;
-pub use outside::{mesh_configured, mesh_with_gateway, publish, published, replace_sidecar};
+pub use outside::{game_went_on, mesh_configured, mesh_with_gateway, publish, published, replace_sidecar};
 pub use residue::{capsule_id, nothing_left_of, on_disk};
 pub use stream::{Peer, checked};
 pub use suspended::{capsule_file, refused, resume, suspend, try_resume};

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::Value;
 use testkit::{Host, Process, wait_until};
 use tests::{
-    Ended, Peer, capsule_file, checked, end, ended, exec, mesh_configured, mesh_with_gateway, move_to,
-    publish, published, redis_clients, replace_sidecar, resume, run, start, start_redis, suspend, tool,
-    wait_logged,
+    Ended, Peer, capsule_file, checked, end, ended, exec, game_went_on, mesh_configured, mesh_with_gateway,
+    move_to, publish, published, redis_clients, replace_sidecar, resume, run, start, start_redis, suspend,
+    tool, wait_logged,
 };
 
 /// The locators of the gateway, IPv4 first.
@@ -280,14 +280,7 @@ fn a_game_from_outside_goes_on_through_moves_and_kills() {
     }
     for player in players {
         let seen = summary(player, Duration::from_secs(30));
-        let last = seen.stdout.lines().last().unwrap_or_default();
-        let seen: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {seen:?}"));
-        eprintln!("three moves and three kills: {seen}");
-        let number = |name: &str| seen[name].as_u64().unwrap_or_else(|| panic!("no {name} in {seen}"));
-        assert_eq!((number("damaged"), number("repeated")), (0, 0), "{seen}");
-        assert!(number("sent") > SECONDS * 45, "{seen}");
-        // Of each kill what is on its way in sidecars: less than a tenth of a second's.
-        assert!(number("lost") <= 60, "{seen}");
+        game_went_on(&seen, SECONDS, 3);
     }
     // The program has seen one address of each player, whatever was killed.
     let listed = mesh.host("b").capsule(["--json", "sessions", "game"]).ok().json();
@@ -435,13 +428,7 @@ fn datagrams_of_capsules_reach_machines_outside() {
     }
     for player in players {
         let seen = ended(&mesh.host("b"), player, Duration::from_secs(30));
-        let last = seen.stdout.lines().last().unwrap_or_default();
-        let seen: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {seen:?}"));
-        eprintln!("three moves and three kills: {seen}");
-        let number = |name: &str| seen[name].as_u64().unwrap_or_else(|| panic!("no {name} in {seen}"));
-        assert_eq!((number("damaged"), number("repeated")), (0, 0), "{seen}");
-        assert!(number("sent") > SECONDS * 45, "{seen}");
-        assert!(number("lost") <= 60, "{seen}");
+        game_went_on(&seen, SECONDS, 3);
     }
     end(mesh);
 }

@@ -5,11 +5,10 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use serde_json::Value;
 use testkit::{Host, Mesh, Output, wait_until};
 use tests::{
-    Ended, Peer, capsule_file, checked, end, ended, locators, move_to, redis_clients, resume, start,
-    start_redis, suspend, tool, wait_logged,
+    Ended, Peer, capsule_file, checked, end, ended, game_went_on, locators, move_to, redis_clients,
+    replace_sidecar, resume, start, start_redis, suspend, tool, wait_logged,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -32,11 +31,6 @@ fn mesh_with_router(name: &str, gateway: &str) -> (Mesh, Host) {
 fn route(g: &Host, machine: &Host) {
     machine.run(["ip", "route", "add", "10.88.0.0/16", "via", &g.address().to_string()]).ok();
     machine.run(["ip", "route", "add", "fd88::/64", "via", &g.address6().to_string()]).ok();
-}
-
-fn replace_sidecar(host: &Host) {
-    host.kill_sidecar();
-    host.start_sidecar();
 }
 
 fn allow(host: &Host, words: &[&str]) {
@@ -216,14 +210,7 @@ fn datagrams_of_a_machine_go_both_ways() {
     }
     for mut player in players {
         let seen: Ended = player.wait(Duration::from_secs(30)).into();
-        let last = seen.stdout.lines().last().unwrap_or_default();
-        let seen: Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error} in {seen:?}"));
-        eprintln!("two moves and two kills: {seen}");
-        let number = |name: &str| seen[name].as_u64().unwrap_or_else(|| panic!("no {name} in {seen}"));
-        assert_eq!((number("damaged"), number("repeated")), (0, 0), "{seen}");
-        assert!(number("sent") > 8 * 45, "{seen}");
-        // Of each kill what is on its way in sidecars: less than a tenth of a second's.
-        assert!(number("lost") <= 40, "{seen}");
+        game_went_on(&seen, 8, 2);
     }
     drop(g);
     end(mesh);
