@@ -6,7 +6,7 @@
 //! Each host whose capsules reach machines outside by themselves registers another one, its *outlet*, which is the server
 //! of those sessions. Its owner is [`HOST`].
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use overlay_proto::{CapsuleName, HostName, NameError, Owner};
 
@@ -97,9 +97,21 @@ impl CapsuleRecord {
     }
 }
 
+/// Metadata services of clouds that are not at a link-local address, each another one for each host: Amazon's and Google's
+/// over IPv6, Azure's wire server, Alibaba's.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+];
+
 /// Whether an address means the same machine wherever it is seen.
 pub fn is_of_one_machine(address: IpAddr) -> bool {
-    let other = address.is_loopback() || address.is_multicast() || address.is_unspecified();
+    let other = address.is_loopback()
+        || address.is_multicast()
+        || address.is_unspecified()
+        || METADATA.contains(&address);
     !other
         && match address {
             IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_link_local() && v4.octets()[0] != 0,
@@ -150,6 +162,8 @@ mod tests {
             "169.254.1.1",
             "fe80::1",
             "::ffff:192.0.2.1",
+            "fd00:ec2::254",
+            "100.100.100.200",
         ] {
             assert!(!is_of_one_machine(address.parse().unwrap()), "{address}");
         }

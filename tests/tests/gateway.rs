@@ -263,7 +263,7 @@ fn capsules_reach_machines_outside_and_move() {
 /// through moves of its server and kills of the gateway's sidecar.
 #[test]
 fn a_game_from_outside_goes_on_through_moves_and_kills() {
-    const SECONDS: u64 = 12;
+    const SECONDS: u64 = 16;
     let (mesh, outsider) = mesh_with_gateway("gw-game");
     let (a, g) = (mesh.host("a"), mesh.host("g"));
     start(&a, "game", &[&tool("udp"), "echo", "[::]:7000"]);
