@@ -146,9 +146,12 @@ fn what_is_kept_goes_on_over_the_old_host() {
     let file = capsule_file(&c, "client");
     suspend(&c, "client", &file, &[]);
     assert!(server.is_running(), "it waits");
-    resume(&c, &file, &[]);
+    let elsewhere = capsule_file(&b, "client");
+    std::fs::copy(&file, &elsewhere).expect("the file is there");
+    resume(&b, &elsewhere, &[]);
+    assert_eq!(anchor(&b, "client"), "a");
     let bytes = 24 << 20;
-    checked(&ended(&c, "client", Duration::from_secs(60)), bytes, bytes);
+    checked(&ended(&b, "client", Duration::from_secs(60)), bytes, bytes);
     let said: Ended = server.wait(Duration::from_secs(10)).into();
     checked(&said, bytes, bytes);
     wait_until(SOON, "the host forgets it", || sessions(&a, "outlet-a").is_empty());
@@ -236,5 +239,32 @@ fn datagrams_leave_from_the_host_where_the_capsule_is() {
             move_to(&a, "probe", "b");
         }
     }
+    end(mesh);
+}
+
+/// A host that was removed from the mesh and joined again gets another outlet with the next connect.
+#[test]
+fn an_outlet_that_was_removed_with_its_host_is_made_anew() {
+    let mesh = Mesh::running("anchor-rejoin", &["a", "b"]);
+    let (a, b, outsider) = (mesh.host("a"), mesh.host("b"), mesh.host("outsider"));
+    let talk = |name: &str| {
+        let (mut server, to) = serve(&outsider, &["--receive", "1M"]);
+        start(&a, name, &[&tool("stream-peer"), "--connect", &to, "--send", "1M"]);
+        checked(&ended(&a, name, SOON), 1 << 20, 0);
+        let said: Ended = server.wait(SOON).into();
+        checked(&said, 0, 1 << 20);
+    };
+    talk("before");
+    let locator = || b.capsule(["--json", "resolve", "outlet-a"]).json()["locators"][0].clone();
+    let first = locator();
+    assert!(first.is_string(), "{first}");
+    a.kill_sidecar();
+    b.capsule(["hosts", "remove", "a", "--force"]).ok();
+    assert!(locator().is_null(), "it is gone with its host");
+    std::fs::remove_dir_all(a.data().join("identity")).expect("it had joined");
+    a.join_mesh(mesh.directory()).ok();
+    a.start_sidecar();
+    talk("after");
+    assert!(locator().is_string() && locator() != first, "{}", locator());
     end(mesh);
 }
