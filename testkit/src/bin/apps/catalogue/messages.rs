@@ -2,6 +2,14 @@
 
 use crate::app::{App, Client, Port, Program};
 
+/// The server of a page whose script talks with it.
+const PAGE_AND_WEBSOCKETS: Program = Program::Python(concat!(
+    "PAGE = r\"\"\"",
+    include_str!("../programs/browser_page.html"),
+    "\"\"\"\n",
+    include_str!("../programs/browser_server.py")
+));
+
 pub(super) const APPS: &[App] = &[
     App {
         name: "websocket (python3-websockets)",
@@ -15,6 +23,21 @@ pub(super) const APPS: &[App] = &[
             moves: true,
         }],
         checked: "20 websockets: 50 messages a second on each come back in order; numbers pushed by the server in order",
+    },
+    App {
+        name: "Chromium, python3-websockets",
+        needs: &["/usr/bin/chromium", "/usr/lib/python3/dist-packages/websockets/__init__.py"],
+        version: "chromium --version",
+        server: PAGE_AND_WEBSOCKETS,
+        listens: &[Port::Tcp(8765)],
+        clients: &[Client {
+            program: Program::Python(include_str!("../programs/browser.py")),
+            lasting: 10,
+            // CRIU of a browser is not tried: it stays where it is.
+            moves: false,
+        }],
+        checked: "a page in a headless browser, which is not moved, has 10 websockets: 50 messages a second on each come back in order; \
+            numbers pushed by the server in order; both sides compare every byte, and no socket is closed",
     },
     App {
         name: "Mosquitto (MQTT)",
