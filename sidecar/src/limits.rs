@@ -189,6 +189,10 @@ pub const TOMBSTONES: usize = 4096;
 /// Time that the program's end of an accepted connection may take to show up at the listener.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time after which it is looked, and looked again, whether the socket is still there whose connect was let through: the
+/// handshake takes microseconds.
+pub const OPENED_LOOK: Duration = Duration::from_millis(50);
+
 /// Time that a handshake within this host gets when its capsule is about to leave: a hundred times what a busy kernel
 /// puts it off for, and well below [`SHUT_TIMEOUT`].
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use testkit::{Host, Mesh, wait_until};
 use tests::{
-    FaultySidecar, SOON, capsule_file, end, exec, locators, resume, start, start_redis, suspend, tool,
-    wait_logged,
+    FaultySidecar, SOON, capsule_file, end, exec, locators, redis_clients, resume, start, start_redis,
+    suspend, tool, wait_logged,
 };
 
 #[track_caller]
@@ -137,5 +137,30 @@ fn a_sidecar_is_killed_when_it_has_dialled() {
         assert!(said.trim() == "PONG" || said.contains("\"connected\":1"), "{said}");
     }
     drop(sidecar);
+    end(mesh);
+}
+
+/// A program that closes its socket while its connect is being decided leaves nothing at the server, also when that moves at
+/// once, and makes no move wait.
+#[test]
+fn what_a_program_gives_up_is_gone_at_the_server() {
+    let mesh = Mesh::running("abandon", &["a", "b", "c"]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    start_redis(&a, "redis");
+    start(&b, "shell", &["sleep", "600"]);
+    let (v4, v6) = locators(&a, "redis");
+    let places = [format!("{v4}:6379"), format!("[{v6}]:6379")];
+    for to in ["c", "a"] {
+        for (at, place) in places.iter().enumerate() {
+            assert_eq!(probe(&b, "shell", &["abandon", place, "--count", "200"])["abandoned"], 200);
+            // Of the first ones it moves away at once.
+            if at == 0 {
+                a.capsule(["move", "redis", "--to", to]).ok();
+            }
+            // Ten seconds would be too long: a server with a limit of connections turns others away meanwhile.
+            let none = || redis_clients(&a, "redis").is_empty();
+            wait_until(Duration::from_secs(5), "nothing is left of them", none);
+        }
+    }
     end(mesh);
 }

@@ -216,7 +216,7 @@ async fn go(gateway: &Arc<Gateway>, brought: Brought) -> Result<(), Refused> {
             Ok(())
         }
         Err(verdict) => {
-            gateway.around.opens.finish(session);
+            gateway.around.opens.give_up(session);
             tracing::debug!(from = %way.outside, to = %way.destination, ?verdict, "a connection from outside was not taken");
             Err(Refused { taken, verdict })
         }

@@ -88,7 +88,7 @@ async fn leave(gateway: &Gateway, inherited: Inherited) {
         tracing::warn!(%error, "rules of the gateway were left behind");
     }
     for (slot, record) in inherited.opened {
-        gateway.around.opens.finish(record.session);
+        gateway.around.opens.give_up(record.session);
         slot.clear();
     }
     for connection in inherited.accepted {

@@ -198,7 +198,7 @@ impl Accepted {
             }
             Err(verdict) => {
                 tracing::debug!(capsule = %network.name(), to = %ends.1, ?verdict, "a connection is reset");
-                around.opens.finish(session);
+                around.opens.give_up(session);
                 around.holding.reset.fetch_add(1, Ordering::Relaxed);
                 slot.clear();
                 refuse(&network, &fd, held);

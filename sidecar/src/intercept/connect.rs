@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use kernel::syn::{HeldSyn, SynQueue, Verdict, WhenFull};
 use overlay_proto::{CapsuleId, SessionId};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::accepted::{self, AcceptedFirst};
@@ -20,7 +21,7 @@ use super::surroundings::Surroundings;
 use crate::capsule::keeper::{Connection, LISTENER4, LISTENER6};
 use crate::capsule::network::Network;
 use crate::capsule::quiet::State;
-use crate::limits::{ACCEPT_TIMEOUT, SUSPENDED_CONNECT};
+use crate::limits::{ACCEPT_TIMEOUT, OPENED_LOOK, SUSPENDED_CONNECT};
 use crate::session::{AcceptedRecord, BroughtRecord, OpenedRecord, Slot, Way};
 use crate::watched::{self, Watched, watch};
 
@@ -160,6 +161,8 @@ impl Connector {
             first.follow_quiet().await;
         }
         let mut sweep = tokio::time::interval(Duration::from_secs(1));
+        let mut look = tokio::time::interval(OPENED_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = closed.cancelled() => break,
@@ -172,6 +175,9 @@ impl Connector {
                 Some(outcome) = self.outcomes.1.recv() => self.on_outcome(outcome),
                 Ok(()) = readable(&self.listeners[0]) => self.accept_all(0).await,
                 Ok(()) = readable(&self.listeners[1]) => self.accept_all(1).await,
+                _ = look.tick(), if self.machines.is_none() && !self.opened.is_empty() => {
+                    self.give_up_closed().await;
+                }
                 _ = sweep.tick() => self.sweep(),
             }
             let first = self.first.as_ref().map_or(0, AcceptedFirst::count);
@@ -312,7 +318,7 @@ impl Connector {
         match &mut self.first {
             Some(first) => first.ask_again(slot, record, fd),
             None => {
-                self.around.opens.finish(record.session);
+                self.around.opens.give_up(record.session);
                 slot.clear();
                 self.refuse(&fd, record.held, (record.source, record.destination));
             }
@@ -322,6 +328,31 @@ impl Connector {
     fn refuse(&self, fd: &OwnedFd, held: String, (from, to): Pair) {
         tracing::warn!(capsule = %self.network.name(), %from, %to, "a connection that was not asked for");
         accepted::refuse(&self.network, fd, held);
+    }
+
+    /// A program may close its socket just before its SYN is let through. Nothing answers the handshake then, and the far
+    /// program would have a connection that nobody has.
+    async fn give_up_closed(&mut self) {
+        let is_late = |answered: &Answered| answered.opened.age() >= OPENED_LOOK;
+        let late = self.opened.iter().filter(|(_, answered)| is_late(answered));
+        let mut pairs: Vec<Pair> = late.map(|(pair, _)| *pair).collect();
+        if pairs.is_empty() {
+            return;
+        }
+        let closed = self.network.sockets(move |sockets| {
+            pairs.retain(|(local, peer)| matches!(sockets.find(*local, *peer), Ok(None)));
+            Ok(pairs)
+        });
+        let closed = closed.await.unwrap_or_default();
+        // One that was made before it was closed is at the listener.
+        for at in [0, 1] {
+            self.accept_all(at).await;
+        }
+        for pair in closed {
+            if let Some(Answered { opened, .. }) = self.opened.remove(&pair) {
+                opened.give_up(&self.around);
+            }
+        }
     }
 
     fn sweep(&mut self) {

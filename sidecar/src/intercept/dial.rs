@@ -120,7 +120,7 @@ impl Opened {
     }
 
     pub(crate) fn give_up(self, around: &Surroundings) {
-        around.opens.finish(self.session);
+        around.opens.give_up(self.session);
         if let Some(slot) = self.slot {
             slot.clear();
         }
@@ -349,7 +349,7 @@ impl Dial {
 impl Drop for Dial {
     fn drop(&mut self) {
         if let Some(link) = self.asked.take() {
-            self.around.opens.finish(self.session);
+            self.around.opens.give_up(self.session);
             link.transmit(Frame::Cancel { session: self.session });
         }
     }

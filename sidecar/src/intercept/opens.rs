@@ -50,6 +50,8 @@ struct Waiting {
     link: Option<u64>,
     /// What came for the half before the program's connection was there, in order.
     early: Vec<Event>,
+    /// Who waits for a word of the half, and what is said if there won't be one: one for each link.
+    unanswered: Vec<(Arc<Link>, Frame)>,
 }
 
 impl Opens {
@@ -117,16 +119,22 @@ impl Opens {
     /// ours has its connection, or the far side, that was asked twice, attaches. Says whether the session is being
     /// opened.
     pub fn keep_early_frame(&self, link: &Arc<Link>, session: SessionId, frame: &Frame) -> bool {
-        self.keep(link, session, || Event::Frame(link.clone(), frame.clone()))
+        let unknown = frame.answer_unknown();
+        let mut opens = self.0.lock().expect("no panics under this lock");
+        let Some(waiting) = opens.get_mut(&session) else { return false };
+        waiting.keep(link, || Event::Frame(link.clone(), frame.clone()));
+        if let Some(unknown) = unknown
+            && waiting.unanswered.iter().all(|(other, _)| other.serial != link.serial)
+        {
+            waiting.unanswered.push((link.clone(), unknown));
+        }
+        true
     }
 
     fn keep(&self, link: &Link, session: SessionId, event: impl FnOnce() -> Event) -> bool {
         let mut opens = self.0.lock().expect("no panics under this lock");
         let Some(waiting) = opens.get_mut(&session) else { return false };
-        // What comes over another link than the OPEN, or is too much, is sent again after the next attach.
-        if waiting.link.is_none_or(|asked| asked == link.serial) && waiting.early.len() < EARLY_EVENTS {
-            waiting.early.push(event());
-        }
+        waiting.keep(link, event);
         true
     }
 
@@ -135,6 +143,24 @@ impl Opens {
     pub fn finish(&self, session: SessionId) -> Vec<Event> {
         let mut opens = self.0.lock().expect("no panics under this lock");
         opens.remove(&session).map(|waiting| waiting.early).unwrap_or_default()
+    }
+
+    /// Ends the waiting for a session that does not begin. Whoever waits for a word of it, from wherever the far side is by
+    /// now, hears that nobody knows it.
+    pub fn give_up(&self, session: SessionId) {
+        let waiting = self.0.lock().expect("no panics under this lock").remove(&session);
+        for (link, unknown) in waiting.into_iter().flat_map(|waiting| waiting.unanswered) {
+            link.transmit(unknown);
+        }
+    }
+}
+
+impl Waiting {
+    /// What comes over another link than the OPEN, or is too much, is sent again after the next attach.
+    fn keep(&mut self, link: &Link, event: impl FnOnce() -> Event) {
+        if self.link.is_none_or(|asked| asked == link.serial) && self.early.len() < EARLY_EVENTS {
+            self.early.push(event());
+        }
     }
 }
 

@@ -45,6 +45,12 @@ enum Verb {
         #[arg(long, default_value_t = 40.0)]
         limit: f64,
     },
+    /// Connects without blocking and closes each socket within two milliseconds, however far its connect is.
+    Abandon {
+        place: String,
+        #[arg(long)]
+        count: u64,
+    },
     /// Connects, sends nothing, and tells how the connection ended; then stays for some seconds.
     Outlive {
         place: String,
@@ -104,6 +110,7 @@ fn main() -> ExitCode {
         Verb::Crowd { place, count, limit } => {
             address_of(&place).and_then(|address| crowd(address, count, Duration::from_secs_f64(limit)))
         }
+        Verb::Abandon { place, count } => address_of(&place).and_then(|address| abandon(address, count)),
         Verb::Outlive { place, limit, stay } => {
             address_of(&place).and_then(|address| outlive(address, Duration::from_secs_f64(limit), stay))
         }
@@ -185,6 +192,19 @@ fn crowd(address: SocketAddr, count: usize, limit: Duration) -> io::Result<Value
     }
     let ms = milliseconds(began);
     Ok(json!({ "outcomes": outcomes, "undecided": waiting.len(), "ms": ms }))
+}
+
+/// As a browser does that tries two addresses and keeps what answers first.
+fn abandon(address: SocketAddr, count: u64) -> io::Result<Value> {
+    for number in 0..count {
+        let socket = open(address, true)?;
+        match connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        std::thread::sleep(Duration::from_micros(number % 20 * 100));
+    }
+    Ok(json!({ "abandoned": count }))
 }
 
 /// Tells of the connect, and then of its end.

@@ -1,8 +1,8 @@
 use bytes::Bytes;
-use overlay_proto::{Generation, HostName, Role};
+use overlay_proto::{Generation, Hold, HostName, Position, Role};
 
 use super::*;
-use crate::testing::{Ca, Node, host, key, local_stream};
+use crate::testing::{Ca, Node, Told, host, key, local_stream};
 
 fn session(number: u8) -> SessionId {
     SessionId::from_bytes([number; 16])
@@ -87,4 +87,30 @@ async fn early_streams_are_kept_from_the_right_link_and_bounded() {
         assert_eq!(stream.read().await.unwrap().unwrap(), "early");
     }
     assert!(opens.finish(session(1)).is_empty());
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_session_that_does_not_begin_hears_that_nobody_knows_it() {
+    let (_a, mut b, asked, elsewhere) = links().await;
+    b.up().await;
+    let opens = Opens::default();
+    let _answer = opens.expect(session(1), &asked);
+    let hold = Frame::Hold(Hold {
+        session: session(1),
+        to: Role::Opener,
+        key: key(0),
+        position: Position::default(),
+    });
+    assert!(!opens.keep_early_frame(&asked, session(2), &hold));
+    // The acceptor is about to leave, and says it again; and then from where it is.
+    for link in [&asked, &asked, &elsewhere] {
+        assert!(opens.keep_early_frame(link, session(1), &hold));
+    }
+    opens.give_up(session(1));
+    assert!(!opens.waits(&session(1)));
+    match b.next().await {
+        Told::Frame(frame) => assert_eq!(frame, Frame::Unknown { session: session(1), to: Role::Acceptor }),
+        other => panic!("{other:?} instead of an answer"),
+    }
+    b.nothing_more().await;
 }
