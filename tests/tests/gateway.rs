@@ -456,3 +456,31 @@ fn a_gateway_that_was_removed_and_joins_again_serves_again() {
     waiting.wait(Duration::from_secs(10));
     end(mesh);
 }
+
+/// A download of 200 MiB by curl, as slow as it is told to be, goes on through moves of the server and kills, and every byte
+/// is the right one.
+#[test]
+fn a_slow_download_goes_on() {
+    let (mesh, outsider) = mesh_with_gateway("gw-curl");
+    let (a, g) = (mesh.host("a"), mesh.host("g"));
+    let script = r#"mkdir -p /srv; head -c 200M /dev/urandom >/srv/blob; echo sum $(sha256sum </srv/blob); echo 'user root;
+        daemon off; pid /tmp/pid; error_log stderr; events { } http { access_log off; server { listen 80; root /srv; } }' >/srv/conf
+        nginx -t -c /srv/conf && echo ready; exec nginx -c /srv/conf"#;
+    start(&a, "web", &["bash", "-c", script]);
+    wait_logged(&a, "web", "ready");
+    publish(&a, &["web", "80:8080"]);
+    let line = format!("curl -sSf --limit-rate 16M http://{}:8080/blob | sha256sum", g.address());
+    let mut download = outsider.spawn(["bash", "-o", "pipefail", "-c", &line]);
+    wait_until(Duration::from_secs(10), "its connection", || published(&a)[0]["connections"] == 1);
+    for (to, then) in [("b", "g"), ("a", "b"), ("b", "a")] {
+        move_to(&a, "web", to);
+        replace_sidecar(&mesh.host(then));
+    }
+    assert!(download.is_running(), "the moves took longer than the download");
+    let got = summary(download, Duration::from_secs(60));
+    let log = a.capsule(["logs", "web"]).ok().stdout;
+    let sum = log.lines().find_map(|line| line.split_once("sum ")).expect("it was told").1;
+    let first = |text: &str| text.split_whitespace().next().map(str::to_owned);
+    assert_eq!((got.code, first(&got.stdout)), (0, first(sum)), "{got:?}");
+    end(mesh);
+}
