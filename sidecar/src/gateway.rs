@@ -150,8 +150,10 @@ impl Gateway {
         for name in held.into_keys() {
             gateway.network.keeper().release(name);
         }
-        let places = sidecar.places.clone();
-        let is_routed = |connection: &mut Connection| places.may_be_locator(&connection.local.ip());
+        let locators = sidecar.places.locators();
+        let is_routed = |connection: &mut Connection| {
+            locators.iter().any(|network| network.contains(&connection.local.ip()))
+        };
         let routed = inherited.accepted.extract_if(.., is_routed).collect();
         let accepted = std::mem::replace(&mut inherited.accepted, routed);
         gateway.go_on(brought, accepted).await;

@@ -202,10 +202,9 @@ impl Exits {
     /// Brings what machines answer to the program.
     async fn bring_back(self: Arc<Self>, program: SocketAddr, socket: Watched, ended: CancellationToken) {
         let reading = async {
-            let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
             loop {
                 let Ok(mut ready) = socket.ready(ARRIVED).await else { return };
-                if self.bring_some(program, socket.get_ref(), &mut buffer) {
+                if self.bring_some(program, socket.get_ref()) {
                     ready.clear_ready();
                 }
                 drop(ready);
@@ -220,8 +219,10 @@ impl Exits {
     }
 
     /// True when that was all.
-    fn bring_some(&self, program: SocketAddr, socket: &OwnedFd, buffer: &mut [u8]) -> bool {
+    fn bring_some(&self, program: SocketAddr, socket: &OwnedFd) -> bool {
         let Some(network) = self.network.upgrade() else { return true };
+        // Not one for each port, most of which are quiet: together half a gigabyte.
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         for _ in 0..DATAGRAMS_AT_ONCE {
             let Ok(Some(report)) = udp::report(socket) else { break };
             let why = Some((report.kind, report.code));
@@ -229,7 +230,7 @@ impl Exits {
             self.tell(program.ip(), report.destination.ip(), message);
         }
         for _ in 0..DATAGRAMS_AT_ONCE {
-            let received = match udp::receive(socket, buffer) {
+            let received = match udp::receive(socket, &mut buffer) {
                 Ok(Some(received)) => received,
                 Ok(None) => return true,
                 // Of something that was sent, for which there is a report; what has come is behind it.
